@@ -1,0 +1,1 @@
+"""Real patches to verify and calibrate with. Never imports torch."""

@@ -1,0 +1,143 @@
+"""The network as two kinds of graph: one encoder per context, and the segmenter.
+
+`frozen` makes the copy that is traced. Batch norm is folded into the convolutions and everything that depends only on
+geometry and learned constants (crop matrices, position matrices, gates) becomes a constant.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import cast
+
+import torch
+from fctl.model.config import GLOBAL, NetworkConfig
+from fctl.model.geometry import apply_separable, crop_matrix
+from fctl.model.layers import ConvBn
+from fctl.model.lcf import ContextAttention, LocalityAwareContextFusion, Offsets, PositionTerm
+from fctl.model.network import FCtL, Placement
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class EncoderGraph(nn.Module):
+    """Raw window of one context -> its features."""
+
+    def __init__(self, network: FCtL, name: str) -> None:
+        super().__init__()
+        self.network, self.name = network, name
+
+    def forward(self, window: Tensor) -> Tensor:
+        """(N, bands, S, S) raw -> (N, C, H, W)."""
+        return self.network.encode(self.name, window)
+
+
+class SegmenterGraph(nn.Module):
+    """Raw patch and every context's features, then positions of the contexts that move -> logits."""
+
+    def __init__(self, network: FCtL) -> None:
+        super().__init__()
+        self.network = network
+        self.contexts = network.config.context_names
+        self.moving = tuple(context.name for context in network.config.contexts if context.factor == GLOBAL)
+
+    def forward(self, patch: Tensor, *rest: Tensor) -> Tensor:
+        """(N, bands, P, P) raw, features (N, C, H, W) each, positions (N, 2, h) each -> (N, classes, P, P)."""
+        features = dict(zip(self.contexts, rest[: len(self.contexts)], strict=True))
+        positions = dict(zip(self.moving, rest[len(self.contexts) :], strict=True))
+        return self.network.segment(patch, features, positions)
+
+
+def frozen(network: FCtL) -> FCtL:
+    """A copy in evaluation mode that computes the same with constants in place of what never changes."""
+    network = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    if network.lcf is not None:
+        _freeze_positions(network, network.lcf)
+    for context in network.config.contexts:
+        if context.factor != GLOBAL:
+            network.place[context.name] = _StaticCrop(cast(Placement, network.place[context.name]))
+    _fold(network)
+    return network
+
+
+def round_weights(network: FCtL) -> None:
+    """Round convolution weights of a frozen network to values that fp16 holds exactly, in place."""
+    for parameter in network.parameters():
+        if parameter.dim() > 1:
+            parameter.copy_(parameter.half().float())
+
+
+class _FoldedConv(nn.Module):
+    """A ConvBn with its batch norm folded in."""
+
+    def __init__(self, layer: ConvBn) -> None:
+        super().__init__()
+        weight, bias = layer.eval().folded()
+        self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+        self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+        self.padding, self.stride, self.groups = layer.padding, layer.conv.stride, layer.conv.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        before, after = self.padding
+        if before != after:  # becomes the convolution's own padding in ONNX (onnx_graph.merge_pads)
+            x, before = F.pad(x, (before, after, before, after)), 0
+        return F.conv2d(x, self.weight, self.bias, self.stride, before, 1, self.groups)
+
+
+class _StaticCrop(nn.Module):
+    """The placement of a context that does not move: crop matrices as constants, offsets no longer needed."""
+
+    def __init__(self, place: Placement) -> None:
+        super().__init__()
+        self.register_buffer("matrix", crop_matrix(place.static, place.count))
+        self.place = [place]  # in a list: its buffers are not part of this module
+
+    def crop(self, features: Tensor, positions: Tensor | None) -> Tensor:
+        return apply_separable(self.matrix, features, self.matrix)
+
+    def offsets(self, positions: Tensor | None) -> Offsets:
+        return self.place[0].offsets(positions)
+
+
+class _StaticPosition(nn.Module):
+    """A position term whose matrices and gate are constants."""
+
+    def __init__(self, term: PositionTerm, offsets: Offsets | None) -> None:
+        super().__init__()
+        self.term = None if offsets else [term]
+        rows, columns = term.matrices(offsets) if offsets else (torch.zeros(0), torch.zeros(0))
+        self.register_buffer("rows", rows.detach())
+        self.register_buffer("columns", columns.detach())
+        self.register_buffer("gate", term.share().detach())
+
+    def matrices(self, offsets: Offsets) -> tuple[Tensor, Tensor]:
+        return self.term[0].matrices(offsets) if self.term else (self.rows, self.columns)
+
+    def share(self) -> Tensor:
+        return cast(Tensor, self.gate)
+
+
+def _freeze_positions(network: FCtL, lcf: LocalityAwareContextFusion) -> None:
+    moving = {context.name for context in network.config.contexts if context.factor == GLOBAL}
+    on_the_ground = network.config.lcf is not None and network.config.lcf.position == "ground"
+    for name, module in lcf.attention.items():
+        attention = cast(ContextAttention, module)
+        if attention.position is not None:
+            place = cast(Placement, network.place[name])
+            fixed = name not in moving or not on_the_ground
+            attention.position = _StaticPosition(attention.position, place.offsets(None) if fixed else None)  # type: ignore[assignment]
+
+
+def _fold(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, ConvBn):
+            setattr(module, name, _FoldedConv(child))
+        else:
+            _fold(child)
+
+
+def encoder_roles(config: NetworkConfig) -> dict[str, str]:
+    """The role of each context's encoder graph; contexts of one size share the graph of a shared encoder."""
+    if config.encoders == "separate":
+        return {context.name: f"encoder_{context.name}" for context in config.contexts}
+    sizes = {context.size for context in config.contexts}
+    return {context.name: "encoder" if len(sizes) == 1 else f"encoder_{context.size}" for context in config.contexts}

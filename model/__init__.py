@@ -1,0 +1,1 @@
+"""The FCtL network in PyTorch, and its training."""

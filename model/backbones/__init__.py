@@ -1,0 +1,29 @@
+"""Backbones by name: the one place to add another."""
+
+from __future__ import annotations
+
+from ..config import ConfigError
+from .base import Backbone, Stage
+from .lite0 import EfficientNetLite0
+
+BACKBONES: dict[str, type[Backbone]] = {
+    "efficientnet_lite0": EfficientNetLite0,
+}
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """The backbone of that name; ConfigError lists the known ones."""
+    if name not in BACKBONES:
+        raise ConfigError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def stage_of(name: str, stage: str) -> Stage:
+    """Stage `stage` of backbone `name`; ConfigError lists the known ones."""
+    stages = {s.name: s for s in backbone_class(name).stages}
+    if stage not in stages:
+        raise ConfigError(f"backbone {name!r} has no stage {stage!r}; it has {', '.join(stages)}")
+    return stages[stage]
+
+
+__all__ = ["BACKBONES", "Backbone", "Stage", "backbone_class", "stage_of"]

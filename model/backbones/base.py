@@ -1,0 +1,51 @@
+"""What every backbone declares about itself."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a backbone and where its cells lie.
+
+    Cell u is centred at pixel ``stride * u + offset`` of the input, pixel 0 being the centre of the first pixel.
+    Crops and relative positions are computed from these two; a test finds them from centroids of gradients.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    offset: float
+
+
+class Backbone(nn.Module, ABC):
+    """A feature extractor, built up to and including stage `last`."""
+
+    stages: ClassVar[tuple[Stage, ...]]
+
+    def __init__(self, *, bands: int, last: str) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """(N, bands, H, W) float -> {stage name: (N, C, h, w)}, up to stage `last` (None: as deep as built)."""
+
+    @classmethod
+    @abstractmethod
+    def check_size(cls, size: int) -> None:
+        """Raise ConfigError, naming the nearest size that works, unless an input may be `size` pixels a side."""
+
+    @classmethod
+    @abstractmethod
+    def grid(cls, size: int, stage: Stage) -> int:
+        """Cells per side of `stage` for an input of `size` pixels a side."""
+
+    @abstractmethod
+    def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
+        """Load published ImageNet weights, strictly: only known leftovers (the classifier) may stay behind."""

@@ -1,0 +1,117 @@
+"""Checkpoints: weights together with everything that says what they are."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from fctl.runtime.errors import CheckpointError
+from fctl.runtime.records import RecordError, decode, encode
+from torch import Tensor
+
+from .config import ConfigError, NetworkConfig, ServingConfig
+from .network import FCtL
+
+_FORMAT = "fctl-checkpoint-1"
+_SHOWN = 10  # keys named in an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassLabel:
+    """Name and colour (red, green, blue) of a class."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a checkpoint says beside its weights.
+
+    ground_sample_distance: metres per pixel of the training images, if known. training: recipe and data, as text and
+    numbers.
+    """
+
+    network: NetworkConfig
+    serving: ServingConfig
+    classes: tuple[ClassLabel, ...]
+    ground_sample_distance: float | None
+    licence: str | None
+    training: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A card, None where the file held bare weights, and the weights."""
+
+    card: Card | None
+    state: Mapping[str, Tensor]
+
+
+def save_checkpoint(path: Path, card: Card, state: Mapping[str, Tensor]) -> None:
+    """Write a checkpoint of ours."""
+    torch.save({"format": _FORMAT, "card": encode(card), "state_dict": dict(state)}, path)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint of ours, or a bare ``state_dict``. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected a checkpoint, found {'a folder' if path.is_dir() else 'no such file'}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: expected a PyTorch checkpoint of tensors, found none ({reason})") from error
+    if isinstance(content, dict) and content.get("format") == _FORMAT:
+        return _ours(path, content)
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return Checkpoint(card=None, state=content)
+    raise CheckpointError(f"{path}: expected a checkpoint of fctl or a state_dict, found {_describe(content)}")
+
+
+def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str) -> FCtL:
+    """The network with these weights, in evaluation mode. Raises CheckpointError unless every key fits."""
+    try:
+        network = FCtL(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{origin}: {error}") from error
+    wanted = network.state_dict()
+    missing = [f"{key} (missing)" for key in wanted if key not in state]
+    extra = [f"{key} (unknown)" for key in state if key not in wanted]
+    misshapen = [
+        f"{key} {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    problems = missing + misshapen + extra
+    if problems:
+        more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise CheckpointError(
+            f"{origin}: the weights belong to another network than {config.backbone}: "
+            f"{'; '.join(problems[:_SHOWN])}{more}; choose its --arch"
+        )
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def differences(a: NetworkConfig, b: NetworkConfig) -> list[str]:
+    """Names of the settings in which two networks differ."""
+    return [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
+
+
+def _ours(path: Path, content: dict[str, Any]) -> Checkpoint:
+    try:
+        card = decode(Card, content.get("card"))
+    except (RecordError, ConfigError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return Checkpoint(card=card, state=content["state_dict"])
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, dict):
+        return f"a dictionary with {', '.join(map(str, list(content)[:5]))}"
+    return type(content).__name__

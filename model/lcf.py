@@ -1,0 +1,141 @@
+"""Locality-aware context fusion (§3.3, Fig. 5 left, Eq. 1-5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .config import LcfConfig
+from .geometry import apply_separable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offsets:
+    """Offsets from the patch's cells to a context's, in the context's cells: rows ([N,] h, H), columns ([N,] w, W)."""
+
+    rows: Tensor
+    columns: Tensor
+
+
+class PositionTerm(nn.Module):
+    """softmax(r W_r) of Eq. 2 and its gate z.
+
+    exp(w1 dx + w2 dy + w3 (dx^2 + dy^2)) is a product over the axes, so the (HW x HW) softmax is the Kronecker
+    product of one row-softmax per axis: two small matrices instead of a large one, and exactly equal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([0.0, 0.0, -0.5]))  # W_r for (dx, dy, dx^2 + dy^2)
+        self.gate = nn.Parameter(torch.zeros(()))  # z
+
+    def matrices(self, offsets: Offsets) -> tuple[Tensor, Tensor]:
+        """Row-softmaxes (rows, columns), shaped as the offsets."""
+        wx, wy, w2 = self.weight.unbind()
+        rows = torch.softmax(wy * offsets.rows + w2 * offsets.rows.square(), dim=-1)
+        columns = torch.softmax(wx * offsets.columns + w2 * offsets.columns.square(), dim=-1)
+        return rows, columns
+
+    def share(self) -> Tensor:
+        """s(z): the share of the feature correlation in the attention map."""
+        return torch.sigmoid(self.gate)
+
+
+class ContextAttention(nn.Module):
+    """X_{I|U} = M_U X_U: the patch's cells attend to the cells of one context.
+
+    Both softmaxes of Eq. 2 have rows that sum to 1, so Norm is the identity and the two terms are applied apart.
+    The key has no bias: it would shift every logit of a row alike, which the softmax ignores.
+    """
+
+    def __init__(self, channels: int, config: LcfConfig) -> None:
+        super().__init__()
+        self.query = nn.Conv2d(channels, config.key_channels, 1)
+        self.key = nn.Conv2d(channels, config.key_channels, 1, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.scale = config.key_channels**-0.5 if config.scale_logits else 1.0
+        self.position = PositionTerm() if config.position else None
+
+    def forward(self, x: Tensor, u: Tensor, offsets: Offsets) -> Tensor:
+        """Patch (N, C, h, w), context (N, C, H, W) -> (N, C, h, w)."""
+        value = self.value(u)
+        attended = (self.attention(x, u) @ tokens(value)).transpose(1, 2).reshape(-1, *x.shape[1:])
+        if self.position is None:
+            return attended
+        share = self.position.share()
+        rows, columns = self.position.matrices(offsets)
+        return share * attended + (1 - share) * apply_separable(rows, value, columns)
+
+    def attention(self, x: Tensor, u: Tensor) -> Tensor:
+        """softmax(R_U) of Eq. 1: (N, h*w, H*W), rows sum to 1."""
+        query, key = tokens(self.query(x)) * self.scale, tokens(self.key(u))
+        return torch.softmax(query @ key.transpose(1, 2), dim=-1)
+
+
+class AdaptiveFusion(nn.Module):
+    """Squeeze-and-split: weight maps H_U from all locality-aware features, summing to 1 over U (Eq. 3-4)."""
+
+    def __init__(self, count: int, channels: int) -> None:
+        super().__init__()
+        self.count = count
+        self.squeeze = nn.Conv2d(count * channels, channels, 1)
+        self.split = nn.Conv2d(channels, count * channels, 1)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        logits = self.split(torch.relu(self.squeeze(torch.cat(features, dim=1))))
+        weights = torch.softmax(logits.reshape(-1, self.count, *features[0].shape[1:]), dim=1)
+        return sum_of([weights[:, i] * feature for i, feature in enumerate(features)])
+
+
+class WeightedFusion(nn.Module):
+    """One learned constant weight per context (Table 6)."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(count))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        weights = torch.softmax(self.logits, dim=0)
+        return sum_of([weights[i] * feature for i, feature in enumerate(features)])
+
+
+class AverageFusion(nn.Module):
+    """The mean over contexts (Table 6)."""
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return sum_of(features) / len(features)
+
+
+class LocalityAwareContextFusion(nn.Module):
+    """F_LCF of Eq. 5. `names` are the members of U, the patch among them where it attends to itself."""
+
+    def __init__(self, names: tuple[str, ...], channels: int, config: LcfConfig) -> None:
+        super().__init__()
+        self.attention = nn.ModuleDict({name: ContextAttention(channels, config) for name in names})
+        self.fusion = _fusion(config.fusion, len(names), channels)
+
+    def forward(self, x: Tensor, contexts: dict[str, Tensor], offsets: dict[str, Offsets]) -> Tensor:
+        """Patch (N, C, h, w) and each context's features by name -> X_LCF (N, C, h, w)."""
+        return self.fusion([layer(x, contexts[name], offsets[name]) for name, layer in self.attention.items()])
+
+
+def _fusion(kind: str, count: int, channels: int) -> nn.Module:
+    if count == 1 or kind == "average":  # one context has weight 1 whatever would be learned
+        return AverageFusion()
+    return AdaptiveFusion(count, channels) if kind == "adaptive" else WeightedFusion(count)
+
+
+def tokens(x: Tensor) -> Tensor:
+    """(N, C, h, w) -> (N, h*w, C). Only the batch is left open, so that nothing asks for shapes in the graph."""
+    _, channels, h, w = x.shape
+    return x.reshape(-1, channels, h * w).transpose(1, 2)
+
+
+def sum_of(tensors: list[Tensor]) -> Tensor:
+    """Element-wise sum, without the leading zero that the built-in would put into the graph."""
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total

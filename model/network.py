@@ -1,0 +1,154 @@
+"""FCtL: a patch segmented together with its contexts (Fig. 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .ale import enhancement
+from .backbones import backbone_class, stage_of
+from .config import GLOBAL, LOCAL, ContextConfig, NetworkConfig
+from .decoder import decoder
+from .geometry import apply_separable, cells_of_patch, crop_matrix, relative
+from .lcf import LocalityAwareContextFusion, Offsets, sum_of
+
+
+class Encoder(nn.Module):
+    """Raw pixels -> features by stage, the enhanced one brought to `channels`."""
+
+    def __init__(self, config: NetworkConfig, last: str) -> None:
+        super().__init__()
+        kind = backbone_class(config.backbone)
+        self.stage = stage_of(config.backbone, config.stage)
+        self.backbone = kind(bands=config.bands, last=last)
+        self.neck = _neck(self.stage.channels, config.channels)
+        self.register_buffer("mean", torch.tensor(config.mean).reshape(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).reshape(1, -1, 1, 1), persistent=False)
+
+    def forward(self, raw: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """(N, bands, H, W) raw pixels of any dtype -> {stage: (N, C, h, w)}."""
+        features: dict[str, Tensor] = self.backbone((raw.to(self.mean.dtype) - self.mean) / self.std, last)
+        features[self.stage.name] = self.neck(features[self.stage.name])
+        return features
+
+
+class Placement(nn.Module):
+    """Where the patch's cells lie in one context.
+
+    A context centred on the patch has its matrices as constants. The global context is one image for every
+    patch, so the patch's place in it is an input: `positions` (N, 2, h), rows then columns, in the context's
+    cells (`geometry.cells_of_patch`, one axis at a time).
+    """
+
+    def __init__(self, config: NetworkConfig, context: ContextConfig | None) -> None:
+        super().__init__()
+        kind = backbone_class(config.backbone)
+        stage = stage_of(config.backbone, config.stage)
+        cells = kind.grid(config.patch, stage)
+        self.count = kind.grid(context.size, stage) if context else cells
+        self.grid = config.lcf is not None and config.lcf.position == "grid"
+        static = torch.zeros(0)
+        if context is None:
+            static = torch.arange(cells, dtype=torch.float32)
+        elif context.factor != GLOBAL:
+            window = round(context.factor * config.patch)
+            start = (window - config.patch) // 2
+            static = cells_of_patch(cells, stage, start=start, window=window, size=context.size)
+        self.register_buffer("static", static, persistent=False)
+        self.register_buffer("index", torch.arange(cells, dtype=torch.float32), persistent=False)
+
+    def crop(self, features: Tensor, positions: Tensor | None) -> Tensor:
+        """The part of a context that the patch covers, on the patch's grid (§3.4.1)."""
+        rows, columns = self._axes(positions)
+        return apply_separable(crop_matrix(rows, self.count), features, crop_matrix(columns, self.count))
+
+    def offsets(self, positions: Tensor | None) -> Offsets:
+        """r of Eq. 2, in cells: from index to index (``grid``) or on the ground (``ground``)."""
+        rows, columns = (self.index, self.index) if self.grid else self._axes(positions)
+        return Offsets(rows=relative(rows, self.count), columns=relative(columns, self.count))
+
+    def _axes(self, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        if positions is None:
+            return self.static, self.static
+        return positions[:, 0], positions[:, 1]
+
+
+class FCtL(nn.Module):
+    """Segments a patch from its own features, X_LCF and X_ALE: their sum goes to the decoder (§3.5).
+
+    Two steps, so that a context's features can be computed once and used for many patches: `encode` for each
+    context, then `segment`. `forward` does both.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        kind = backbone_class(config.backbone)
+        for size in (config.patch, *(context.size for context in config.contexts)):
+            kind.check_size(size)
+        stage_of(config.backbone, config.stage)
+        names = config.context_names
+
+        self.encoder = Encoder(config, kind.stages[-1].name)
+        separate = names if config.encoders == "separate" else ()
+        self.context_encoders = nn.ModuleDict({name: Encoder(config, config.stage) for name in separate})
+
+        self.lcf = self.ale = None
+        if config.lcf:
+            members = ((LOCAL,) if config.lcf.self_attention else ()) + names
+            self.lcf = LocalityAwareContextFusion(members, config.channels, config.lcf)
+        if config.ale:
+            self.ale = enhancement(names, config.channels, config.ale)
+        self.place = nn.ModuleDict({LOCAL: Placement(config, None)})
+        self.place.update({context.name: Placement(config, context) for context in config.contexts})
+
+        channels = {stage.name: stage.channels for stage in kind.stages} | {config.stage: config.channels}
+        self.decoder = decoder(config.decoder, channels, config.decoder_channels, config.classes)
+
+    def encoders(self) -> tuple[Encoder, ...]:
+        """The patch's encoder, then the contexts' own, if they have any."""
+        return (self.encoder, *(cast(Encoder, encoder) for encoder in self.context_encoders.values()))
+
+    def forward(
+        self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Raw patch (N, bands, P, P) and raw contexts (N, bands, S, S) by name -> logits (N, classes, P, P).
+
+        positions: for each global context (N, 2, h), see `Placement`.
+        """
+        features = {name: self.encode(name, window) for name, window in contexts.items()}
+        return self.segment(patch, features, positions)
+
+    def encode(self, name: str, window: Tensor) -> Tensor:
+        """Raw context window (N, bands, S, S) -> features X_U (N, C, H, W) of the enhanced stage."""
+        encoder = self.context_encoders[name] if self.config.encoders == "separate" else self.encoder
+        return encoder(window, self.config.stage)[self.config.stage]  # type: ignore[no-any-return]
+
+    def segment(
+        self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Raw patch (N, bands, P, P) and the contexts' features by name -> logits (N, classes, P, P)."""
+        features = self.encoder(patch)
+        enhanced = self.enhance(features[self.config.stage], contexts, positions or {})
+        logits: Tensor = self.decoder(features | {self.config.stage: enhanced}, self.config.patch)
+        return logits
+
+    def enhance(self, x: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor]) -> Tensor:
+        """X_I + X_LCF + X_ALE: (N, C, h, w) -> (N, C, h, w)."""
+        terms = [x]
+        if self.lcf is not None:
+            members = {LOCAL: x, **contexts}
+            offsets = {name: self.place[name].offsets(positions.get(name)) for name in self.lcf.attention}
+            terms.append(self.lcf(x, members, offsets))
+        if self.ale is not None:
+            cropped = {name: self.place[name].crop(u, positions.get(name)) for name, u in contexts.items()}
+            terms.append(self.ale(x, cropped))
+        return sum_of(terms)
+
+
+def _neck(inputs: int, outputs: int) -> nn.Module:
+    # No batch norm here: one shared encoder sees contexts of several scales, and statistics of the mix fit none.
+    return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)

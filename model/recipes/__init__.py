@@ -1,0 +1,1 @@
+"""Data and settings behind shipped models."""

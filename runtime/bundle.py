@@ -1,0 +1,313 @@
+"""The bundle: a folder ``NAME.fctl/`` with ``manifest.json`` and ONNX graphs. The contract between export and runtime.
+
+Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) into ``features`` (N, C, H, W); the segmenter
+graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context and, where a context moves,
+``positions_NAME`` (N, 2, h), and gives ``logits`` (N, classes, P, P). N, the batch, is symbolic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from .contexts import Cells, ContextWindow, Resampling
+from .errors import BundleError
+from .records import RecordError, decode, encode
+from .windows import Plan
+
+SCHEMA = "1.0"
+MANIFEST = "manifest.json"
+DEFAULT = "default"
+SEGMENTER = "segmenter"
+BATCH = "N"
+DTYPES = ("uint8", "uint16", "int16", "float32")
+
+Precision = Literal["fp32"]
+Merge = Literal["uniform", "cosine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassInfo:
+    """One class; its id is its place in the list. colour: red, green, blue from 0 to 255."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Scaling inside the graphs, (raw - mean) / std per band: for documentation, since raw pixels go in."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What a raster must have. ground_sample_distance: metres per pixel of the training imagery, if known."""
+
+    bands: int
+    dtype: str
+    scaling: Scaling | None
+    ground_sample_distance: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MovingCells:
+    """The grids from which a moving context's ``positions_NAME`` are computed."""
+
+    patch: Cells
+    context: Cells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One context: its window (factor of the tile, or "global"), size after resampling, and its encoder's role."""
+
+    name: str
+    factor: float | Literal["global"]
+    size: int
+    resampling: Resampling
+    encoder: str
+    cells: MovingCells | None
+
+    @property
+    def window(self) -> ContextWindow:
+        """How to cut it."""
+        return ContextWindow(factor=self.factor, size=self.size, resampling=self.resampling)
+
+    @property
+    def features(self) -> str:
+        """The segmenter's input for this context's features."""
+        return f"features_{self.name}"
+
+    @property
+    def positions(self) -> str:
+        """The segmenter's input for where the patch lies in this context, if it moves."""
+        return f"positions_{self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """Name, dtype and shape of a graph's input or output; the first axis is the symbolic batch "N"."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graph:
+    """One ONNX file: what it does (``segmenter`` or an encoder's role), and in which precision."""
+
+    role: str
+    precision: Precision
+    file: str
+    sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextEffect:
+    """max |change of the logits| / max |logit| when a context is replaced by another patch's."""
+
+    name: str
+    change: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Graphs of one precision compared with `reference` on real patches.
+
+    max_error: max |difference| / max |logit|; agreement: share of pixels with the same class; classes: those
+    predicted there. original_agreement: agreement with the checkpoint before its weights were rounded, if they were.
+    """
+
+    precision: Precision
+    reference: str
+    patches: int
+    source: str
+    classes: tuple[str, ...]
+    max_error: float
+    agreement: float
+    original_agreement: float | None
+    contexts: tuple[ContextEffect, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where the bundle comes from. created: ISO date; tools: versions by name."""
+
+    checkpoint_sha256: str
+    licence: str | None
+    created: str
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """All that the runtime knows of a network. `network` and `extensions` it only passes on."""
+
+    schema: str
+    name: str
+    network: dict[str, Any] | None
+    classes: tuple[ClassInfo, ...]
+    input: InputSpec
+    tile: int
+    plan: Plan
+    contexts: tuple[Context, ...]
+    merge: Merge
+    graphs: tuple[Graph, ...]
+    parity: tuple[Parity, ...]
+    provenance: Provenance
+    extensions: dict[str, Any]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Class names by id."""
+        return tuple(info.name for info in self.classes)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that was read and verified."""
+
+    folder: Path
+    manifest: Manifest
+
+    def graph(self, role: str, precision: Precision) -> tuple[Path, Graph]:
+        """File and description of one graph; BundleError lists what there is."""
+        for graph in self.manifest.graphs:
+            if (graph.role, graph.precision) == (role, precision):
+                return self.folder / graph.file, graph
+        found = ", ".join(f"{graph.role} {graph.precision}" for graph in self.manifest.graphs)
+        raise BundleError(f"{self.folder} holds no {precision} graph {role!r}; it holds {found}")
+
+
+def read_bundle(name: str | Path) -> Bundle:
+    """Read a bundle and verify every file: a folder, or ``default`` for the one shipped with fctl.
+
+    Raises BundleError with the field, what was expected and what was found.
+    """
+    folder = _locate(name)
+    manifest = _read_manifest(folder)
+    for index, graph in enumerate(manifest.graphs):
+        _verify_file(folder, graph, f"graphs[{index}]")
+    return Bundle(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``manifest.json`` into a bundle that is being made. Raises BundleError where it contradicts itself."""
+    _check(manifest, folder / MANIFEST)
+    text = json.dumps(encode(manifest), indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _locate(name: str | Path) -> Path:
+    if str(name) == DEFAULT:
+        return Path(__file__).parent / "bundles" / "default.fctl"
+    folder = Path(name)
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise BundleError(
+            f"{folder}: expected a bundle folder (NAME.fctl), found {found}; make one with fctl-export, or use {DEFAULT!r}"
+        )
+    return folder
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path}: expected the manifest of a bundle, found no such file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BundleError(f"{path}: expected JSON, found {error}") from None
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if not isinstance(schema, str) or schema.split(".")[0] != SCHEMA.split(".", maxsplit=1)[0]:
+        raise BundleError(f"{path}: schema: expected {SCHEMA.split('.', maxsplit=1)[0]}.x, found {schema!r}; use a matching fctl")
+    try:
+        manifest = decode(Manifest, document)
+    except (RecordError, ValueError) as error:
+        raise BundleError(f"{path}: {error}") from None
+    _check(manifest, path)
+    return manifest
+
+
+def _verify_file(folder: Path, graph: Graph, field: str) -> None:
+    path = folder / graph.file
+    if Path(graph.file).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder}: {field}.file: expected a file in the bundle's folder, found {graph.file!r}")
+    if not path.is_file():
+        raise BundleError(f"{folder}: {field}.file: expected {graph.file!r}, found no such file; copy the bundle whole")
+    found = sha256(path)
+    if found != graph.sha256:
+        raise BundleError(
+            f"{folder}: {field}.sha256: expected {graph.sha256[:12]}…, found {found[:12]}… for {graph.file}; "
+            "the file was changed or damaged, export the bundle again"
+        )
+
+
+def _check(manifest: Manifest, path: Path) -> None:
+    """What the types cannot say."""
+
+    def expect(holds: bool, field: str, expected: str, found: object) -> None:
+        if not holds:
+            raise BundleError(f"{path}: {field}: expected {expected}, found {found}")
+
+    classes, bands = len(manifest.classes), manifest.input.bands
+    expect(2 <= classes <= 255, "classes", "2 to 255 classes", classes)
+    expect(len(set(manifest.class_names)) == classes, "classes", "distinct names", ", ".join(manifest.class_names))
+    for index, info in enumerate(manifest.classes):
+        expect(all(0 <= v <= 255 for v in info.colour), f"classes[{index}].colour", "values from 0 to 255", info.colour)
+    expect(bands >= 1, "input.bands", "at least 1", bands)
+    expect(manifest.input.dtype in DTYPES, "input.dtype", " or ".join(DTYPES), manifest.input.dtype)
+    expect(manifest.tile >= 1, "tile", "at least 1 pixel", manifest.tile)
+    overlap = manifest.plan.overlap
+    expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)
+    _check_graphs(manifest, expect)
+
+
+def _check_graphs(manifest: Manifest, expect: Any) -> None:
+    roles: dict[str, Graph] = {}
+    for index, graph in enumerate(manifest.graphs):
+        roles[graph.role] = graph
+        for tensor in (*graph.inputs, *graph.outputs):
+            expect(
+                tensor.shape[:1] == (BATCH,), f"graphs[{index}]", f"{tensor.name} to start with {BATCH}", tensor.shape
+            )
+    expect(SEGMENTER in roles, "graphs", f"a graph with role {SEGMENTER!r}", ", ".join(roles) or "none")
+    bands, tile = manifest.input.bands, manifest.tile
+    for index, context in enumerate(manifest.contexts):
+        field = f"contexts[{index}]"
+        expect(context.encoder in roles, f"{field}.encoder", "the role of a graph", context.encoder)
+        window = {t.name: t.shape[1:] for t in roles[context.encoder].inputs}.get("window")
+        expect(window == (bands, context.size, context.size), f"{field}.size", f"{window} of the graph", context.size)
+        moves = context.factor == "global"
+        expect(moves == (context.cells is not None), f"{field}.cells", "cells for a global context only", context.cells)
+        if context.factor != "global":
+            margin = context.factor * tile - tile
+            expect(
+                margin >= 0 and margin % 2 == 0, f"{field}.factor", "a whole number of pixels on either side", margin
+            )
+    names = ["patch", *(c.features for c in manifest.contexts)]
+    names += [c.positions for c in manifest.contexts if c.factor == "global"]
+    found = {tensor.name: tensor.shape for tensor in roles[SEGMENTER].inputs}
+    expect(set(found) == set(names), "graphs: inputs of the segmenter", ", ".join(names), ", ".join(found))
+    expect(found["patch"][1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), found["patch"])
+    logits = {tensor.name: tensor.shape[1:] for tensor in roles[SEGMENTER].outputs}.get("logits")
+    shape = (len(manifest.classes), tile, tile)
+    expect(logits == shape, "graphs: logits of the segmenter", (BATCH, *shape), logits)

@@ -1,0 +1,256 @@
+"""``fctl-run`` and ``fctl-info``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import command, fail, one_line_errors, print_table, show_log, usage
+from .errors import FctlError
+
+if TYPE_CHECKING:
+    from .bundle import Manifest
+    from .segmenter import Estimate, Paths, Report, Segmenter
+
+_BundleOption = Annotated[str, typer.Option(help="A bundle folder, or 'default' for the one shipped with fctl.")]
+
+
+def run(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="GeoTIFF, PNG or JPEG files.")],
+    bundle: _BundleOption = "default",
+    out: Annotated[
+        Path, typer.Option(help="A folder; or, for one image, a name ending in .tif for the mask itself.")
+    ] = Path(),
+    backend: Annotated[
+        str, typer.Option(help="auto, onnxruntime or openvino. auto: the fastest installed one.")
+    ] = "auto",
+    precision: Annotated[str, typer.Option(help="fp32 or bf16 (OpenVINO, where the processor can).")] = "fp32",
+    batch: Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")] = 4,
+    bands: Annotated[
+        str | None, typer.Option(help="Bands to use, from 1, in the bundle's order, as 3,2,1. Default: all but alpha.")
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write a band of probability per class.")
+    ] = False,
+    preview: Annotated[bool, typer.Option(help="Also write a PNG of the mask over the image.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
+) -> None:
+    """Segment images into masks: <name>_mask.tif with class ids, colours and the image's georeference,
+    <name>_prob.tif, <name>_preview.png."""
+    chosen = _parse_bands(bands)
+    if precision not in ("fp32", "bf16"):
+        raise usage(f"--precision: expected fp32 or bf16, found {precision!r}")
+    targets = _targets(images, out, probabilities, preview)
+    show_log()
+    with one_line_errors():
+        from .segmenter import Segmenter
+
+        with Segmenter(bundle, backend=backend, precision=precision, batch=batch) as segmenter:  # type: ignore[arg-type]
+            if dry_run:
+                action: Callable[[Path, Paths], None] = _estimator(segmenter, chosen)
+            else:
+                action = _runner(segmenter, chosen, overwrite)
+            failures = [image for image, paths in targets.items() if not _attempt(action, image, paths)]
+    if failures:
+        if len(images) > 1:
+            typer.echo(f"{len(failures)} of {len(images)} images failed", err=True)
+        raise typer.Exit(1)
+
+
+def info(bundle: Annotated[str, typer.Argument(help="A bundle folder, or 'default'.")]) -> None:
+    """Show what a bundle holds, after verifying its files."""
+    with one_line_errors():
+        from .bundle import read_bundle
+
+        found = read_bundle(bundle)
+    print_table(f"{found.manifest.name} ({found.folder})", _summary(found.manifest), ("field", "value"))
+    _print_graphs(found.manifest)
+    print_parity(found.manifest)
+
+
+def print_parity(manifest: Manifest) -> None:
+    """The parity table of a bundle."""
+    rows = []
+    for parity in manifest.parity:
+        rows += [
+            ("graphs", parity.precision),
+            ("compared with", parity.reference),
+            ("patches", f"{parity.patches} of {parity.source}; they show {', '.join(parity.classes)}"),
+            ("max |difference| / max |logit|", f"{parity.max_error:.2e}"),
+            ("same class", f"{parity.agreement:.4%} of pixels"),
+        ]
+        if parity.original_agreement is not None:
+            rows.append(("same class as before rounding", f"{parity.original_agreement:.4%} of pixels"))
+        rows += [
+            (f"change when {effect.name} is another patch's", f"{effect.change:.2e}") for effect in parity.contexts
+        ]
+    print_table("Parity", rows, ("measure", "value"))
+
+
+def _parse_bands(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        bands = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        bands = (0,)
+    if min(bands) < 1:
+        raise usage(f"--bands: expected numbers from 1 as in 3,2,1, found {text!r}")
+    return bands
+
+
+def _targets(images: list[Path], out: Path, probabilities: bool, preview: bool) -> dict[Path, Paths]:
+    """Output files by image; every output has its own name."""
+    from .segmenter import Paths
+
+    is_file = out.suffix.lower() in (".tif", ".tiff")
+    if is_file and len(images) > 1:
+        raise usage(f"--out: expected a folder for {len(images)} images, found {out}")
+    targets, taken = {}, dict[Path, Path]()
+    for image in images:
+        folder, stem = (out.parent, out.stem) if is_file else (out, image.stem)
+        mask = out if is_file else folder / f"{stem}_mask.tif"
+        if mask in taken:
+            raise usage(f"{image} and {taken[mask]} would both be written to {mask}: run them apart")
+        taken[mask] = image
+        targets[image] = Paths(
+            mask=mask,
+            probabilities=folder / f"{stem}_prob.tif" if probabilities else None,
+            preview=folder / f"{stem}_preview.png" if preview else None,
+        )
+    return targets
+
+
+def _attempt(action: Callable[[Path, Paths], None], image: Path, paths: Paths) -> bool:
+    """One failing image does not stop the others."""
+    try:
+        action(image, paths)
+    except FctlError as error:
+        fail(error)
+        return False
+    return True
+
+
+def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> Callable[[Path, Paths], None]:
+    def action(image: Path, paths: Paths) -> None:
+        with _progress(image.name) as advance:
+            report = segmenter.segment_file(image, paths, bands=bands, overwrite=overwrite, progress=advance)
+        _print_report(report)
+
+    return action
+
+
+def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None) -> Callable[[Path, Paths], None]:
+    def action(image: Path, paths: Paths) -> None:
+        _print_estimate(segmenter.estimate(image, paths, bands=bands), paths)
+
+    return action
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar with patches a second and time left, on standard error."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Speed(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f} patches/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _print_report(report: Report) -> None:
+    total = max(sum(report.pixels.values()), 1)
+    rows = [(name, f"{count / total:.1%}") for name, count in report.pixels.items()]
+    without = report.height * report.width - sum(report.pixels.values())
+    if without:
+        rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the image"))
+    speed = report.tiles / max(report.seconds, 1e-9)
+    title = f"{report.image.name}: {report.height} x {report.width}, {report.tiles} tiles, {report.seconds:.1f} s, {speed:.1f} patches/s"
+    print_table(title, rows, ("class", "share"))
+    for path in report.paths.wanted():
+        typer.echo(f"wrote {path}")
+
+
+def _print_estimate(estimate: Estimate, paths: Paths) -> None:
+    mebibyte = 1 << 20
+    rows = [
+        ("size", f"{estimate.height} x {estimate.width} pixels"),
+        ("tiles", str(estimate.tiles)),
+        ("memory beside the engine's", f"{estimate.memory / mebibyte:.0f} MiB"),
+        ("disk at most", f"{estimate.disk / mebibyte:.0f} MiB"),
+        *(("would write", str(path)) for path in paths.wanted()),
+    ]
+    print_table(str(estimate.image), rows, ("", ""))
+
+
+def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
+    spec, plan = manifest.input, manifest.plan
+    scaling = (
+        "unknown"
+        if spec.scaling is None
+        else f"(raw - {list(spec.scaling.mean)}) / {list(spec.scaling.std)}, in the graphs"
+    )
+    distance = spec.ground_sample_distance
+    rows = [
+        ("schema", manifest.schema),
+        ("classes", ", ".join(f"{i} {info.name} {info.colour}" for i, info in enumerate(manifest.classes))),
+        ("input", f"{spec.bands} bands of {spec.dtype}; scaling {scaling}"),
+        ("ground sample distance", "unknown" if distance is None else f"{distance} m"),
+        (
+            "tile",
+            f"{manifest.tile} pixels, plan {plan.kind}, overlap {plan.overlap}, merged with {manifest.merge} weights",
+        ),
+    ]
+    for context in manifest.contexts:
+        factor = "the whole image" if context.factor == "global" else f"{context.factor:g} x the tile"
+        rows.append(
+            (f"context {context.name}", f"{factor} at {context.size} pixels ({context.resampling}), {context.encoder}")
+        )
+    if manifest.network:
+        rows.append(
+            (
+                "network",
+                ", ".join(
+                    f"{key} {value}" for key, value in manifest.network.items() if not isinstance(value, (dict, list))
+                ),
+            )
+        )
+    origin = manifest.provenance
+    rows += [
+        ("made", f"{origin.created} with {', '.join(f'{name} {version}' for name, version in origin.tools.items())}"),
+        ("checkpoint", origin.checkpoint_sha256),
+        ("licence", origin.licence or "unknown"),
+    ]
+    return rows + [(f"extensions.{key}", str(value)) for key, value in manifest.extensions.items()]
+
+
+def _print_graphs(manifest: Manifest) -> None:
+    rows = []
+    for graph in manifest.graphs:
+        rows.append((f"{graph.role}, {graph.precision}", graph.file, f"sha256 {graph.sha256[:16]}…"))
+        for kind, tensors in (("in", graph.inputs), ("out", graph.outputs)):
+            rows += [("", f"{kind}: {t.name}", f"{t.dtype} {' x '.join(map(str, t.shape))}") for t in tensors]
+    print_table("Graphs", rows, ("graph", "file and tensors", ""))
+
+
+run_app = command(run)
+info_app = command(info)

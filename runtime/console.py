@@ -1,0 +1,67 @@
+"""What the command lines share: one line per error, exit codes, tables. Only command lines print and exit."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from .errors import FctlError
+
+_PIPED_WIDTH = 120  # of tables that go to a file or another program
+
+
+def command(function: Callable[..., None]) -> typer.Typer:
+    """A command line of one command."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(function)
+    return app
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print an error of ours as one line and exit with 1."""
+    try:
+        yield
+    except FctlError as error:
+        fail(error)
+        raise typer.Exit(1) from None
+
+
+def fail(error: FctlError) -> None:
+    """Print one error as one line."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def usage(message: str) -> typer.BadParameter:
+    """An error in how a command was called: exit code 2."""
+    return typer.BadParameter(message)
+
+
+def show_log(name: str = "fctl") -> None:
+    """Send our log lines to the terminal, on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
+def print_table(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+    """A table on standard output; wide cells fold rather than being cut."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    console.print(title, style="bold", highlight=False, markup=False)
+    console.print(table)

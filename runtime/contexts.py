@@ -1,0 +1,156 @@
+"""Patches and their context windows, cut from a raster: the one implementation (§3.2, §4.2, Table 5).
+
+Serving, training and the parity gate all cut here. Arrays are (height, width, bands) in the raster's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .errors import InputError
+from .windows import Window
+
+Pixels = NDArray[Any]
+Resampling = Literal["pillow-bilinear", "box"]
+
+_FILTERS = {"pillow-bilinear": Image.Resampling.BILINEAR, "box": Image.Resampling.BOX}
+
+
+class Source(Protocol):
+    """Something to cut windows from."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    def read(self, window: Window) -> Pixels:
+        """Pixels (height, width, bands) of a window that lies inside."""
+        ...
+
+    def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """Where it has data (height, width); None: everywhere."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySource:
+    """A raster in memory: (height, width, bands)."""
+
+    pixels: Pixels
+
+    @property
+    def height(self) -> int:
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        return int(self.pixels.shape[1])
+
+    def read(self, window: Window) -> Pixels:
+        return self.pixels[window.y : window.bottom, window.x : window.right]
+
+    def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContextWindow:
+    """One context of a patch: factor = side of the window over the side of the patch, or "global" for the whole
+    raster, whose aspect ratio is not kept; size = side in pixels after resampling."""
+
+    factor: float | Literal["global"]
+    size: int
+    resampling: Resampling
+
+    @property
+    def moves(self) -> bool:
+        """Whether the patch's place in the window differs from patch to patch."""
+        return self.factor == "global"
+
+    def around(self, tile: Window, source: Source) -> Window:
+        """The window of this context for one patch."""
+        if self.factor == "global":
+            return Window(0, 0, source.height, source.width)
+        return tile.centred(round(self.factor * tile.height), round(self.factor * tile.width))
+
+
+def cut_context(source: Source, tile: Window, context: ContextWindow) -> Pixels:
+    """The context of one patch, (size, size, bands): black beyond the raster, then resampled."""
+    return resample(read_padded(source, context.around(tile, source)), context.size, context.resampling)
+
+
+def read_padded(source: Source, window: Window) -> Pixels:
+    """The pixels of a window, black (0) where it reaches beyond the raster: (height, width, bands)."""
+    inside = window.within(source.height, source.width)
+    if inside == window:
+        return source.read(window)
+    if inside is None:
+        raise InputError(f"{window} lies outside a raster of {source.height} x {source.width} pixels")
+    pixels = source.read(inside)
+    canvas = np.zeros((window.height, window.width, pixels.shape[2]), pixels.dtype)
+    top, left = inside.y - window.y, inside.x - window.x
+    canvas[top : top + inside.height, left : left + inside.width] = pixels
+    return canvas
+
+
+def resample(pixels: Pixels, size: int, resampling: Resampling) -> Pixels:
+    """Pixels (height, width, bands) at (size, size, bands), dtype kept; integers are rounded.
+
+    Both filters low-pass when they shrink: ``box`` is the mean over each pixel's area, ``pillow-bilinear`` the
+    triangle filter as wide as the factor that the public release used.
+    """
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    shrink = _shrinker(size, resampling)
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return shrink(Image.fromarray(np.ascontiguousarray(pixels)))
+    bands = [_resample_band(pixels[:, :, band], shrink) for band in range(pixels.shape[2])]
+    return np.stack(bands, axis=2)
+
+
+def _resample_band(band: Pixels, shrink: Callable[[Image.Image], Pixels]) -> Pixels:
+    if band.dtype == np.uint8:
+        return shrink(Image.fromarray(np.ascontiguousarray(band)))
+    resampled = shrink(Image.fromarray(np.ascontiguousarray(band, dtype=np.float32)))
+    return (resampled.round() if band.dtype.kind in "iu" else resampled).astype(band.dtype)
+
+
+def _shrinker(size: int, resampling: Resampling) -> Callable[[Image.Image], Pixels]:
+    def shrink(image: Image.Image) -> Pixels:
+        return np.asarray(image.resize((size, size), _FILTERS[resampling]))
+
+    return shrink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cells:
+    """The grid of a network's enhanced stage: cell u is centred at pixel stride * u + offset; count per side."""
+
+    stride: int
+    offset: float
+    count: int
+
+
+def cell_positions(
+    tile: Window, window: Window, patch_cells: Cells, context_cells: Cells, size: int
+) -> NDArray[np.float32]:
+    """Where the cells of a patch lie in a context, in cells of the context: (2, count), rows then columns.
+
+    The segmenter graph takes it for contexts that move (the global one), and builds crop matrices and ground
+    offsets from it.
+    """
+    axes = ((tile.y - window.y, window.height), (tile.x - window.x, window.width))
+    pixels = patch_cells.stride * np.arange(patch_cells.count) + patch_cells.offset
+    positions = [
+        ((start + pixels + 0.5) * size / side - 0.5 - context_cells.offset) / context_cells.stride
+        for start, side in axes
+    ]
+    return np.asarray(positions, dtype=np.float32)

@@ -1,0 +1,68 @@
+"""What every inference engine offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from numpy.typing import NDArray
+
+from ..bundle import BATCH, Graph
+from ..errors import EngineError
+
+Arrays = dict[str, NDArray[Any]]
+RunPrecision = Literal["fp32", "bf16"]
+
+
+class Session(ABC):
+    """One graph, ready to run at a fixed batch size."""
+
+    def __init__(self, graph: Graph, batch: int) -> None:
+        self._graph = graph
+        self._expected = {
+            spec.name: (spec.dtype, tuple(batch if side == BATCH else side for side in spec.shape))
+            for spec in graph.inputs
+        }
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        """Inputs by name -> outputs by name. Raises EngineError for a name, dtype or shape the graph does not have."""
+        for name, (dtype, shape) in self._expected.items():
+            array = inputs.get(name)
+            found = "nothing" if array is None else f"{array.dtype} {array.shape}"
+            if array is None or (str(array.dtype), array.shape) != (dtype, shape):
+                raise EngineError(f"{self._graph.role}: input {name!r}: expected {dtype} {shape}, found {found}")
+        return self._run(inputs)
+
+    @abstractmethod
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays: ...
+
+
+class Engine(ABC):
+    """A library that runs graphs, on one device and in one precision.
+
+    name: as in ``--backend``. package: what must be importable, extra: what installs it. precisions: those it may
+    run on this machine, found out on construction. device, precision: what really runs.
+    """
+
+    name: ClassVar[str]
+    package: ClassVar[str]
+    extra: ClassVar[str]
+
+    def __init__(self, precision: RunPrecision) -> None:
+        self.precision = precision
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """The device that runs, as the library names it."""
+
+    @classmethod
+    @abstractmethod
+    def precisions(cls) -> tuple[RunPrecision, ...]:
+        """What this machine can run with it."""
+
+    @abstractmethod
+    def session(self, path: Path, graph: Graph, batch: int) -> Session:
+        """Load one graph. Raises EngineError where the library refuses it."""

@@ -1,0 +1,54 @@
+"""ONNX Runtime, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ..bundle import Graph
+from ..errors import EngineError
+from .base import Arrays, Engine, RunPrecision, Session
+
+_PROVIDER = "CPUExecutionProvider"
+
+
+class OnnxRuntime(Engine):
+    """Runs fp32 graphs with the CPU execution provider."""
+
+    name = "onnxruntime"
+    package = "onnxruntime"
+    extra = "cpu"
+
+    @property
+    def device(self) -> str:
+        return "CPU"
+
+    @classmethod
+    def precisions(cls) -> tuple[RunPrecision, ...]:
+        return ("fp32",)
+
+    def session(self, path: Path, graph: Graph, batch: int) -> Session:
+        return _OnnxRuntimeSession(path, graph, batch)
+
+
+class _OnnxRuntimeSession(Session):
+    def __init__(self, path: Path, graph: Graph, batch: int) -> None:
+        super().__init__(graph, batch)
+        options = ort.SessionOptions()
+        options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=[_PROVIDER])
+        except Exception as error:  # its exceptions share no base class of their own
+            raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        self._outputs = [spec.name for spec in graph.outputs]
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

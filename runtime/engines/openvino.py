@@ -1,0 +1,65 @@
+"""OpenVINO, on the CPU.
+
+Where the processor can, OpenVINO runs in bf16 unless told otherwise: here the precision is always set, and read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from ..bundle import BATCH, Graph
+from ..errors import EngineError
+from .base import Arrays, Engine, RunPrecision, Session
+
+_DEVICE = "CPU"
+_TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
+
+
+class OpenVino(Engine):
+    """Runs fp32 graphs in fp32, or in bf16 where the processor has instructions for it."""
+
+    name = "openvino"
+    package = "openvino"
+    extra = "openvino"
+
+    def __init__(self, precision: RunPrecision) -> None:
+        super().__init__(precision)
+        self._core = ov.Core()
+
+    @property
+    def device(self) -> str:
+        return _DEVICE
+
+    @classmethod
+    def precisions(cls) -> tuple[RunPrecision, ...]:
+        capable = "BF16" in ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        return ("fp32", "bf16") if capable else ("fp32",)
+
+    def session(self, path: Path, graph: Graph, batch: int) -> Session:
+        return _OpenVinoSession(self._core, path, graph, batch, self.precision)
+
+
+class _OpenVinoSession(Session):
+    def __init__(self, core: ov.Core, path: Path, graph: Graph, batch: int, precision: RunPrecision) -> None:
+        super().__init__(graph, batch)
+        try:
+            model = core.read_model(path)
+            model.reshape({spec.name: [batch if n == BATCH else n for n in spec.shape] for spec in graph.inputs})
+            compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": _TYPES[precision]})
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+        runs = compiled.get_property("INFERENCE_PRECISION_HINT")
+        if runs != _TYPES[precision]:
+            raise EngineError(f"OpenVINO was asked for {precision} and would run {runs.get_type_name()}")
+        self._request = compiled.create_infer_request()
+        self._outputs = [spec.name for spec in graph.outputs]
+
+    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+        results = self._request.infer({name: np.ascontiguousarray(inputs[name]) for name in self._expected})
+        return {name: results[name].copy() for name in self._outputs}  # the request reuses its output memory

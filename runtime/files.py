@@ -1,0 +1,49 @@
+"""Outputs appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import OutputError
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
+
+    It keeps the suffix, by which formats are told. Raises OutputError where the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PermissionError(13, "no permission to write there")
+        yield temporary
+        os.replace(temporary, path)
+    except OutputError:
+        raise
+    except OSError as error:
+        if error.filename is None and not isinstance(error, PermissionError):
+            raise
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+    finally:
+        _remove(temporary)
+
+
+def refuse_existing(path: Path, *, remedy: str) -> None:
+    """Raise OutputError where `path` exists."""
+    if path.exists():
+        raise OutputError(f"{path} exists already; {remedy}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

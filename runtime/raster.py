@@ -1,0 +1,223 @@
+"""Rasters on disk: the one home of rasterio."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.enums
+import rasterio.errors
+import rasterio.windows
+from numpy.typing import NDArray
+
+from .bundle import InputSpec
+from .contexts import Pixels
+from .errors import RasterError
+from .windows import Window
+
+_BLOCK = 256
+
+logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # its errors come as exceptions too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Georeference:
+    """Where a raster lies: coordinate reference system and affine transform, or ground control points."""
+
+    crs: Any
+    transform: Any
+    gcps: tuple[Any, Any]
+
+
+class RasterSource:
+    """An open raster as a source of windows. Use `open_raster`; not for several threads at once."""
+
+    def __init__(self, dataset: Any, path: Path, bands: tuple[int, ...]) -> None:
+        self._dataset, self._path, self._bands = dataset, path, bands
+        self.masked = any(
+            flag in flags
+            for flags in dataset.mask_flag_enums
+            for flag in (rasterio.enums.MaskFlags.per_dataset, rasterio.enums.MaskFlags.nodata)
+        )
+
+    @property
+    def height(self) -> int:
+        return int(self._dataset.height)
+
+    @property
+    def width(self) -> int:
+        return int(self._dataset.width)
+
+    @property
+    def georeference(self) -> Georeference:
+        """Where the raster lies."""
+        return Georeference(crs=self._dataset.crs, transform=self._dataset.transform, gcps=self._dataset.gcps)
+
+    def read(self, window: Window) -> Pixels:
+        """Pixels (height, width, bands), black where the raster has no data. Raises RasterError where damaged."""
+        with self._reading(window):
+            pixels = self._dataset.read(self._bands, window=_window(window)).transpose(1, 2, 0)
+        valid = self.valid(window)
+        if valid is not None:
+            pixels[~valid] = 0
+        return pixels  # type: ignore[no-any-return]
+
+    def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """Where the raster has data (height, width): by its nodata value, alpha band or mask. None: everywhere."""
+        if not self.masked:
+            return None
+        with self._reading(window):
+            return self._dataset.dataset_mask(window=_window(window)) > 0  # type: ignore[no-any-return]
+
+    def thumbnail(self, height: int, width: int) -> Pixels:
+        """The whole raster at (height, width, bands), averaged."""
+        with self._reading(Window(0, 0, self.height, self.width)):
+            shape = (len(self._bands), height, width)
+            resampling = rasterio.enums.Resampling.average
+            pixels = self._dataset.read(self._bands, out_shape=shape, resampling=resampling)
+        return pixels.transpose(1, 2, 0)  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _reading(self, window: Window) -> Iterator[None]:
+        try:
+            yield
+        except rasterio.errors.RasterioError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise RasterError(
+                f"{self._path}: cannot read rows {window.y} to {window.bottom}, the file is damaged or cut short ({reason})"
+            ) from error
+
+
+@contextlib.contextmanager
+def open_raster(path: Path, spec: InputSpec, bands: Sequence[int] | None, cached_rows: int) -> Iterator[RasterSource]:
+    """Open a raster that fits a bundle's input.
+
+    bands: 1-based numbers of the bands to use, in the bundle's order; None takes all but alpha, of which there must be
+    as many as the bundle wants. cached_rows: rows that the caller goes back to, held decoded.
+    Raises RasterError for a file that is missing, no image, or does not fit.
+    """
+    with contextlib.ExitStack() as stack:
+        dataset = stack.enter_context(_open(path))
+        chosen = _choose_bands(dataset, path, spec, bands)
+        dtypes = {dataset.dtypes[band - 1] for band in chosen}
+        if dtypes != {spec.dtype}:
+            raise RasterError(
+                f"{path}: expected {spec.dtype} pixels, found {' and '.join(sorted(dtypes))}; "
+                "rescale them as the bundle's training images were, for example with gdal_translate -ot -scale"
+            )
+        cache = 1.5 * cached_rows * dataset.width * dataset.count * np.dtype(spec.dtype).itemsize
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=max(64 << 20, int(cache))))
+        yield RasterSource(dataset, path, chosen)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    if not path.exists():
+        raise RasterError(f"{path}: expected an image, found no such file")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            dataset = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            raise RasterError(f"{path}: expected an image that GDAL reads, found none ({error})") from error
+    with dataset:
+        yield dataset
+
+
+def _choose_bands(dataset: Any, path: Path, spec: InputSpec, bands: Sequence[int] | None) -> tuple[int, ...]:
+    alpha = rasterio.enums.ColorInterp.alpha
+    chosen = tuple(bands or (i for i in dataset.indexes if dataset.colorinterp[i - 1] != alpha))
+    if len(chosen) != spec.bands:
+        remedy = f"name {spec.bands} with --bands" if bands or dataset.count > spec.bands else "use another image"
+        if dataset.colorinterp[0] == rasterio.enums.ColorInterp.palette:
+            remedy = "expand its palette with gdal_translate -expand rgb"
+        raise RasterError(f"{path}: expected {spec.bands} bands, found {len(chosen)}; {remedy}")
+    missing = [band for band in chosen if band not in dataset.indexes]
+    if missing:
+        raise RasterError(f"{path}: --bands names {missing[0]}, the image has bands 1 to {dataset.count}")
+    return chosen
+
+
+class RasterWriter:
+    """Rows into a tiled GeoTIFF, top to bottom. Use `create_raster`."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._pending: list[NDArray[Any]] = []
+        self._y = 0
+
+    def write(self, rows: NDArray[Any]) -> None:
+        """Append rows (bands, rows, width). Whole blocks are written at once: a block written twice wastes space."""
+        self._pending.append(rows)
+        held = sum(part.shape[1] for part in self._pending)
+        if held >= _BLOCK:
+            self._write(held - held % _BLOCK)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._pending:
+            self._write(sum(part.shape[1] for part in self._pending))
+
+    def _write(self, rows: int) -> None:
+        held = np.concatenate(self._pending, axis=1)
+        window = rasterio.windows.Window(0, self._y, held.shape[2], rows)
+        self._dataset.write(held[:, :rows], window=window)
+        self._pending = [held[:, rows:]] if held.shape[1] > rows else []
+        self._y += rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RasterSpec:
+    """What to create. descriptions: one per band. colours: by class id, for a band of class ids. tags: any text."""
+
+    height: int
+    width: int
+    dtype: str
+    descriptions: tuple[str, ...]
+    nodata: float | None
+    colours: tuple[tuple[int, int, int], ...] | None
+    tags: dict[str, str]
+
+
+@contextlib.contextmanager
+def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> Iterator[RasterWriter]:
+    """A new tiled, compressed GeoTIFF; nothing but the georeference comes from the source."""
+    points, points_crs = georeference.gcps
+    profile = {
+        "driver": "GTiff", "height": spec.height, "width": spec.width, "count": len(spec.descriptions),
+        "dtype": spec.dtype, "nodata": spec.nodata, "crs": georeference.crs, "transform": georeference.transform,
+        "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate",
+        "predictor": 3 if spec.dtype == "float32" else 1, "bigtiff": "if_safer", "interleave": "band",
+    }  # fmt: skip
+    if points:
+        profile |= {"gcps": points, "crs": points_crs}
+        del profile["transform"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        dataset = rasterio.open(path, "w", **profile)
+    with dataset:
+        dataset.update_tags(**spec.tags)
+        for band, description in enumerate(spec.descriptions, 1):
+            dataset.set_band_description(band, description)
+        if spec.colours:
+            dataset.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(spec.colours)})
+        writer = RasterWriter(dataset)
+        yield writer
+        writer.close()
+
+
+def read_thumbnail(path: Path, height: int, width: int) -> Pixels:
+    """Band 1 of a raster at (height, width), nearest: for class ids."""
+    with _open(path) as dataset:
+        return dataset.read(1, out_shape=(height, width), resampling=rasterio.enums.Resampling.nearest)  # type: ignore[no-any-return]
+
+
+def _window(window: Window) -> Any:
+    return rasterio.windows.Window(window.x, window.y, window.width, window.height)

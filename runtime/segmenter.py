@@ -1,0 +1,208 @@
+"""`Segmenter`: what an application embeds."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bundle import Bundle, read_bundle
+from .contexts import ArraySource, Pixels
+from .engines import RunPrecision, choose_engine
+from .errors import InputError, RasterError
+from .files import refuse_existing, whole
+from .inference import StagedNetwork
+from .outputs import create_outputs, draw_preview, preview_size
+from .pipeline import Progress, grid_of, segment_rows
+from .raster import open_raster, read_thumbnail
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segmentation:
+    """ids: class ids (height, width) uint8. probabilities: (classes, height, width) float32, or None."""
+
+    ids: NDArray[np.uint8]
+    probabilities: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """Files to write for one image; None: do not."""
+
+    mask: Path
+    probabilities: Path | None = None
+    preview: Path | None = None
+
+    def wanted(self) -> tuple[Path, ...]:
+        """Those that will be written."""
+        return tuple(path for path in (self.mask, self.probabilities, self.preview) if path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What came of one image. pixels: by class name; pixels without data are in none."""
+
+    image: Path
+    paths: Paths
+    height: int
+    width: int
+    tiles: int
+    seconds: float
+    pixels: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What one image will take. memory, disk: bytes; memory is the runtime's own, the engine's comes on top; disk is
+    before compression."""
+
+    image: Path
+    height: int
+    width: int
+    tiles: int
+    memory: int
+    disk: int
+
+
+class Segmenter:
+    """Segments arrays, files and streams with one bundle, loaded once. A context manager; one per thread.
+
+    >>> from fctl.runtime import Segmenter
+    >>> with Segmenter("default") as segmenter:
+    ...     mask = segmenter.segment(image).ids
+
+    bundle: a bundle folder, or "default". backend, precision: see docs/engines.md; the engine that was chosen is
+    `engine`. batch: tiles per run of the engine; the result does not depend on it.
+    Raises BundleError or EngineError.
+    """
+
+    def __init__(
+        self,
+        bundle: str | Path | Bundle = "default",
+        *,
+        backend: str = "auto",
+        precision: RunPrecision = "fp32",
+        batch: int = 4,
+    ) -> None:
+        if batch < 1:
+            raise InputError(f"batch must be at least 1, found {batch}")
+        self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
+        self.manifest = self.bundle.manifest
+        self.engine = choose_engine(backend, precision)
+        self._network: StagedNetwork | None = StagedNetwork(self.bundle, self.engine, batch)
+        log.info(
+            "bundle %s runs on %s, %s, %s",
+            self.manifest.name,
+            self.engine.name,
+            self.engine.device,
+            self.engine.precision,
+        )
+
+    def segment(self, image: Pixels, *, probabilities: bool = False) -> Segmentation:
+        """Segment one image in memory: (height, width, bands) in the bundle's dtype.
+
+        Raises RasterError for another number of bands or dtype.
+        """
+        spec = self.manifest.input
+        if image.ndim != 3 or image.shape[2] != spec.bands or image.dtype != spec.dtype or 0 in image.shape:
+            raise RasterError(
+                f"expected an image (height, width, {spec.bands}) of {spec.dtype}, found {image.shape} of {image.dtype}"
+            )
+        rows = list(segment_rows(self._loaded(), ArraySource(image), probabilities=probabilities))
+        shares = [row.probabilities for row in rows if row.probabilities is not None]
+        return Segmentation(
+            ids=np.concatenate([row.ids for row in rows]),
+            probabilities=np.concatenate(shares, axis=1) if shares else None,
+        )
+
+    def stream(self, frames: Iterable[Pixels], *, probabilities: bool = False) -> Iterator[Segmentation]:
+        """Segment frame after frame, each as `segment` does, as they come."""
+        for frame in frames:
+            yield self.segment(frame, probabilities=probabilities)
+
+    def segment_file(
+        self,
+        image: str | Path,
+        paths: Paths,
+        *,
+        bands: Sequence[int] | None = None,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+    ) -> Report:
+        """Segment one raster into files: the mask as a GeoTIFF of class ids that keeps the georeference.
+
+        bands: 1-based bands to use, in the bundle's order. Memory grows with the raster's width, not its height.
+        Raises RasterError or OutputError; no file is left half-written.
+        """
+        image, network, started = Path(image), self._loaded(), time.monotonic()
+        _check_outputs(image, paths, overwrite)
+        with ExitStack() as stack:
+            source = stack.enter_context(open_raster(image, self.manifest.input, bands, self._rows_in_work()))
+            mask = stack.enter_context(whole(paths.mask))
+            shares = stack.enter_context(whole(paths.probabilities)) if paths.probabilities else None
+            preview = stack.enter_context(whole(paths.preview)) if paths.preview else None
+            size = (source.height, source.width)
+            with create_outputs(mask, shares, size, source.georeference, self.manifest, self.engine) as files:
+                for rows in segment_rows(network, source, probabilities=files.wants_probabilities, progress=progress):
+                    files.write(rows)
+            if preview:
+                small = preview_size(*size)
+                picture = draw_preview(source.thumbnail(*small), read_thumbnail(mask, *small), self.manifest.classes)
+                picture.save(preview)
+            tiles = len(grid_of(self.manifest, *size))
+        counted = dict(zip(self.manifest.class_names, files.pixels.tolist(), strict=True))
+        return Report(
+            image=image, paths=paths, height=size[0], width=size[1], tiles=tiles,
+            seconds=time.monotonic() - started, pixels=counted,
+        )  # fmt: skip
+
+    def estimate(self, image: str | Path, paths: Paths, *, bands: Sequence[int] | None = None) -> Estimate:
+        """What `segment_file` would take, without running it. Raises RasterError."""
+        image, rows = Path(image), self._rows_in_work()
+        with open_raster(image, self.manifest.input, bands, rows) as source:
+            size = (source.height, source.width)
+        classes, spec = len(self.manifest.classes), self.manifest.input
+        sums = 3 * 4 * classes * self.manifest.tile * size[1]  # sums, a finished strip, and its probabilities
+        cache = int(1.5 * rows * size[1] * spec.bands * np.dtype(spec.dtype).itemsize)
+        disk = size[0] * size[1] * (1 + (4 * classes if paths.probabilities else 0))
+        tiles = len(grid_of(self.manifest, *size))
+        return Estimate(image=image, height=size[0], width=size[1], tiles=tiles, memory=sums + cache, disk=disk)
+
+    def close(self) -> None:
+        """Let go of the engine; the segmenter cannot be used afterwards."""
+        self._network = None
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _loaded(self) -> StagedNetwork:
+        if self._network is None:
+            raise InputError("this segmenter is closed; make a new one")
+        return self._network
+
+    def _rows_in_work(self) -> int:
+        """Rows of a raster that one row of tiles and its contexts span."""
+        factors = [context.factor for context in self.manifest.contexts if context.factor != "global"]
+        return round(max([1.0, *factors]) * self.manifest.tile)
+
+
+def _check_outputs(image: Path, paths: Paths, overwrite: bool) -> None:
+    for path in paths.wanted():
+        if path.resolve() == image.resolve():
+            raise InputError(f"{path} is the image itself; choose another --out")
+        if not overwrite:
+            refuse_existing(path, remedy="use --overwrite to replace it")

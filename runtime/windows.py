@@ -1,0 +1,96 @@
+"""Pixel geometry in integers: windows, and the plan of tiles over a raster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from .errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A rectangle of pixels: first row, first column, height, width. It may reach beyond its raster."""
+
+    y: int
+    x: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise InputError(f"a window needs at least one pixel, found {self.height} x {self.width}")
+
+    @property
+    def bottom(self) -> int:
+        """First row below the window."""
+        return self.y + self.height
+
+    @property
+    def right(self) -> int:
+        """First column beyond the window."""
+        return self.x + self.width
+
+    def within(self, height: int, width: int) -> Window | None:
+        """The part inside a raster of that size, or None where they do not touch."""
+        top, left = max(self.y, 0), max(self.x, 0)
+        bottom, right = min(self.bottom, height), min(self.right, width)
+        return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
+
+    def centred(self, height: int, width: int) -> Window:
+        """The window of that size with the same centre; margins must be whole pixels."""
+        if (height - self.height) % 2 or (width - self.width) % 2:
+            raise InputError(
+                f"a {height} x {width} window cannot share the centre of a {self.height} x {self.width} one: "
+                "the difference must be even"
+            )
+        return Window(self.y - (height - self.height) // 2, self.x - (width - self.width) // 2, height, width)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How tiles cover a side.
+
+    stride: neighbours overlap by exactly `overlap` pixels, the last one is flush with the end. even: as few tiles
+    as overlap by at least `overlap`, spread evenly (the public release: 508-pixel patches that overlap by 50 or more).
+    """
+
+    kind: Literal["stride", "even"]
+    overlap: int
+
+    def starts(self, side: int, tile: int) -> tuple[int, ...]:
+        """First pixel of every tile along a side of `side` pixels; one tile where the side is no longer than it."""
+        if not 0 <= self.overlap < tile:
+            raise InputError(f"overlap must be from 0 to {tile - 1} for tiles of {tile} pixels, found {self.overlap}")
+        if side <= tile:
+            return (0,)
+        count = -(-(side - self.overlap) // (tile - self.overlap))
+        if self.kind == "even":
+            return tuple(round(Fraction(index * (side - tile), count - 1)) for index in range(count))
+        return tuple(min(index * (tile - self.overlap), side - tile) for index in range(count))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The tiles of one raster: all pairs of `rows` and `columns`, in reading order."""
+
+    height: int
+    width: int
+    tile: int
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @classmethod
+    def over(cls, height: int, width: int, tile: int, plan: Plan) -> Grid:
+        """The tiles of a raster of that size."""
+        return cls(
+            height=height, width=width, tile=tile, rows=plan.starts(height, tile), columns=plan.starts(width, tile)
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+    def __iter__(self) -> Iterator[Window]:
+        return (Window(y, x, self.tile, self.tile) for y in self.rows for x in self.columns)
