@@ -53,7 +53,7 @@ def export(
 def _require_packages() -> None:
     missing = [name for name in _NEEDS if importlib.util.find_spec(name) is None]
     if missing:
-        raise EngineError(f"exporting needs {', '.join(missing)}: pip install 'fctl[export]'")
+        raise EngineError(f"exporting needs {', '.join(missing)}: pip install 'fctl[export,cpu]'")
 
 
 app = command(export)

@@ -49,12 +49,12 @@ class SegmenterGraph(nn.Module):
 
 def frozen(network: FCtL) -> FCtL:
     """A copy in evaluation mode that computes the same with constants in place of what never changes."""
-    network = copy.deepcopy(network).eval().requires_grad_(False).to(memory_format=torch.contiguous_format)
+    network = copy.deepcopy(network).eval().requires_grad_(False)
     if network.lcf is not None:
         _freeze_positions(network, network.lcf)
     for context in network.config.contexts:
         if context.factor != GLOBAL:
-            network.place[context.name] = _StaticCrop(cast(Placement, network.place[context.name]))
+            network.place[context.name] = _StaticCrop(network.placement(context.name))
     _fold(network)
     return network
 
@@ -88,6 +88,7 @@ class _StaticCrop(nn.Module):
 
     def __init__(self, place: Placement) -> None:
         super().__init__()
+        self.matrix: Tensor
         self.register_buffer("matrix", crop_matrix(place.static, place.count))
         self.place = [place]  # in a list: its buffers are not part of this module
 
@@ -105,6 +106,9 @@ class _StaticPosition(nn.Module):
         super().__init__()
         self.term = None if offsets else [term]
         rows, columns = term.matrices(offsets) if offsets else (torch.zeros(0), torch.zeros(0))
+        self.rows: Tensor
+        self.columns: Tensor
+        self.gate: Tensor
         self.register_buffer("rows", rows.detach())
         self.register_buffer("columns", columns.detach())
         self.register_buffer("gate", term.share().detach())
@@ -113,7 +117,7 @@ class _StaticPosition(nn.Module):
         return self.term[0].matrices(offsets) if self.term else (self.rows, self.columns)
 
     def share(self) -> Tensor:
-        return cast(Tensor, self.gate)
+        return self.gate
 
 
 def _freeze_positions(network: FCtL, lcf: LocalityAwareContextFusion) -> None:
@@ -122,9 +126,10 @@ def _freeze_positions(network: FCtL, lcf: LocalityAwareContextFusion) -> None:
     for name, module in lcf.attention.items():
         attention = cast(ContextAttention, module)
         if attention.position is not None:
-            place = cast(Placement, network.place[name])
             fixed = name not in moving or not on_the_ground
-            attention.position = _StaticPosition(attention.position, place.offsets(None) if fixed else None)  # type: ignore[assignment]
+            attention.position = _StaticPosition(
+                attention.position, network.placement(name).offsets(None) if fixed else None
+            )  # type: ignore[assignment]
 
 
 def _fold(module: nn.Module) -> None:

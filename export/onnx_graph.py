@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +93,7 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], output: str) -> onnx.M
     batch = torch.export.Dim(BATCH, min=1, max=1024)
     shapes = tuple({0: batch} for _ in inputs)
     # A module with *args takes one entry for all of them.
-    variadic = any(p.kind == p.VAR_POSITIONAL for p in _parameters(module))
+    variadic = any(p.kind == p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
     dynamic = (shapes[0], shapes[1:]) if variadic else shapes
     with warnings.catch_warnings(), _silent():
         warnings.simplefilter("ignore")
@@ -104,14 +106,8 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], output: str) -> onnx.M
     return model
 
 
-def _parameters(module: nn.Module) -> list[object]:
-    import inspect
-
-    return list(inspect.signature(module.forward).parameters.values())
-
-
 @contextlib.contextmanager
-def _silent():  # type: ignore[no-untyped-def]
+def _silent() -> Iterator[None]:
     """The exporter prints its progress."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

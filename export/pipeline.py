@@ -7,7 +7,7 @@ import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.checkpoints import Card, Checkpoint, ClassLabel, differences, load_network, read_checkpoint
 from fctl.model.config import GLOBAL, ConfigError, NetworkConfig
 from fctl.model.network import FCtL
-from fctl.model.presets import preset
+from fctl.model.presets import Preset, preset
 from fctl.runtime.bundle import (
     SCHEMA,
     SEGMENTER,
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _PATCHES = 8
 _PALETTE = ((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240))
-_TOOLS = ("fctl", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+_TOOLS = ("fctl", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +86,8 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
         )
         write_manifest(folder, draft)
         samples = _samples(draft, options.patches)
-        references = (exported, network) if options.half_weights else (network, None)
-        manifest = replace(draft, parity=(verify(Bundle(folder, draft), *references, samples),))
+        reference, original = (exported, network) if options.half_weights else (network, None)
+        manifest = replace(draft, parity=(verify(Bundle(folder, draft), reference, original, samples),))
         write_manifest(folder, manifest)
     return manifest
 
@@ -125,7 +125,7 @@ def _card_of_bare(path: Path, options: ExportOptions) -> Card:
     )  # fmt: skip
 
 
-def _preset(name: str, classes: int):  # type: ignore[no-untyped-def]
+def _preset(name: str, classes: int) -> Preset:
     try:
         return preset(name, classes=classes)
     except ConfigError as error:
@@ -143,20 +143,22 @@ def _write_graphs(network: FCtL, folder: Path, card: Card, half_weights: bool) -
         role = encoder_roles(config)[context.name]
         if role not in graphs:
             module = EncoderGraph(network, context.name)
-            graphs[role] = _write_graph(role, module, folder, {"window": window}, "features", half_weights)
+            graphs[role] = _write_graph(folder / f"{role}.onnx", module, {"window": window}, "features", half_weights)
     patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
     cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
     moving = [context.name for context in config.contexts if context.factor == GLOBAL]
     inputs = {"patch": patch, **features, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in moving}}
-    graphs[SEGMENTER] = _write_graph(SEGMENTER, SegmenterGraph(network), folder, inputs, "logits", half_weights)
+    graphs[SEGMENTER] = _write_graph(
+        folder / f"{SEGMENTER}.onnx", SegmenterGraph(network), inputs, "logits", half_weights
+    )
     return tuple(graphs.values())
 
 
 def _write_graph(
-    role: str, module: torch.nn.Module, folder: Path, inputs: dict[str, Tensor], output: str, half_weights: bool
+    path: Path, module: torch.nn.Module, inputs: dict[str, Tensor], output: str, half_weights: bool
 ) -> Graph:
+    role = path.stem
     log.info("exporting %s", role)
-    path = folder / f"{role}.onnx"
     ins, outs = export_onnx(module, path, inputs, output, half_weights=half_weights)
     return Graph(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
 
@@ -184,10 +186,22 @@ def _manifest(name: str, card: Card, checkpoint_sha256: str, graphs: tuple[Graph
             checkpoint_sha256=checkpoint_sha256,
             licence=card.licence,
             created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            tools={"python": platform.python_version()} | {name: version(name) for name in _TOOLS},
+            tools=_tool_versions(),
         ),
         extensions={"training": card.training} if card.training else {},
     )
+
+
+def _tool_versions() -> dict[str, str]:
+    installed = {name: _version(name) for name in _TOOLS}
+    return {"python": platform.python_version()} | {name: found for name, found in installed.items() if found}
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
 
 
 def _contexts(card: Card) -> tuple[Context, ...]:

@@ -22,6 +22,7 @@ class GroupDepthConv(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """X_ref (N, C, h, w) -> E (N, C, h, w)."""
         parts = torch.split(x, self.sizes, dim=1)
         return torch.cat([conv(part) for conv, part in zip(self.groups, parts, strict=True)], dim=1)
 
@@ -40,9 +41,11 @@ class LocalFeatureInteraction(nn.Module):
         self.enhance = GroupDepthConv(channels, windows)
 
     def forward(self, target: Tensor, references: list[Tensor]) -> Tensor:
+        """(N, C, h, w) each -> (N, C, h, w)."""
         tokens = [conv(reference) for conv, reference in zip(self.references, references, strict=True)]
         target = self.target(target)
-        return target + self.enhance(torch.cat(tokens, dim=1)) * target
+        enhanced: Tensor = target + self.enhance(torch.cat(tokens, dim=1)) * target
+        return enhanced
 
 
 class AlternatingLocalEnhancement(nn.Module):
@@ -87,6 +90,7 @@ class ConcatEnhancement(nn.Module):
         self.mix = nn.Conv2d((len(contexts) + 1) * channels, channels, 1)
 
     def forward(self, x: Tensor, cropped: dict[str, Tensor]) -> Tensor:
+        """Patch (N, C, h, w), cropped contexts (N, C, h, w) by name -> (N, C, h, w)."""
         mixed: Tensor = self.mix(torch.cat([x, *(cropped[name] for name in self.contexts)], dim=1))
         return mixed
 

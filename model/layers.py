@@ -30,6 +30,7 @@ class ConvBn(nn.Module):
         self.padding = padding or (kernel // 2, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C', h, w)."""
         if self.training:
             normed: Tensor = self.bn(self.convolve(x, self.conv.weight, None))
             return normed

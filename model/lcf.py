@@ -84,6 +84,7 @@ class AdaptiveFusion(nn.Module):
         self.split = nn.Conv2d(channels, count * channels, 1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """X_{I|U} (N, C, h, w) of every U -> X_LCF (N, C, h, w)."""
         logits = self.split(torch.relu(self.squeeze(torch.cat(features, dim=1))))
         weights = torch.softmax(logits.reshape(-1, self.count, *features[0].shape[1:]), dim=1)
         return sum_of([weights[:, i] * feature for i, feature in enumerate(features)])
@@ -97,6 +98,7 @@ class WeightedFusion(nn.Module):
         self.logits = nn.Parameter(torch.zeros(count))
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """X_{I|U} (N, C, h, w) of every U -> X_LCF (N, C, h, w)."""
         weights = torch.softmax(self.logits, dim=0)
         return sum_of([weights[i] * feature for i, feature in enumerate(features)])
 
@@ -105,6 +107,7 @@ class AverageFusion(nn.Module):
     """The mean over contexts (Table 6)."""
 
     def forward(self, features: list[Tensor]) -> Tensor:
+        """X_{I|U} (N, C, h, w) of every U -> X_LCF (N, C, h, w)."""
         return sum_of(features) / len(features)
 
 
@@ -118,7 +121,9 @@ class LocalityAwareContextFusion(nn.Module):
 
     def forward(self, x: Tensor, contexts: dict[str, Tensor], offsets: dict[str, Offsets]) -> Tensor:
         """Patch (N, C, h, w) and each context's features by name -> X_LCF (N, C, h, w)."""
-        return self.fusion([layer(x, contexts[name], offsets[name]) for name, layer in self.attention.items()])
+        features = [layer(x, contexts[name], offsets[name]) for name, layer in self.attention.items()]
+        fused: Tensor = self.fusion(features)
+        return fused
 
 
 def _fusion(kind: str, count: int, channels: int) -> nn.Module:

@@ -25,6 +25,8 @@ class Encoder(nn.Module):
         self.stage = stage_of(config.backbone, config.stage)
         self.backbone = kind(bands=config.bands, last=last)
         self.neck = _neck(self.stage.channels, config.channels)
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.tensor(config.mean).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).reshape(1, -1, 1, 1), persistent=False)
 
@@ -50,6 +52,8 @@ class Placement(nn.Module):
         cells = kind.grid(config.patch, stage)
         self.count = kind.grid(context.size, stage) if context else cells
         self.grid = config.lcf is not None and config.lcf.position == "grid"
+        self.static: Tensor
+        self.index: Tensor
         static = torch.zeros(0)
         if context is None:
             static = torch.arange(cells, dtype=torch.float32)
@@ -112,6 +116,10 @@ class FCtL(nn.Module):
         """The patch's encoder, then the contexts' own, if they have any."""
         return (self.encoder, *(cast(Encoder, encoder) for encoder in self.context_encoders.values()))
 
+    def placement(self, name: str) -> Placement:
+        """Where the patch's cells lie in a context, or in the patch itself ("local")."""
+        return cast(Placement, self.place[name])
+
     def forward(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
     ) -> Tensor:
@@ -141,10 +149,10 @@ class FCtL(nn.Module):
         terms = [x]
         if self.lcf is not None:
             members = {LOCAL: x, **contexts}
-            offsets = {name: self.place[name].offsets(positions.get(name)) for name in self.lcf.attention}
+            offsets = {name: self.placement(name).offsets(positions.get(name)) for name in self.lcf.attention}
             terms.append(self.lcf(x, members, offsets))
         if self.ale is not None:
-            cropped = {name: self.place[name].crop(u, positions.get(name)) for name, u in contexts.items()}
+            cropped = {name: self.placement(name).crop(u, positions.get(name)) for name, u in contexts.items()}
             terms.append(self.ale(x, cropped))
         return sum_of(terms)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -45,8 +46,8 @@ class Recipe:
     steps, batch: optimizer steps and patches in each. rate, encoder_rate: initial learning rates of the new layers
     and of the pretrained backbones, decayed by (1 - step / steps)^0.9. gamma: of the focal loss. scale: the patch's
     window is from 1/scale to scale times its side, contexts likewise. colour: strength of brightness, contrast and
-    saturation jitter. frozen_blocks: leading backbone blocks that keep their weights; backbones keep their batch
-    statistics. average: decay of the running average of the weights, which is what is kept. seed: of everything.
+    saturation jitter. frozen: backbone stage up to which weights are kept; batch statistics of backbones are
+    kept anyway. average: decay of the running average of the weights, which is what is kept. seed: of everything.
     """
 
     steps: int
@@ -57,7 +58,7 @@ class Recipe:
     gamma: float
     scale: float
     colour: float
-    frozen_blocks: int
+    frozen: str | None
     average: float
     seed: int
 
@@ -124,12 +125,13 @@ def train(
 ) -> FCtL:
     """Train in place and return the network with its averaged weights; `folder` gets log.csv and average.pt."""
     torch.manual_seed(recipe.seed)
-    _freeze(network, recipe.frozen_blocks)
+    if recipe.frozen:
+        for encoder in network.encoders():
+            encoder.backbone.freeze(recipe.frozen)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(network, recipe)
-    average = torch.optim.swa_utils.AveragedModel(
-        network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average), use_buffers=True
-    )
+    decay = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
     folder.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(scenes, network, windows, recipe)
     with (folder / "log.csv").open("w", newline="") as file:
@@ -149,7 +151,7 @@ def train(
                 losses = []
             if (step + 1) % 250 == 0:
                 torch.save(average.module.state_dict(), folder / "average.pt")
-    trained: FCtL = average.module
+    trained = cast(FCtL, average.module)
     recalibrate(trained, sampler, recipe)
     return trained.eval()
 
@@ -171,7 +173,7 @@ def _step(network: FCtL, batch: Batch, optimizer: torch.optim.Optimizer, recipe:
     _train_mode(network)
     loss = focal_loss(_predict(network, batch, recipe), batch.labels, gamma=recipe.gamma, ignore=IGNORE)
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
     optimizer.step()
     return loss.item()
@@ -190,27 +192,12 @@ def _train_mode(network: FCtL) -> None:
         encoder.eval()
 
 
-def _freeze(network: FCtL, blocks: int) -> None:
-    for encoder in network.encoders():
-        for module in (encoder.backbone.stem, *encoder.backbone.blocks[:blocks]):
-            module.requires_grad_(False)
-
-
 def _optimizer(network: FCtL, recipe: Recipe) -> torch.optim.Optimizer:
-    named = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    pretrained = [parameter for name, parameter in trained if "backbone" in name]
+    new = [parameter for name, parameter in trained if "backbone" not in name]
     return torch.optim.AdamW(
-        [
-            {
-                "params": [p for name, p in named if "backbone" in name],
-                "lr": recipe.encoder_rate,
-                "initial_lr": recipe.encoder_rate,
-            },
-            {
-                "params": [p for name, p in named if "backbone" not in name],
-                "lr": recipe.rate,
-                "initial_lr": recipe.rate,
-            },
-        ],
+        [{"params": pretrained, "initial_lr": recipe.encoder_rate}, {"params": new, "initial_lr": recipe.rate}],
         weight_decay=recipe.weight_decay,
     )
 

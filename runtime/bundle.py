@@ -1,7 +1,7 @@
-"""The bundle: a folder ``NAME.fctl/`` with ``manifest.json`` and ONNX graphs. The contract between export and runtime.
+"""The bundle: a folder ``NAME.fctl/`` with ``manifest.json`` and ONNX graphs. The contract of export and runtime.
 
-Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) into ``features`` (N, C, H, W); the segmenter
-graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context and, where a context moves,
+Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) into ``features`` (N, C, H, W); the
+segmenter graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context and, where a context moves,
 ``positions_NAME`` (N, 2, h), and gives ``logits`` (N, classes, P, P). N, the batch, is symbolic.
 """
 
@@ -223,7 +223,8 @@ def _locate(name: str | Path) -> Path:
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise BundleError(
-            f"{folder}: expected a bundle folder (NAME.fctl), found {found}; make one with fctl-export, or use {DEFAULT!r}"
+            f"{folder}: expected a bundle folder (NAME.fctl), found {found}; "
+            f"make one with fctl-export, or use {DEFAULT!r}"
         )
     return folder
 
@@ -237,8 +238,9 @@ def _read_manifest(folder: Path) -> Manifest:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{path}: expected JSON, found {error}") from None
     schema = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(schema, str) or schema.split(".")[0] != SCHEMA.split(".", maxsplit=1)[0]:
-        raise BundleError(f"{path}: schema: expected {SCHEMA.split('.', maxsplit=1)[0]}.x, found {schema!r}; use a matching fctl")
+    major = SCHEMA.partition(".")[0]
+    if not isinstance(schema, str) or schema.partition(".")[0] != major:
+        raise BundleError(f"{path}: schema: expected {major}.x, found {schema!r}; use a matching fctl")
     try:
         manifest = decode(Manifest, document)
     except (RecordError, ValueError) as error:
@@ -249,7 +251,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _verify_file(folder: Path, graph: Graph, field: str) -> None:
     path = folder / graph.file
-    if Path(graph.file).is_absolute() or not path.resolve().is_relative_to(folder.resolve()):
+    if Path(graph.file).is_absolute() or ".." in Path(graph.file).parts:
         raise BundleError(f"{folder}: {field}.file: expected a file in the bundle's folder, found {graph.file!r}")
     if not path.is_file():
         raise BundleError(f"{folder}: {field}.file: expected {graph.file!r}, found no such file; copy the bundle whole")

@@ -184,8 +184,8 @@ def _print_report(report: Report) -> None:
     if without:
         rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the image"))
     speed = report.tiles / max(report.seconds, 1e-9)
-    title = f"{report.image.name}: {report.height} x {report.width}, {report.tiles} tiles, {report.seconds:.1f} s, {speed:.1f} patches/s"
-    print_table(title, rows, ("class", "share"))
+    work = f"{report.tiles} tiles, {report.seconds:.1f} s, {speed:.1f} patches/s"
+    print_table(f"{report.image.name}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
     for path in report.paths.wanted():
         typer.echo(f"wrote {path}")
 
@@ -210,7 +210,7 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
         else f"(raw - {list(spec.scaling.mean)}) / {list(spec.scaling.std)}, in the graphs"
     )
     distance = spec.ground_sample_distance
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("schema", manifest.schema),
         ("classes", ", ".join(f"{i} {info.name} {info.colour}" for i, info in enumerate(manifest.classes))),
         ("input", f"{spec.bands} bands of {spec.dtype}; scaling {scaling}"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -50,7 +50,7 @@ def show_log(name: str = "fctl") -> None:
     logger.setLevel(logging.INFO)
 
 
-def print_table(title: str, rows: list[tuple[str, ...]], header: tuple[str, ...]) -> None:
+def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
     """A table on standard output; wide cells fold rather than being cut."""
     from rich.console import Console
     from rich.table import Table

@@ -26,10 +26,14 @@ class Source(Protocol):
     """Something to cut windows from."""
 
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Rows."""
+        ...
 
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Columns."""
+        ...
 
     def read(self, window: Window) -> Pixels:
         """Pixels (height, width, bands) of a window that lies inside."""
@@ -48,16 +52,20 @@ class ArraySource:
 
     @property
     def height(self) -> int:
+        """Rows."""
         return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
+        """Columns."""
         return int(self.pixels.shape[1])
 
     def read(self, window: Window) -> Pixels:
+        """Pixels (height, width, bands): a view."""
         return self.pixels[window.y : window.bottom, window.x : window.right]
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """An array has data everywhere."""
         return None
 
 

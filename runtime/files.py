@@ -9,29 +9,28 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import FctlError, OutputError
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
 
-    It keeps the suffix, by which formats are told. Raises OutputError where the folder cannot be written.
+    It keeps the suffix, by which formats are told. Raises OutputError where it cannot be written, at once if the folder
+    does not allow it.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     try:
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise PermissionError(13, "no permission to write there")
         yield temporary
-        os.replace(temporary, path)
-    except OutputError:
+        temporary.replace(path)
+    except FctlError:
         raise
     except OSError as error:
-        if error.filename is None and not isinstance(error, PermissionError):
-            raise
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; choose another --out") from error
+        reason = error.strerror or error.__cause__ or error  # GDAL's own words are in the cause
+        raise OutputError(f"cannot write {path}: {reason}; choose another --out") from error
     finally:
         _remove(temporary)
 

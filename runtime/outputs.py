@@ -76,7 +76,7 @@ def _tags(manifest: Manifest, engine: Engine) -> dict[str, str]:
         "FCTL_ENGINE": engine.name,
         "FCTL_DEVICE": engine.device,
         "FCTL_PRECISION": engine.precision,
-        "FCTL_CLASSES": json.dumps({index: name for index, name in enumerate(manifest.class_names)}),
+        "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
     }
 
 

@@ -39,7 +39,8 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Patches (N, bands, P, P) of `tiles`; by name, contexts (N, bands, S, S), or positions (N, 2, h) for those that move.
+    """Patches (N, bands, P, P) of `tiles`, and by name contexts (N, bands, S, S) or, of those that move, positions
+    (N, 2, h).
 
     The last batch of a raster holds fewer tiles than N: the rest is black, so that the engine always sees N.
     """

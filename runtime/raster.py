@@ -49,10 +49,12 @@ class RasterSource:
 
     @property
     def height(self) -> int:
+        """Rows."""
         return int(self._dataset.height)
 
     @property
     def width(self) -> int:
+        """Columns."""
         return int(self._dataset.width)
 
     @property
@@ -91,7 +93,8 @@ class RasterSource:
         except rasterio.errors.RasterioError as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise RasterError(
-                f"{self._path}: cannot read rows {window.y} to {window.bottom}, the file is damaged or cut short ({reason})"
+                f"{self._path}: cannot read rows {window.y} to {window.bottom}: "
+                f"the file is damaged or cut short ({reason}); get it anew"
             ) from error
 
 

@@ -47,5 +47,9 @@ class Backbone(nn.Module, ABC):
         """Cells per side of `stage` for an input of `size` pixels a side."""
 
     @abstractmethod
+    def freeze(self, stage: str) -> None:
+        """Take the weights of every layer up to and including `stage` out of training."""
+
+    @abstractmethod
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load published ImageNet weights, strictly: only known leftovers (the classifier) may stay behind."""

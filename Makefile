@@ -1,0 +1,37 @@
+# Everything happens in .venv; any Python from 3.10 on makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: demo test test-runtime lint bench clean
+
+demo: .venv ## segment the shipped sample, without PyTorch
+	$(PIP) --editable '.[cpu]' --config-settings editable_mode=strict
+	$(BIN)/fctl-run samples/dubai.tif --out demo --overwrite
+
+test: .venv ## install what the tests need, and run all of them
+	$(PIP) --editable '.[cpu,openvino,export,train,dev]' --config-settings editable_mode=strict
+	$(BIN)/python -m pytest
+
+test-runtime: ## the runtime's tests on the built wheel, where neither torch nor onnx is installed
+	rm -rf build/runtime-venv build/wheel
+	$(PYTHON) -m venv build/runtime-venv
+	$(PYTHON) -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
+	build/runtime-venv/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+		build/wheel/*.whl onnxruntime pytest hypothesis
+	build/runtime-venv/bin/python -c "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('onnx')"
+	build/runtime-venv/bin/python -m pytest tests/runtime
+
+lint: ## needs `make test` once, for the tools
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: ## patches a second of the default bundle in every engine (needs `make test` once)
+	$(BIN)/python benchmarks/engines.py
+
+clean:
+	rm -rf .venv build demo dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+.venv:
+	$(PYTHON) -m venv .venv

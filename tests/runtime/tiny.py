@@ -1,0 +1,81 @@
+"""The networks of the hand-made bundles in tests/data, in numpy.
+
+Weights are multiples of 1/64 and the poolings are over powers of two, so that every engine's fp32 is exact and equal.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+DATA = Path(__file__).parents[1] / "data"
+TINY = DATA / "tiny.fctl"
+TINY_GLOBAL = DATA / "tiny_global.fctl"
+TINY_PLAIN = DATA / "tiny_plain.fctl"
+TILE = 16
+
+# Of tiny.fctl and tiny_global.fctl; a matrix is (outputs, inputs).
+PATCH = np.array([[5, -3, 2], [-4, 6, 1], [1, -2, 7]]) / 64
+BIAS = np.array([3, -5, 7]) / 64
+ENCODE_MEDIUM = np.array([[8, 4, -2], [-6, 2, 10]]) / 64
+ENCODE_LARGE = np.array([[3, 9, 1], [7, -5, 4]]) / 64
+MEDIUM = np.array([[16, -9], [-7, 12], [5, 3]]) / 64
+LARGE = np.array([[-11, 20], [13, 6], [2, -17]]) / 64
+GLOBAL = np.array([[2, -2, 3], [-5, 4, 4], [2, 1, -4]]) / 64
+POSITIONS = np.array([[40, -90], [-70, 30], [20, 110]]) / 64
+
+# Of tiny_plain.fctl.
+PLAIN_PATCH = np.array([[3, -1, 2, -4], [-2, 4, -3, 1]]) / 64
+PLAIN_MEAN = np.array([[-5, 2, 1, 3], [4, -3, 2, -1]]) / 64
+PLAIN_BIAS = np.array([9, -11]) / 64
+
+
+def mix(weight: Array, images: Array) -> Array:
+    """A 1x1 convolution of (N, channels, height, width)."""
+    return np.einsum("oc,nchw->nohw", weight, images.astype(np.float64))
+
+
+def pool(images: Array, factor: int) -> Array:
+    """Block means."""
+    n, channels, height, width = images.shape
+    blocks = images.astype(np.float64).reshape(n, channels, height // factor, factor, width // factor, factor)
+    return blocks.mean(axis=(3, 5))
+
+
+def tiny_logits(patch: Array, medium: Array, large: Array) -> Array:
+    """tiny.fctl: the patch, the medium context cell by cell, and the mean of the large context."""
+    near = mix(ENCODE_MEDIUM, pool(medium, 4)).repeat(4, axis=2).repeat(4, axis=3)
+    far = mix(ENCODE_LARGE, pool(large, 2)).mean(axis=(2, 3), keepdims=True)
+    return mix(PATCH, patch) + BIAS[None, :, None, None] + mix(MEDIUM, near) + mix(LARGE, far)
+
+
+def tiny_global_logits(patch: Array, whole: Array, positions: Array) -> Array:
+    """tiny_global.fctl: the patch, the mean of the whole image, and the mean position of the patch in it."""
+    mean = pool(whole, 2).mean(axis=(2, 3), keepdims=True)
+    place = positions.mean(axis=2)[:, :, None, None]
+    return mix(PATCH, patch) + BIAS[None, :, None, None] + mix(GLOBAL, mean) + mix(POSITIONS, place)
+
+
+def tiny_plain_logits(patch: Array) -> Array:
+    """tiny_plain.fctl: the patch, and its mean."""
+    mean = patch.mean(axis=(2, 3), keepdims=True)
+    return mix(PLAIN_PATCH, patch) + PLAIN_BIAS[None, :, None, None] + mix(PLAIN_MEAN, mean)
+
+
+def variant(bundle: Path, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A copy of a bundle in `folder` whose manifest `change` has edited in place."""
+    copy = folder / bundle.name
+    shutil.copytree(bundle, copy)
+    manifest = copy / "manifest.json"
+    document = json.loads(manifest.read_text(encoding="utf-8"))
+    change(document)
+    manifest.write_text(json.dumps(document), encoding="utf-8")
+    return copy
