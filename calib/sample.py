@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from fctl.runtime.bundle import Manifest
 from fctl.runtime.contexts import Source
 from fctl.runtime.errors import InputError

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from fctl.runtime.console import command, one_line_errors, show_log, usage
 from fctl.runtime.errors import EngineError
 

@@ -10,13 +10,14 @@ import copy
 from typing import cast
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from fctl.model.config import GLOBAL, NetworkConfig
 from fctl.model.geometry import apply_separable, crop_matrix
 from fctl.model.layers import ConvBn
 from fctl.model.lcf import ContextAttention, LocalityAwareContextFusion, Offsets, PositionTerm
 from fctl.model.network import FCtL, Placement
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class EncoderGraph(nn.Module):

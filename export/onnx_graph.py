@@ -15,8 +15,9 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 import torch
-from fctl.runtime.bundle import BATCH, TensorSpec
 from torch import Tensor, nn
+
+from fctl.runtime.bundle import BATCH, TensorSpec
 
 OPSET = 20
 IR_VERSION = 10  # newer ones are refused by ONNX Runtime before 1.20 and TensorRT 10.3
@@ -94,7 +95,7 @@ def _traced(module: nn.Module, inputs: dict[str, Tensor], output: str) -> onnx.M
     shapes = tuple({0: batch} for _ in inputs)
     # A module with *args takes one entry for all of them.
     variadic = any(p.kind == p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
-    dynamic = (shapes[0], shapes[1:]) if variadic else shapes
+    dynamic = (shapes[0], shapes[1:]) if variadic and len(shapes) > 1 else shapes
     with warnings.catch_warnings(), _silent():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
 from fctl.calib.sample import find_images, sample_patches, shipped_images
 from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.checkpoints import Card, Checkpoint, ClassLabel, differences, load_network, read_checkpoint
@@ -37,7 +39,6 @@ from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.files import refuse_existing, whole
 from fctl.runtime.records import encode
 from fctl.runtime.windows import Plan
-from torch import Tensor
 
 from .graphs import EncoderGraph, SegmenterGraph, encoder_roles, frozen, round_weights
 from .onnx_graph import export_onnx
@@ -79,13 +80,14 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     exported = frozen(network)
     if options.half_weights:
         round_weights(exported)
+    images, source = _images(card.network, options.patches)
     with whole(out) as folder, torch.inference_mode():
         folder.mkdir()
         draft = _manifest(
             out.stem, card, sha256(checkpoint), _write_graphs(exported, folder, card, options.half_weights)
         )
         write_manifest(folder, draft)
-        samples = _samples(draft, options.patches)
+        samples = Samples(batches=sample_patches(draft, images, _PATCHES, seed=0), source=source)
         reference, original = (exported, network) if options.half_weights else (network, None)
         manifest = replace(draft, parity=(verify(Bundle(folder, draft), reference, original, samples),))
         write_manifest(folder, manifest)
@@ -227,15 +229,12 @@ def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
     return MovingCells(patch=patch, context=context)
 
 
-def _samples(manifest: Manifest, places: Sequence[Path]) -> Samples:
+def _images(config: NetworkConfig, places: Sequence[Path]) -> tuple[Sequence[Path], str]:
+    """Images for the parity gate, and what they are called."""
     if places:
-        images = find_images(places)
-        source = ", ".join(map(str, places))
-    elif (manifest.input.bands, manifest.input.dtype) != (3, "uint8"):
+        return find_images(places), ", ".join(map(str, places))
+    if config.bands != 3:
         raise InputError(
-            f"the shipped images have 3 bands of uint8, this network wants {manifest.input.bands} of "
-            f"{manifest.input.dtype}: give images of yours with --patches"
+            f"the shipped images have 3 bands, this network wants {config.bands}: give images of yours with --patches"
         )
-    else:
-        images, source = shipped_images(), "the images shipped with fctl"
-    return Samples(batches=sample_patches(manifest, images, _PATCHES, seed=0), source=source)
+    return shipped_images(), "the images shipped with fctl"

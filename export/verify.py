@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from fctl.model.network import FCtL
 from fctl.runtime.bundle import Bundle, ContextEffect, Parity
 from fctl.runtime.engines import choose_engine
 from fctl.runtime.errors import ParityError
 from fctl.runtime.inference import StagedNetwork
 from fctl.runtime.pipeline import Batch
-from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -82,10 +83,16 @@ def _gather(staged: StagedNetwork, batches: Sequence[Batch]) -> _Inputs:
 def _effects(staged: StagedNetwork, inputs: _Inputs, logits: Logits) -> tuple[ContextEffect, ...]:
     effects = []
     for context in staged.manifest.contexts:
-        swapped = inputs.features | {context.name: np.roll(inputs.features[context.name], 1, axis=0)}
+        swapped = inputs.features | {context.name: _another(inputs.features[context.name])}
         changed = staged.segment(inputs.patch, swapped, inputs.positions)
         effects.append(ContextEffect(name=context.name, change=_relative(changed - logits, logits)))
     return tuple(effects)
+
+
+def _another(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Every patch's features replaced by another patch's; a global context that all share is turned around instead."""
+    rolled = np.roll(features, 1, axis=0)
+    return np.ascontiguousarray(features[:, :, ::-1, ::-1]) if np.array_equal(rolled, features) else rolled
 
 
 def _in_torch(network: FCtL, batches: Sequence[Batch]) -> Logits:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from fctl.runtime.errors import CheckpointError
 from fctl.runtime.records import RecordError, decode, encode
-from torch import Tensor
 
 from .config import ConfigError, NetworkConfig, ServingConfig
 from .network import FCtL
@@ -63,12 +63,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: expected a checkpoint, found {'a folder' if path.is_dir() else 'no such file'}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # garbage can fail anywhere in unpickling
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: expected a PyTorch checkpoint of tensors, found none ({reason})") from error
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         return _ours(path, content)
-    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+    if _is_state(content):
         return Checkpoint(card=None, state=content)
     raise CheckpointError(f"{path}: expected a checkpoint of fctl or a state_dict, found {_describe(content)}")
 
@@ -108,7 +108,14 @@ def _ours(path: Path, content: dict[str, Any]) -> Checkpoint:
         card = decode(Card, content.get("card"))
     except (RecordError, ConfigError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return Checkpoint(card=card, state=content["state_dict"])
+    state = content.get("state_dict")
+    if state is None or not _is_state(state):
+        raise CheckpointError(f"{path}: state_dict: expected tensors by name, found {_describe(state)}")
+    return Checkpoint(card=card, state=state)
+
+
+def _is_state(content: Any) -> bool:
+    return isinstance(content, dict) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
 
 
 def _describe(content: Any) -> str:

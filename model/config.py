@@ -134,6 +134,10 @@ def _check_contexts(config: NetworkConfig) -> None:
             )
     if config.lcf and not (config.contexts or config.lcf.self_attention):
         raise ConfigError("lcf needs a context or self_attention; set lcf to None for a network without either")
+    used = set(names) if config.lcf or (config.ale and not config.ale.reference) else set()
+    unused = set(names) - used - {config.ale.reference if config.ale else None}
+    if unused:
+        raise ConfigError(f"neither lcf nor ale uses context {min(unused)!r}; leave it out")
 
 
 def _check_ale(config: NetworkConfig) -> None:

@@ -17,11 +17,12 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from fctl.runtime.contexts import ArraySource, ContextWindow, cut_context, read_padded, resample
 from fctl.runtime.metrics import IGNORE
 from fctl.runtime.windows import Window
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from .config import GLOBAL, ConfigError
 from .losses import focal_loss

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -235,7 +237,7 @@ def _read_manifest(folder: Path) -> Manifest:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path}: expected the manifest of a bundle, found no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: expected JSON, found {error}") from None
     schema = document.get("schema") if isinstance(document, dict) else None
     major = SCHEMA.partition(".")[0]
@@ -258,7 +260,7 @@ def _verify_file(folder: Path, graph: Graph, field: str) -> None:
     found = sha256(path)
     if found != graph.sha256:
         raise BundleError(
-            f"{folder}: {field}.sha256: expected {graph.sha256[:12]}…, found {found[:12]}… for {graph.file}; "
+            f"{folder}: {field}.sha256: expected {graph.sha256[:12]}..., found {found[:12]}... for {graph.file}; "
             "the file was changed or damaged, export the bundle again"
         )
 
@@ -301,14 +303,19 @@ def _check_graphs(manifest: Manifest, expect: Any) -> None:
         moves = context.factor == "global"
         expect(moves == (context.cells is not None), f"{field}.cells", "cells for a global context only", context.cells)
         if context.factor != "global":
-            margin = context.factor * tile - tile
-            expect(
-                margin >= 0 and margin % 2 == 0, f"{field}.factor", "a whole number of pixels on either side", margin
-            )
+            pixels = f"a factor that leaves whole pixels on either side of {tile}"
+            margin = Fraction(context.factor) * tile - tile if math.isfinite(context.factor) else -1
+            expect(margin >= 0 and margin % 2 == 0, f"{field}.factor", pixels, context.factor)
+    distinct = {context.name for context in manifest.contexts}
+    expect(len(distinct) == len(manifest.contexts), "contexts", "distinct names", "a repeated one")
     names = ["patch", *(c.features for c in manifest.contexts)]
     names += [c.positions for c in manifest.contexts if c.factor == "global"]
     found = {tensor.name: tensor.shape for tensor in roles[SEGMENTER].inputs}
     expect(set(found) == set(names), "graphs: inputs of the segmenter", ", ".join(names), ", ".join(found))
+    for context in manifest.contexts:
+        made = {tensor.name: tensor.shape for tensor in roles[context.encoder].outputs}.get("features")
+        taken = found[context.features]
+        expect(made == taken, f"graphs: {context.features}", f"{made} that {context.encoder} gives", taken)
     expect(found["patch"][1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), found["patch"])
     logits = {tensor.name: tensor.shape[1:] for tensor in roles[SEGMENTER].outputs}.get("logits")
     shape = (len(manifest.classes), tile, tile)

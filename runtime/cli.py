@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from .bundle import Manifest
     from .segmenter import Estimate, Paths, Report, Segmenter
 
-_BundleOption = Annotated[str, typer.Option(help="A bundle folder, or 'default' for the one shipped with fctl.")]
+_Action = Callable[[Path, "Paths"], "Report | Estimate"]
 
 
 def run(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="GeoTIFF, PNG or JPEG files.")],
-    bundle: _BundleOption = "default",
+    bundle: Annotated[
+        str, typer.Option(help="A bundle folder, or 'default' for the one shipped with fctl.")
+    ] = "default",
     out: Annotated[
         Path, typer.Option(help="A folder; or, for one image, a name ending in .tif for the mask itself.")
     ] = Path(),
@@ -51,14 +53,13 @@ def run(
         from .segmenter import Segmenter
 
         with Segmenter(bundle, backend=backend, precision=precision, batch=batch) as segmenter:  # type: ignore[arg-type]
-            if dry_run:
-                action: Callable[[Path, Paths], None] = _estimator(segmenter, chosen)
-            else:
-                action = _runner(segmenter, chosen, overwrite)
-            failures = [image for image, paths in targets.items() if not _attempt(action, image, paths)]
-    if failures:
-        if len(images) > 1:
-            typer.echo(f"{len(failures)} of {len(images)} images failed", err=True)
+            action = _estimator(segmenter, chosen) if dry_run else _runner(segmenter, chosen, overwrite)
+            reports = [_attempt(action, image, paths) for image, paths in targets.items()]
+    done = [report for report in reports if report is not None]
+    if len(targets) > 1:
+        _print_summary(done)
+        typer.echo(f"{len(done)} of {len(targets)} images done", err=True)
+    if len(done) < len(targets):
         raise typer.Exit(1)
 
 
@@ -123,31 +124,38 @@ def _targets(images: list[Path], out: Path, probabilities: bool, preview: bool) 
             probabilities=folder / f"{stem}_prob.tif" if probabilities else None,
             preview=folder / f"{stem}_preview.png" if preview else None,
         )
+    inputs = {image.resolve() for image in images}
+    for image, paths in targets.items():
+        for path in paths.wanted():
+            if path.resolve() in inputs - {image.resolve()}:
+                raise usage(f"{path}, an output of {image}, is itself one of the images: choose another --out")
     return targets
 
 
-def _attempt(action: Callable[[Path, Paths], None], image: Path, paths: Paths) -> bool:
-    """One failing image does not stop the others."""
+def _attempt(action: _Action, image: Path, paths: Paths) -> Report | Estimate | None:
+    """What came of one image, None where it failed: that does not stop the others."""
     try:
-        action(image, paths)
+        return action(image, paths)
     except FctlError as error:
         fail(error)
-        return False
-    return True
+        return None
 
 
-def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> Callable[[Path, Paths], None]:
-    def action(image: Path, paths: Paths) -> None:
+def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> _Action:
+    def action(image: Path, paths: Paths) -> Report:
         with _progress(image.name) as advance:
             report = segmenter.segment_file(image, paths, bands=bands, overwrite=overwrite, progress=advance)
         _print_report(report)
+        return report
 
     return action
 
 
-def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None) -> Callable[[Path, Paths], None]:
-    def action(image: Path, paths: Paths) -> None:
-        _print_estimate(segmenter.estimate(image, paths, bands=bands), paths)
+def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None) -> _Action:
+    def action(image: Path, paths: Paths) -> Estimate:
+        estimate = segmenter.estimate(image, paths, bands=bands)
+        _print_estimate(estimate, paths)
+        return estimate
 
     return action
 
@@ -171,7 +179,13 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:.1f} patches/s" if task.speed else "")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        Speed(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(name, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -188,6 +202,24 @@ def _print_report(report: Report) -> None:
     print_table(f"{report.image.name}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
     for path in report.paths.wanted():
         typer.echo(f"wrote {path}")
+
+
+def _print_summary(done: list[Report | Estimate]) -> None:
+    """One row per image."""
+    rows = [(item.image.name, f"{item.height} x {item.width}", str(item.tiles), *_work(item)) for item in done]
+    print_table("All images", rows, ("image", "size", "tiles", "work", "largest classes"))
+
+
+def _work(item: Report | Estimate) -> tuple[str, str]:
+    from .segmenter import Estimate
+
+    if isinstance(item, Estimate):
+        return f"{item.memory >> 20} MiB of memory, {item.disk >> 20} MiB of disk", ""
+    total = max(sum(item.pixels.values()), 1)
+    largest = sorted(item.pixels.items(), key=lambda entry: -entry[1])[:3]
+    speed = item.tiles / max(item.seconds, 1e-9)
+    shares = ", ".join(f"{name} {count / total:.1%}" for name, count in largest)
+    return f"{item.seconds:.1f} s, {speed:.1f} patches/s", shares
 
 
 def _print_estimate(estimate: Estimate, paths: Paths) -> None:
@@ -246,7 +278,7 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
 def _print_graphs(manifest: Manifest) -> None:
     rows = []
     for graph in manifest.graphs:
-        rows.append((f"{graph.role}, {graph.precision}", graph.file, f"sha256 {graph.sha256[:16]}…"))
+        rows.append((f"{graph.role}, {graph.precision}", graph.file, f"sha256 {graph.sha256[:16]}..."))
         for kind, tensors in (("in", graph.inputs), ("out", graph.outputs)):
             rows += [("", f"{kind}: {t.name}", f"{t.dtype} {' x '.join(map(str, t.shape))}") for t in tensors]
     print_table("Graphs", rows, ("graph", "file and tensors", ""))

@@ -54,12 +54,13 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, 
     """A table on standard output; wide cells fold rather than being cut."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as it is: brackets in a name are no markup
     console = Console()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH

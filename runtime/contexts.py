@@ -87,7 +87,12 @@ class ContextWindow:
         """The window of this context for one patch."""
         if self.factor == "global":
             return Window(0, 0, source.height, source.width)
-        return tile.centred(round(self.factor * tile.height), round(self.factor * tile.width))
+        return tile.centred(_same_parity(self.factor, tile.height), _same_parity(self.factor, tile.width))
+
+
+def _same_parity(factor: float, side: int) -> int:
+    """`factor` times `side`, to the nearest side that leaves whole pixels on either side."""
+    return side + 2 * round((factor - 1) * side / 2)
 
 
 def cut_context(source: Source, tile: Window, context: ContextWindow) -> Pixels:
@@ -112,8 +117,9 @@ def read_padded(source: Source, window: Window) -> Pixels:
 def resample(pixels: Pixels, size: int, resampling: Resampling) -> Pixels:
     """Pixels (height, width, bands) at (size, size, bands), dtype kept; integers are rounded.
 
-    Both filters low-pass when they shrink: ``box`` is the mean over each pixel's area, ``pillow-bilinear`` the
-    triangle filter as wide as the factor that the public release used.
+    Both filters are Pillow's and low-pass when they shrink: ``box`` takes the mean of the pixels that fall into each
+    new one, ``pillow-bilinear`` weighs them by a triangle as wide as the factor, as the public release did. uint8 is
+    rounded after each axis.
     """
     if pixels.shape[:2] == (size, size):
         return pixels

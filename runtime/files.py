@@ -20,6 +20,7 @@ def whole(path: Path) -> Iterator[Path]:
     does not allow it.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    new_folders = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -30,9 +31,12 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         reason = error.strerror or error.__cause__ or error  # GDAL's own words are in the cause
-        raise OutputError(f"cannot write {path}: {reason}; choose another --out") from error
+        raise OutputError(f"cannot write into {path.parent}: {reason}; choose another --out") from error
     finally:
         _remove(temporary)
+        for folder in new_folders:
+            with contextlib.suppress(OSError):  # not empty: something was written
+                folder.rmdir()
 
 
 def refuse_existing(path: Path, *, remedy: str) -> None:
@@ -42,7 +46,8 @@ def refuse_existing(path: Path, *, remedy: str) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a name that could not be made cannot be removed either
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -77,7 +77,8 @@ def _strips(
     reader: ThreadPoolExecutor,
     progress: Progress | None,
 ) -> Iterator[Strip]:
-    fixed = _encode_moving(network, source)
+    windows = reader.submit(cut_moving, network.manifest, source).result()
+    fixed = {c.name: network.encode(c, windows[c.name]) for c in network.manifest.contexts if c.window.moves}
     done = 0
     for batch in _batches(network.manifest, source, grid, network.batch, reader):
         logits = _infer(network, batch, fixed)
@@ -87,11 +88,6 @@ def _strips(
         if progress:
             progress(done, len(grid))
     yield from merger.flush()
-
-
-def _encode_moving(network: StagedNetwork, source: Source) -> dict[str, NDArray[np.float32]]:
-    windows = cut_moving(network.manifest, source)
-    return {c.name: network.encode(c, windows[c.name]) for c in network.manifest.contexts if c.name in windows}
 
 
 def _infer(network: StagedNetwork, batch: Batch, fixed: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -41,11 +41,10 @@ class RasterSource:
 
     def __init__(self, dataset: Any, path: Path, bands: tuple[int, ...]) -> None:
         self._dataset, self._path, self._bands = dataset, path, bands
-        self.masked = any(
-            flag in flags
-            for flags in dataset.mask_flag_enums
-            for flag in (rasterio.enums.MaskFlags.per_dataset, rasterio.enums.MaskFlags.nodata)
-        )
+        self._alpha = _alpha_band(dataset)
+        all_valid = rasterio.enums.MaskFlags.all_valid
+        self._masked = any(all_valid not in dataset.mask_flag_enums[band - 1] for band in bands)
+        self._floating = np.dtype(dataset.dtypes[bands[0] - 1]).kind == "f"
 
     @property
     def height(self) -> int:
@@ -66,17 +65,28 @@ class RasterSource:
         """Pixels (height, width, bands), black where the raster has no data. Raises RasterError where damaged."""
         with self._reading(window):
             pixels = self._dataset.read(self._bands, window=_window(window)).transpose(1, 2, 0)
-        valid = self.valid(window)
+        valid = self.valid(window)  # NaN must not reach the network either
         if valid is not None:
             pixels[~valid] = 0
         return pixels  # type: ignore[no-any-return]
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
-        """Where the raster has data (height, width): by its nodata value, alpha band or mask. None: everywhere."""
-        if not self.masked:
+        """Where the raster has data (height, width); None: everywhere.
+
+        A pixel has data if any of the bands in use has, by nodata value or mask; if it is not transparent; and, in a
+        raster of floats, if all bands in use are finite.
+        """
+        if not (self._masked or self._alpha or self._floating):
             return None
+        valid = np.ones((window.height, window.width), np.bool_)
         with self._reading(window):
-            return self._dataset.dataset_mask(window=_window(window)) > 0  # type: ignore[no-any-return]
+            if self._masked:
+                valid &= self._dataset.read_masks(self._bands, window=_window(window)).any(axis=0)
+            if self._alpha:
+                valid &= self._dataset.read(self._alpha, window=_window(window)) > 0
+            if self._floating:
+                valid &= np.isfinite(self._dataset.read(self._bands, window=_window(window))).all(axis=0)
+        return valid
 
     def thumbnail(self, height: int, width: int) -> Pixels:
         """The whole raster at (height, width, bands), averaged."""
@@ -128,15 +138,14 @@ def _open(path: Path) -> Iterator[Any]:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
             dataset = rasterio.open(path)
-        except rasterio.errors.RasterioError as error:
+        except (rasterio.errors.RasterioError, UnicodeError) as error:
             raise RasterError(f"{path}: expected an image that GDAL reads, found none ({error})") from error
     with dataset:
         yield dataset
 
 
 def _choose_bands(dataset: Any, path: Path, spec: InputSpec, bands: Sequence[int] | None) -> tuple[int, ...]:
-    alpha = rasterio.enums.ColorInterp.alpha
-    chosen = tuple(bands or (i for i in dataset.indexes if dataset.colorinterp[i - 1] != alpha))
+    chosen = tuple(bands or (index for index in dataset.indexes if index != _alpha_band(dataset)))
     if len(chosen) != spec.bands:
         remedy = f"name {spec.bands} with --bands" if bands or dataset.count > spec.bands else "use another image"
         if dataset.colorinterp[0] == rasterio.enums.ColorInterp.palette:
@@ -146,6 +155,12 @@ def _choose_bands(dataset: Any, path: Path, spec: InputSpec, bands: Sequence[int
     if missing:
         raise RasterError(f"{path}: --bands names {missing[0]}, the image has bands 1 to {dataset.count}")
     return chosen
+
+
+def _alpha_band(dataset: Any) -> int | None:
+    interpretations = list(dataset.colorinterp)
+    alpha = rasterio.enums.ColorInterp.alpha
+    return interpretations.index(alpha) + 1 if alpha in interpretations else None
 
 
 class RasterWriter:
@@ -214,6 +229,21 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
         writer = RasterWriter(dataset)
         yield writer
         writer.close()
+    _check_complete(path)
+
+
+def _check_complete(path: Path) -> None:
+    """Raise OSError unless every block lies in the file: closing hides that the disk was full."""
+    size = path.stat().st_size
+    with _open(path) as dataset:
+        for band in dataset.indexes:
+            for (row, column), _ in dataset.block_windows(band):
+                place = [
+                    dataset.get_tag_item(f"BLOCK_{kind}_{column}_{row}", "TIFF", bidx=band)
+                    for kind in ("OFFSET", "SIZE")
+                ]
+                if None in place or sum(map(int, place)) > size:
+                    raise OSError(28, "the file is incomplete, probably no space is left")
 
 
 def read_thumbnail(path: Path, height: int, width: int) -> Pixels:

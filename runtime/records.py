@@ -99,7 +99,12 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
         str: lambda v: isinstance(v, str),
     }
     _expect(accepts[kind](value), value, _name(kind), path)
-    return float(value) if kind is float else value
+    if kind is not float:
+        return value
+    try:
+        return float(value)
+    except OverflowError:
+        raise RecordError(f"{path}: expected a number, found one that is too large") from None
 
 
 def _expect(holds: bool, value: Any, expected: str, path: str) -> Any:

@@ -171,8 +171,10 @@ class Segmenter:
         with open_raster(image, self.manifest.input, bands, rows) as source:
             size = (source.height, source.width)
         classes, spec = len(self.manifest.classes), self.manifest.input
+        whole_raster = any(context.factor == "global" for context in self.manifest.contexts)
         sums = 3 * 4 * classes * self.manifest.tile * size[1]  # sums, a finished strip, and its probabilities
-        cache = int(1.5 * rows * size[1] * spec.bands * np.dtype(spec.dtype).itemsize)
+        held = size[0] if whole_raster else int(1.5 * rows)
+        cache = held * size[1] * spec.bands * np.dtype(spec.dtype).itemsize
         disk = size[0] * size[1] * (1 + (4 * classes if paths.probabilities else 0))
         tiles = len(grid_of(self.manifest, *size))
         return Estimate(image=image, height=size[0], width=size[1], tiles=tiles, memory=sums + cache, disk=disk)

@@ -126,12 +126,11 @@ class EfficientNetLite0(Backbone):
 
         Keys of the classifier, and of blocks deeper than this encoder, are the only ones left out.
         """
-        if self.stem.conv.in_channels != state["_conv_stem.weight"].shape[1]:
+        if self.stem.conv.in_channels != 3:
             raise ConfigError(f"ImageNet weights have 3 bands, this network {self.stem.conv.in_channels}")
         renamed = {_rename(key): value for key, value in state.items() if not key.startswith(_IGNORED)}
-        depth = len(self.blocks)
-        kept = {k: v for k, v in renamed.items() if not k.startswith("blocks.") or int(k.split(".")[1]) < depth}
-        self.load_state_dict(kept, strict=True)
+        deeper = tuple(f"blocks.{index}." for index in range(len(self.blocks), sum(row.repeats for row in _TABLE)))
+        self.load_state_dict({k: v for k, v in renamed.items() if not k.startswith(deeper)}, strict=True)
 
 
 def _rename(key: str) -> str:
@@ -142,7 +141,8 @@ def _rename(key: str) -> str:
         return f"stem.bn.{tail}"
     if head != "_blocks":
         return key
-    block, layer, parameter = tail.split(".")
+    block, _, inner = tail.partition(".")
+    layer, _, parameter = inner.partition(".")
     names = {
         "_expand_conv": "expand.conv",
         "_bn0": "expand.bn",
@@ -151,4 +151,4 @@ def _rename(key: str) -> str:
         "_project_conv": "project.conv",
         "_bn2": "project.bn",
     }
-    return f"blocks.{block}.{names[layer]}.{parameter}"
+    return f"blocks.{block}.{names.get(layer, layer)}.{parameter}"

@@ -18,24 +18,32 @@ from typing import Annotated
 import numpy as np
 import torch
 import typer
+from numpy.typing import NDArray
+from PIL import Image
+
 from fctl.runtime.contexts import ContextWindow
 from fctl.runtime.metrics import IGNORE
 from fctl.runtime.records import encode
 from fctl.runtime.windows import Window
-from numpy.typing import NDArray
-from PIL import Image
 
 from ..checkpoints import Card, ClassLabel, save_checkpoint
 from ..network import FCtL
 from ..presets import Preset, preset
 from ..train import Recipe, Scene, train
 
-CLASSES = {
+CLASSES = {  # colours in the data's masks
     "building": (60, 16, 152),
     "land": (132, 41, 246),
     "road": (110, 193, 228),
     "vegetation": (254, 221, 58),
     "water": (226, 169, 41),
+}
+SHOWN_AS = {  # colours that a person can tell apart over an image
+    "building": (214, 64, 69),
+    "land": (233, 196, 106),
+    "road": (72, 76, 88),
+    "vegetation": (67, 160, 71),
+    "water": (33, 119, 212),
 }
 SCENES = tuple(range(1, 9))
 HELD_OUT = 7  # the part of every scene that training never sees
@@ -95,7 +103,7 @@ def card(found: Preset, recipe: Recipe) -> Card:
     return Card(
         network=found.network,
         serving=found.serving,
-        classes=tuple(ClassLabel(name=name, colour=colour) for name, colour in CLASSES.items()),
+        classes=tuple(ClassLabel(name=name, colour=colour) for name, colour in SHOWN_AS.items()),
         ground_sample_distance=None,
         licence="Apache-2.0; trained on CC0 imagery, from ImageNet weights under Apache-2.0",
         training={

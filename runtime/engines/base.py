@@ -28,6 +28,8 @@ class Session(ABC):
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Inputs by name -> outputs by name. Raises EngineError for a name, dtype or shape the graph does not have."""
+        for name in inputs.keys() - self._expected.keys():
+            raise EngineError(f"{self._graph.role}: unknown input {name!r}; expected {', '.join(self._expected)}")
         for name, (dtype, shape) in self._expected.items():
             array = inputs.get(name)
             found = "nothing" if array is None else f"{array.dtype} {array.shape}"
@@ -35,8 +37,20 @@ class Session(ABC):
                 raise EngineError(f"{self._graph.role}: input {name!r}: expected {dtype} {shape}, found {found}")
         return self._run(inputs)
 
+    def _check_graph(self, path: Path, found: dict[str, str]) -> None:
+        """Raise EngineError unless the file's inputs are those of the manifest. found: dtypes by name."""
+        expected = {name: dtype for name, (dtype, _) in self._expected.items()}
+        if found != expected:
+            raise EngineError(
+                f"{path}: expected inputs {_listed(expected)}, found {_listed(found)}; export the bundle again"
+            )
+
     @abstractmethod
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays: ...
+
+
+def _listed(inputs: dict[str, str]) -> str:
+    return ", ".join(f"{name} {dtype}" for name, dtype in sorted(inputs.items()))
 
 
 class Engine(ABC):

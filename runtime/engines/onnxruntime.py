@@ -47,10 +47,17 @@ class _OnnxRuntimeSession(Session):
             self._session = ort.InferenceSession(str(path), options, providers=[_PROVIDER])
         except Exception as error:  # its exceptions share no base class of their own
             raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
+        self._check_graph(path, {node.name: _dtype(node.type) for node in self._session.get_inputs()})
         self._outputs = [spec.name for spec in graph.outputs]
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
+
+
+def _dtype(kind: str) -> str:
+    """ "tensor(float)" as NumPy calls it."""
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "float16": "float16", "double": "float64"}.get(name, name)
 
 
 def _first_line(error: Exception) -> str:

@@ -53,6 +53,9 @@ class _OpenVinoSession(Session):
         super().__init__(graph, batch)
         try:
             model = core.read_model(path)
+            self._check_graph(
+                path, {node.any_name: str(np.dtype(node.element_type.to_dtype())) for node in model.inputs}
+            )
             model.reshape({spec.name: [batch if n == BATCH else n for n in spec.shape] for spec in graph.inputs})
             compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": _TYPES[precision]})
         except RuntimeError as error:

@@ -13,6 +13,8 @@ import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
+from numpy.typing import NDArray
+
 from fctl.runtime.bundle import (
     BATCH,
     SCHEMA,
@@ -30,10 +32,10 @@ from fctl.runtime.bundle import (
 )
 from fctl.runtime.contexts import Cells
 from fctl.runtime.windows import Plan
-from numpy.typing import NDArray
 from tests.runtime import tiny
 
 _OPSET, _IR = 17, 8
+_NAMES = ("medium", "large")
 _TYPES = {"uint8": onnx.TensorProto.UINT8, "uint16": onnx.TensorProto.UINT16, "float32": onnx.TensorProto.FLOAT}
 _COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 
@@ -41,16 +43,18 @@ Constants = Mapping[str, NDArray[np.generic]]
 
 
 def main() -> None:
-    _make_tiny(tiny.TINY)
+    _make_tiny(tiny.TINY, 16)
+    _make_tiny(tiny.TINY_WIDE, 128)
     _make_tiny_global(tiny.TINY_GLOBAL)
     _make_tiny_plain(tiny.TINY_PLAIN)
 
 
-def _make_tiny(folder: Path) -> None:
+def _make_tiny(folder: Path, tile: int) -> None:
     _fresh(folder)
+    cell = tile // 4
     encoders = [
-        _encoder(folder, "encoder_medium", 16, 4, tiny.ENCODE_MEDIUM),
-        _encoder(folder, "encoder_large", 8, 2, tiny.ENCODE_LARGE),
+        _encoder(folder, "encoder_medium", tile, cell, tiny.ENCODE_MEDIUM),
+        _encoder(folder, "encoder_large", tile // 2, cell // 2, tiny.ENCODE_LARGE),
     ]
     nodes = [
         *_patch_term(),
@@ -67,20 +71,19 @@ def _make_tiny(folder: Path) -> None:
         **_patch_constants(),
         "medium": _kernel(tiny.MEDIUM),
         "large": _kernel(tiny.LARGE),
-        "scales": np.array([1, 1, 4, 4], np.float32),
+        "scales": np.array([1, 1, cell, cell], np.float32),
     }
-    inputs = (_spec("patch", "uint8", 3, 16, 16), *(_spec(f"features_{n}", "float32", 2, 4, 4) for n in _NAMES))
-    segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, _spec("logits", "float32", 3, 16, 16))
+    inputs = (_spec("patch", "uint8", 3, tile, tile), *(_spec(f"features_{n}", "float32", 2, 4, 4) for n in _NAMES))
+    segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, _spec("logits", "float32", 3, tile, tile))
     contexts = (
-        Context(name="medium", factor=2.0, size=16, resampling="box", encoder="encoder_medium", cells=None),
-        Context(name="large", factor=4.0, size=8, resampling="pillow-bilinear", encoder="encoder_large", cells=None),
+        Context(name="medium", factor=2.0, size=tile, resampling="box", encoder="encoder_medium", cells=None),
+        Context(
+            name="large", factor=4.0, size=tile // 2, resampling="pillow-bilinear", encoder="encoder_large", cells=None
+        ),
     )
     spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
-    plan = Plan(kind="stride", overlap=4)
+    plan = Plan(kind="stride", overlap=tile // 4)
     _write(folder, spec, plan, "cosine", contexts, (*encoders, segmenter))
-
-
-_NAMES = ("medium", "large")
 
 
 def _make_tiny_global(folder: Path) -> None:
@@ -108,9 +111,7 @@ def _make_tiny_global(folder: Path) -> None:
     )
     segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, _spec("logits", "float32", 3, 16, 16))
     cells = MovingCells(patch=Cells(stride=4, offset=1.5, count=4), context=Cells(stride=2, offset=0.5, count=4))
-    context = Context(
-        name="global", factor="global", size=8, resampling="box", encoder="encoder_global", cells=cells
-    )  # fmt: skip
+    context = Context(name="global", factor="global", size=8, resampling="box", encoder="encoder_global", cells=cells)
     spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
     _write(folder, spec, Plan(kind="stride", overlap=4), "uniform", (context,), (encoder, segmenter))
 
@@ -205,7 +206,7 @@ def _write(
     contexts: tuple[Context, ...],
     graphs: tuple[Graph, ...],
 ) -> None:
-    outputs = graphs[-1].outputs[0].shape[1]
+    _, outputs, tile, _ = graphs[-1].outputs[0].shape
     names = ("red", "green", "blue")
     manifest = Manifest(
         schema=SCHEMA,
@@ -213,7 +214,7 @@ def _write(
         network=None,
         classes=tuple(ClassInfo(name=n, colour=c) for n, c in zip(names, _COLOURS, strict=True))[: int(outputs)],
         input=spec,
-        tile=tiny.TILE,
+        tile=int(tile),
         plan=plan,
         contexts=contexts,
         merge="cosine" if merge == "cosine" else "uniform",

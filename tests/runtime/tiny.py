@@ -18,9 +18,9 @@ Array = NDArray[Any]
 
 DATA = Path(__file__).parents[1] / "data"
 TINY = DATA / "tiny.fctl"
+TINY_WIDE = DATA / "tiny_wide.fctl"  # tiny.fctl with tiles of 128 pixels, for larger rasters
 TINY_GLOBAL = DATA / "tiny_global.fctl"
 TINY_PLAIN = DATA / "tiny_plain.fctl"
-TILE = 16
 
 # Of tiny.fctl and tiny_global.fctl; a matrix is (outputs, inputs).
 PATCH = np.array([[5, -3, 2], [-4, 6, 1], [1, -2, 7]]) / 64

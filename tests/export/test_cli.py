@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from fctl.runtime.bundle import read_bundle
+
+from ..model.helpers import MEDIUM, lively, save_small, small_config
+
+PROGRAM = Path(sys.executable).with_name("fctl-export")
+
+
+def fctl_export(*arguments: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+
+def test_help_names_every_option() -> None:
+    done = fctl_export("--help")
+    assert done.returncode == 0
+    for option in ("--out", "--arch", "--fmt", "--classes", "--patches", "--weights", "--licence", "--gsd"):
+        assert option in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_missing_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    done = fctl_export(tmp_path / "absent.pt", "--out", tmp_path / "out.fctl")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "absent.pt: expected a checkpoint, found no such file" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["c.pt", "--out", "out.fctl", "--fmt", "trt"], "--fmt: expected onnx, found 'trt'"),
+        (["c.pt", "--out", "out.fctl", "--weights", "fp8"], "--weights: expected fp32 or fp16, found 'fp8'"),
+        (["c.pt"], "--out"),
+        (["--out", "out.fctl"], "checkpoint"),
+        (["c.pt", "--out", "out.fctl", "--gsd", "coarse"], "--gsd"),
+        (["c.pt", "--out", "out.fctl", "--fast"], "--fast"),
+    ],
+    ids=["format", "weights", "no out", "no checkpoint", "gsd", "unknown"],
+)
+def test_a_usage_error_is_exit_code_2(arguments: list[str], message: str) -> None:
+    done = fctl_export(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_export_prints_its_parity_and_what_it_wrote(tmp_path: Path) -> None:
+    network = lively(small_config(stage="s8", contexts=(MEDIUM,), encoders="shared", ale=None))
+    checkpoint, out = save_small(tmp_path / "tiny.pt", network), tmp_path / "tiny.fctl"
+    done = fctl_export(checkpoint, "--out", out, "--classes", "land,water,road", "--gsd", 0.25)
+    assert done.returncode == 0, done.stderr
+    for line in ("Parity", "max |difference| / max |logit|", "same class", "change when medium is another patch's"):
+        assert line in done.stdout
+    assert done.stdout.splitlines()[-1] == f"wrote {out}"
+    assert "exporting segmenter" in done.stderr
+    manifest = read_bundle(out).manifest
+    assert manifest.class_names == ("land", "water", "road")
+    assert manifest.input.ground_sample_distance == 0.25
+    again = fctl_export(checkpoint, "--out", out)
+    assert again.returncode == 1
+    assert again.stderr.startswith(f"error: {out} exists already")

@@ -1,0 +1,267 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from fctl.model.config import ConfigError, ContextConfig
+from fctl.model.losses import focal_loss
+from fctl.model.network import FCtL
+from fctl.model.train import Batch, Recipe, Sampler, Scene, _jitter, train
+from fctl.runtime.contexts import ContextWindow
+from fctl.runtime.metrics import IGNORE
+from fctl.runtime.windows import Window
+
+from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, build, small_config
+
+RECIPE = Recipe(
+    steps=3,
+    batch=6,
+    rate=3e-3,
+    encoder_rate=1e-3,
+    weight_decay=1e-4,
+    gamma=2.0,
+    scale=1.0,
+    colour=0.2,
+    frozen="s4",
+    average=0.5,
+    seed=0,
+)
+Pixels = NDArray[np.uint8]
+
+
+def windows(*contexts: ContextConfig) -> dict[str, ContextWindow]:
+    return {c.name: ContextWindow(factor=c.factor, size=c.size, resampling="box") for c in contexts}
+
+
+def sampler(scene: Scene, *contexts: ContextConfig, **changes: object) -> Sampler:
+    network = build(small_config(stage="s8", contexts=contexts, ale=None))
+    return Sampler([scene], network, windows(*contexts), replace(RECIPE, **changes))  # type: ignore[arg-type]
+
+
+def batches(source: Sampler, count: int = 4) -> list[Batch]:
+    return [source.batch(seed) for seed in range(count)]
+
+
+def patterned(height: int = 230, width: int = 170) -> Scene:
+    """Noise, with three classes in blocks."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(1, 256, (height, width, 3), np.uint8)
+    labels = (np.add.outer(np.arange(height) // 24, np.arange(width) // 24) % 3).astype(np.uint8)
+    return Scene(name="patterned", pixels=pixels, labels=labels)
+
+
+def ramp(axis: int) -> Scene:
+    """Pixels and labels that both say where they lie along one axis."""
+    shape = (240, 180)
+    place = np.indices(shape)[axis].astype(np.uint8)
+    return Scene(name="ramp", pixels=np.stack([place] * 3, axis=2), labels=place)
+
+
+def coloured() -> Scene:
+    """Three classes that their colours tell."""
+    labels = patterned().labels
+    return Scene(name="coloured", pixels=np.eye(3, dtype=np.uint8)[labels] * 200 + 20, labels=labels)
+
+
+def test_batches_of_one_seed_are_the_same() -> None:
+    one, other = (sampler(patterned(), MEDIUM, scale=1.5).batch(7) for _ in range(2))
+    assert torch.equal(one.patch, other.patch)
+    assert torch.equal(one.contexts["medium"], other.contexts["medium"])
+    assert torch.equal(one.labels, other.labels)
+
+
+def test_batches_of_different_seeds_differ() -> None:
+    source = sampler(patterned(), MEDIUM)
+    assert not torch.equal(source.batch(0).patch, source.batch(1).patch)
+    assert not torch.equal(source.batch(0).patch, sampler(patterned(), MEDIUM, seed=1).batch(0).patch)
+
+
+def test_batches_have_the_shapes_of_the_network() -> None:
+    batch = sampler(patterned(), WIDE, MEDIUM).batch(0)
+    assert (batch.patch.shape, batch.patch.dtype) == ((6, 3, PATCH, PATCH), torch.uint8)
+    assert {name: window.shape for name, window in batch.contexts.items()} == {
+        "wide": (6, 3, 96, 96),
+        "medium": (6, 3, 64, 64),
+    }
+    assert (batch.labels.shape, batch.labels.dtype) == ((6, PATCH, PATCH), torch.int64)
+
+
+def test_contexts_are_centred_on_the_patch() -> None:
+    for batch in batches(sampler(patterned(), MEDIUM, LARGE)):
+        patch = batch.patch.float()
+        medium, large = batch.contexts["medium"][:, :, 16:48, 16:48], batch.contexts["large"][:, :, 24:40, 24:40]
+        assert (F.avg_pool2d(patch, 2) - medium).abs().max() <= 1  # the filter rounds, per axis
+        assert (F.avg_pool2d(patch, 4) - large).abs().max() <= 1
+
+
+def test_a_context_of_the_same_scale_shows_the_patch_in_its_middle() -> None:
+    for batch in batches(sampler(patterned(), WIDE)):
+        assert torch.equal(batch.contexts["wide"][:, :, 16:80, 16:80], batch.patch)
+
+
+def test_contexts_are_black_beyond_the_scene() -> None:
+    batch = sampler(patterned(PATCH, PATCH), LARGE).batch(0)
+    window = batch.contexts["large"]
+    assert (window[:, :, 24:40, 24:40] > 0).all()
+    assert not window[:, :, :24].any()
+    assert not window[:, :, :, 40:].any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_labels_and_pixels_stay_aligned(axis: int, scale: float) -> None:
+    for batch in batches(sampler(ramp(axis), MEDIUM, scale=scale), 6):
+        assert (batch.labels - batch.patch[:, 0].long()).abs().max() <= (0 if scale == 1 else 1)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_all_eight_turns_are_views_of_the_scene(axis: int) -> None:
+    views = sampler(ramp(axis), MEDIUM).views
+    shown = [source.read(Window(0, 0, source.height, source.width)) for source, _ in views]
+    assert all(np.array_equal(pixels[:, :, 0], labels) for pixels, (_, labels) in zip(shown, views, strict=True))
+    assert len({(labels.shape, labels.tobytes()) for _, labels in sampler(patterned(), MEDIUM).views}) == 8
+
+
+def test_labels_are_ignored_beyond_a_small_scene() -> None:
+    scene = patterned(40, 50)
+    batch = sampler(scene, MEDIUM).batch(0)
+    known = batch.labels != IGNORE
+    assert known.sum(dim=(1, 2)).tolist() == [40 * 50] * 6
+    assert not batch.patch.permute(0, 2, 3, 1)[~known].any()
+
+
+def test_rare_classes_are_seen() -> None:
+    scene = patterned(600, 600)
+    scene.labels[:] = 0
+    scene.labels[8:24, 8:24] = 2
+    seen = [bool((labels == 2).any()) for batch in batches(sampler(scene, MEDIUM), 8) for labels in batch.labels]
+    assert np.mean(seen) > 0.05  # half of them aim at one class of three: a sixth; anywhere, it would be 1 in 500
+
+
+def test_factors_that_are_not_whole_train_at_any_scale() -> None:
+    for batch in batches(sampler(patterned(), WIDE, scale=1.5)):
+        assert batch.contexts["wide"].shape == (6, 3, 96, 96)
+
+
+def test_a_global_context_is_refused() -> None:
+    with pytest.raises(ConfigError, match="global context is not supported"):
+        sampler(patterned(), WHOLE)
+
+
+def test_padding_stays_black_under_jitter() -> None:
+    torch.manual_seed(0)
+    image = torch.randint(1, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    image[:, :, :5] = 0
+    image[:, 0, 8] = 0  # no padding: the other bands show something
+    (jittered,) = _jitter([image], 0.9)
+    assert not jittered[:, :, :5].any()
+    assert jittered[:, 1:, 8].any()
+    assert not torch.equal(jittered, image.float())
+
+
+def test_patch_and_contexts_are_jittered_alike() -> None:
+    torch.manual_seed(0)
+    image = torch.randint(1, 256, (4, 3, 16, 16), dtype=torch.uint8)
+    one, other = _jitter([image, image.clone()], 0.3)
+    assert torch.equal(one, other)
+    assert not torch.allclose(one[0] - image[0].float(), one[1] - image[1].float())
+
+
+def test_jitter_of_no_strength_changes_nothing() -> None:
+    image = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8)
+    torch.testing.assert_close(_jitter([image], 0.0)[0], image.float(), rtol=0, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class Trained:
+    start: dict[str, Tensor]
+    network: FCtL
+    loss: Callable[[FCtL], float]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    config = small_config(stage="s8", contexts=(MEDIUM,))
+    network, folder = build(config), tmp_path_factory.mktemp("train") / "run"
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    held = Sampler([coloured()], network, windows(MEDIUM), replace(RECIPE, seed=99)).batch(0)
+
+    def loss(candidate: FCtL) -> float:
+        with torch.no_grad():
+            return F.cross_entropy(candidate(held.patch, held.contexts), held.labels, ignore_index=IGNORE).item()
+
+    result = train(network, [coloured()], windows(MEDIUM), replace(RECIPE, steps=12, batch=2), folder)
+    return Trained(start, result, loss, folder)
+
+
+def test_training_lowers_the_loss(trained: Trained) -> None:
+    before = build(trained.network.config)
+    before.load_state_dict(trained.start)
+    assert trained.loss(trained.network) < 0.9 * trained.loss(before)
+
+
+def test_training_returns_a_network_in_evaluation_mode(trained: Trained) -> None:
+    assert not any(module.training for module in trained.network.modules())
+
+
+def test_frozen_blocks_and_batch_statistics_of_backbones_keep_their_values(trained: Trained) -> None:
+    state = trained.network.state_dict()
+    frozen = [name for name in state if ".stem." in name or any(f".blocks.{i}." in name for i in range(3))]
+    statistics = [name for name in state if "backbone" in name and "running" in name]
+    assert frozen
+    assert all(torch.equal(state[name], trained.start[name]) for name in frozen + statistics)
+
+
+def test_everything_else_is_trained(trained: Trained) -> None:
+    state = trained.network.state_dict()
+    learned = [name for name, p in trained.network.named_parameters() if p.requires_grad]
+    assert any(".blocks.3." in name for name in learned)
+    assert [name for name in learned if torch.equal(state[name], trained.start[name])] == []
+
+
+def test_the_log_has_no_rows_before_they_are_due(trained: Trained) -> None:
+    with (trained.folder / "log.csv").open() as file:
+        assert list(csv.reader(file)) == [["step", "loss", "seconds"]]
+    assert not (trained.folder / "average.pt").exists()
+
+
+def test_focal_loss_with_gamma_0_is_cross_entropy() -> None:
+    logits, target = torch.randn(2, 4, 5, 6), torch.randint(0, 4, (2, 5, 6))
+    target[:, 2:4] = IGNORE
+    expected = F.cross_entropy(logits, target, ignore_index=IGNORE)
+    torch.testing.assert_close(focal_loss(logits, target, gamma=0, ignore=IGNORE), expected)
+
+
+def test_focal_loss_weighs_by_the_probability_missed() -> None:
+    logits, target = torch.randn(1, 3, 2, 2), torch.tensor([[[0, 2], [1, IGNORE]]])
+    probabilities = torch.softmax(logits[0], dim=0)
+    hits = torch.stack([probabilities[0, 0, 0], probabilities[2, 0, 1], probabilities[1, 1, 0]])
+    expected = (-((1 - hits) ** 3) * hits.log()).mean()
+    torch.testing.assert_close(focal_loss(logits, target, gamma=3, ignore=IGNORE), expected)
+
+
+def test_focal_loss_ignores_what_is_not_labelled() -> None:
+    logits, target = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 4, 4))
+    target[0, 0] = IGNORE
+    other = logits.clone()
+    other[:, :, 0] = 100 * torch.randn(1, 3, 4)
+    one, same = (focal_loss(x, target, gamma=2, ignore=IGNORE) for x in (logits, other))
+    torch.testing.assert_close(one, same)
+
+
+def test_focal_loss_of_nothing_labelled_is_zero() -> None:
+    target = torch.full((1, 4, 4), IGNORE)
+    assert focal_loss(torch.randn(1, 3, 4, 4), target, gamma=2, ignore=IGNORE) == 0

@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..conftest import write_geotiff
+from . import tiny
+
+SCRIPTS = Path(sysconfig.get_path("scripts"))
+ON_TINY = ("--bundle", str(tiny.TINY), "--backend", "onnxruntime")
+
+Array = NDArray[Any]
+Result = subprocess.CompletedProcess[str]
+
+
+def call(program: str, *args: object, cwd: Path, **more: Any) -> Result:
+    return subprocess.run(
+        [SCRIPTS / program, *map(str, args)],
+        cwd=cwd, capture_output=True, encoding="utf-8", errors="replace", timeout=120, check=False, **more,
+    )  # fmt: skip
+
+
+def segment(folder: Path, *args: object, **more: Any) -> Result:
+    """fctl-run with tiny.fctl in a folder."""
+    return call("fctl-run", *args, *ON_TINY, cwd=folder, **more)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def assert_fine(result: Result) -> None:
+    assert (result.returncode, result.stderr.count("error")) == (0, 0), result.stderr
+
+
+def assert_one_error(result: Result, *told: str) -> None:
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert "Traceback" not in result.stderr, result.stderr
+    assert (result.returncode, len(errors)) == (1, 1), result.stderr
+    assert [part for part in told if part not in errors[0]] == []
+
+
+def assert_usage(result: Result, *told: str) -> None:
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 2
+    assert [part for part in told if part not in " ".join(result.stderr.split())] == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """With the images a.tif and b.tif."""
+    for name in ("a.tif", "b.tif"):
+        write_geotiff(tmp_path / name, rng.integers(1, 256, (37, 50, 3), np.uint8))
+    return tmp_path
+
+
+# Help
+
+
+@pytest.mark.parametrize("program", ["fctl-run", "fctl-info"])
+def test_help(tmp_path: Path, program: str) -> None:
+    result = call(program, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "Usage" in result.stdout
+    assert "bundle" in result.stdout.lower()
+
+
+@pytest.mark.parametrize("program", ["run_app", "info_app"])
+def test_help_loads_nothing_heavy(tmp_path: Path, program: str) -> None:
+    code = f"""
+import sys
+from fctl.runtime.cli import {program}
+try:
+    {program}(["--help"])
+except SystemExit as end:
+    assert end.code == 0
+heavy = {{"rasterio", "numpy", "PIL", "onnxruntime", "openvino", "torch", "onnx"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+# What is written
+
+
+def test_one_image_into_the_current_folder(folder: Path) -> None:
+    result = segment(folder, "a.tif")
+    assert_fine(result)
+    assert files_in(folder) == ["a.tif", "a_mask.tif", "a_preview.png", "b.tif"]
+    assert result.stdout.splitlines()[-2:] == ["wrote a_mask.tif", "wrote a_preview.png"]
+    with rasterio.open(folder / "a_mask.tif") as mask:
+        assert (mask.shape, mask.crs.to_epsg()) == ((37, 50), 32640)
+
+
+def test_the_report_says_what_ran_and_what_came_out(folder: Path) -> None:
+    result = segment(folder, "a.tif")
+    assert "onnxruntime, CPU, fp32" in result.stderr
+    assert "37 x 50, 12 tiles" in result.stdout
+    assert all(name in result.stdout for name in ("red", "green", "blue"))
+
+
+def test_several_images_into_a_folder_that_is_made(folder: Path) -> None:
+    assert_fine(segment(folder, "a.tif", folder / "b.tif", "--out", "deep/out", "--probabilities"))
+    names = ("mask.tif", "preview.png", "prob.tif")
+    assert files_in(folder / "deep") == [f"out/{stem}_{name}" for stem in "ab" for name in names]
+
+
+def test_a_name_for_the_mask_itself(folder: Path) -> None:
+    assert_fine(segment(folder, "a.tif", "--out", "out/x.tif", "--probabilities", "--no-preview"))
+    assert files_in(folder / "out") == ["x.tif", "x_prob.tif"]
+
+
+def test_auto_says_which_engine_ran(folder: Path) -> None:
+    assert_fine(call("fctl-run", "a.tif", "--bundle", tiny.TINY, "--no-preview", cwd=folder))
+    with rasterio.open(folder / "a_mask.tif") as mask:
+        engine = mask.tags()["FCTL_ENGINE"]
+    assert engine in ("openvino", "onnxruntime")
+
+
+def test_bands_choose_and_order(folder: Path) -> None:
+    with rasterio.open(folder / "a.tif") as dataset:
+        pixels = dataset.read().transpose(1, 2, 0)
+    write_geotiff(folder / "four.tif", np.dstack([pixels[:, :, ::-1], pixels[:, :, :1]]), photometric="minisblack")
+    assert_fine(segment(folder, "four.tif", "--bands", "3,2,1", "--no-preview"))
+    assert_fine(segment(folder, "a.tif", "--no-preview"))
+    with rasterio.open(folder / "four_mask.tif") as found, rasterio.open(folder / "a_mask.tif") as expected:
+        np.testing.assert_array_equal(found.read(), expected.read())
+
+
+def test_the_preview_has_the_size_of_the_image_and_a_legend(folder: Path) -> None:
+    assert_fine(segment(folder, "a.tif"))
+    with Image.open(folder / "a_preview.png") as preview:
+        assert preview.width == 260
+        assert preview.height >= 37 + 3 * 28
+
+
+def test_the_default_bundle(folder: Path) -> None:
+    assert_fine(call("fctl-run", "a.tif", "--backend", "onnxruntime", "--batch", "1", cwd=folder))
+    with rasterio.open(folder / "a_mask.tif") as mask:
+        assert mask.tags()["FCTL_BUNDLE"] == "default"
+
+
+def test_a_dry_run_writes_nothing(folder: Path) -> None:
+    result = segment(folder, "a.tif", "--out", "out", "--dry-run", "--probabilities")
+    assert_fine(result)
+    assert files_in(folder) == ["a.tif", "b.tif"]
+    assert not (folder / "out").exists()
+    for told in ("37 x 50", "12", "out/a_mask.tif", "out/a_prob.tif", "out/a_preview.png"):
+        assert told in result.stdout
+
+
+def test_brackets_in_names_are_shown_as_they_are(folder: Path) -> None:
+    shutil.copy(folder / "a.tif", folder / "a[bold].tif")
+    result = segment(folder, "a[bold].tif", "--out", "[old]", "--dry-run")
+    assert_fine(result)
+    assert "[old]/a[bold]_mask.tif" in result.stdout
+
+
+def test_nodata_that_shadows_alpha_gives_no_warning(folder: Path) -> None:
+    pixels = np.full((20, 20, 4), 255, np.uint8)
+    write_geotiff(folder / "c.tif", pixels, nodata=0, photometric="RGB", alpha="yes")
+    result = segment(folder, "c.tif", "--no-preview")
+    assert_fine(result)
+    assert "Warning" not in result.stderr
+
+
+# Outputs that exist
+
+
+def test_an_output_that_exists_is_kept_unless_told_otherwise(folder: Path) -> None:
+    (folder / "a_mask.tif").write_bytes(b"precious")
+    assert_one_error(segment(folder, "a.tif"), "a_mask.tif exists already", "--overwrite")
+    assert (folder / "a_mask.tif").read_bytes() == b"precious"
+    assert files_in(folder) == ["a.tif", "a_mask.tif", "b.tif"]
+    assert_fine(segment(folder, "a.tif", "--overwrite"))
+    with rasterio.open(folder / "a_mask.tif") as mask:
+        assert mask.shape == (37, 50)
+
+
+def test_the_image_cannot_be_its_own_mask(folder: Path) -> None:
+    before = (folder / "a.tif").read_bytes()
+    assert_one_error(segment(folder, "a.tif", "--out", "a.tif", "--overwrite"), "a.tif is the image itself")
+    assert (folder / "a.tif").read_bytes() == before
+
+
+def test_an_image_is_not_overwritten_by_the_mask_of_another(folder: Path) -> None:
+    shutil.copy(folder / "b.tif", folder / "a_mask.tif")
+    before = (folder / "a_mask.tif").read_bytes()
+    result = segment(folder, "a.tif", "a_mask.tif", "--overwrite")
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    assert (folder / "a_mask.tif").read_bytes() == before
+
+
+def test_two_images_of_one_name_into_one_folder_are_refused(folder: Path) -> None:
+    (folder / "other").mkdir()
+    shutil.copy(folder / "b.tif", folder / "other" / "a.tif")
+    assert_usage(segment(folder, "a.tif", "other/a.tif", "--out", "out"), "a.tif and a.tif", "out/a_mask.tif")
+    assert not (folder / "out").exists()
+
+
+# Several images
+
+
+def test_one_bad_image_does_not_stop_the_others(folder: Path) -> None:
+    (folder / "bad.tif").write_text("not an image")
+    result = segment(folder, "a.tif", "bad.tif", "gone.tif", "b.tif", "--out", "out", "--no-preview")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert [name for name in ("bad.tif", "gone.tif") if name in " ".join(errors)] == ["bad.tif", "gone.tif"]
+    assert len(errors) == 2
+    assert "2 of 4 images failed" in result.stderr
+    assert files_in(folder / "out") == ["a_mask.tif", "b_mask.tif"]
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["a.tif", "--bands", "x"], ("--bands", "'x'")),
+        (["a.tif", "--bands", "0,1,2"], ("--bands", "'0,1,2'")),
+        (["a.tif", "--bands", "1,,2"], ("--bands", "'1,,2'")),
+        (["a.tif", "--bands", ""], ("--bands", "''")),
+        (["a.tif", "--precision", "int8"], ("--precision", "'int8'", "fp32")),
+        (["a.tif", "b.tif", "--out", "x.tif"], ("--out", "folder", "x.tif")),
+        (["a.tif", "--batch", "0"], ("--batch",)),
+        (["a.tif", "--nonsense"], ("--nonsense",)),
+        ([], ("IMAGE",)),
+    ],
+)
+def test_a_wrong_call_exits_with_two(folder: Path, args: list[str], told: tuple[str, ...]) -> None:
+    assert_usage(segment(folder, *args), *told)
+    assert files_in(folder) == ["a.tif", "b.tif"]
+
+
+# Errors
+
+
+def text(path: Path) -> None:
+    path.write_text("not an image")
+
+
+def empty(path: Path) -> None:
+    path.touch()
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def truncated(path: Path) -> None:
+    write_geotiff(path, np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8), compress="deflate")
+    path.write_bytes(path.read_bytes()[:150_000])
+
+
+def two_bands(path: Path) -> None:
+    write_geotiff(path, np.zeros((20, 20, 2), np.uint8))
+
+
+def sixteen_bits(path: Path) -> None:
+    write_geotiff(path, np.zeros((20, 20, 3), np.uint16))
+
+
+BAD: list[tuple[Any, str]] = [
+    (text, "expected an image"),
+    (empty, "expected an image"),
+    (directory, "expected an image"),
+    (lambda path: None, "found no such file"),
+    (truncated, "damaged or cut short"),
+    (two_bands, "expected 3 bands, found 2"),
+    (sixteen_bits, "expected uint8 pixels, found uint16"),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "told"), BAD, ids=["text", "empty", "directory", "missing", "truncated", "bands", "dtype"]
+)
+def test_a_bad_image_is_one_line(folder: Path, make: Any, told: str) -> None:
+    make(folder / "bad.tif")
+    before = files_in(folder)
+    assert_one_error(segment(folder, "bad.tif"), "bad.tif", told)
+    assert files_in(folder) == before
+
+
+def test_an_image_whose_name_is_no_unicode_is_no_crash(folder: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.tif")
+    try:
+        shutil.copy(folder / "a.tif", folder / name)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    result = segment(folder, name, "b.tif", "--no-preview")
+    assert "Traceback" not in result.stderr
+    assert (folder / "b_mask.tif").is_file()
+
+
+def test_a_missing_bundle_is_one_line(folder: Path) -> None:
+    assert_one_error(call("fctl-run", "a.tif", "--bundle", "gone.fctl", cwd=folder), "gone.fctl", "found nothing")
+    assert files_in(folder) == ["a.tif", "b.tif"]
+
+
+def test_a_damaged_bundle_is_one_line(folder: Path) -> None:
+    bundle = tiny.variant(tiny.TINY, folder, lambda manifest: None)
+    (bundle / "segmenter.onnx").write_bytes(b"garbage")
+    assert_one_error(call("fctl-run", "a.tif", "--bundle", bundle, cwd=folder), "graphs[2].sha256")
+    assert not (folder / "a_mask.tif").exists()
+
+
+def test_an_unknown_backend_is_one_line(folder: Path) -> None:
+    result = call("fctl-run", "a.tif", "--bundle", tiny.TINY, "--backend", "tvm", cwd=folder)
+    assert "Traceback" not in result.stderr
+    assert result.returncode in (1, 2)
+    assert "tvm" in result.stderr
+
+
+def test_a_precision_that_the_engine_lacks_is_one_line(folder: Path) -> None:
+    assert_one_error(segment(folder, "a.tif", "--precision", "bf16"), "no engine for bf16", "onnxruntime runs fp32")
+
+
+@pytest.mark.parametrize("out", ["file.txt", "file.txt/x", "file.txt/x.tif"])
+def test_a_folder_that_cannot_be_made_is_one_line(folder: Path, out: str) -> None:
+    (folder / "file.txt").write_text("a file")
+    assert_one_error(segment(folder, "a.tif", "--out", out), "cannot write file.txt", "--out")
+    assert files_in(folder) == ["a.tif", "b.tif", "file.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind root")
+def test_a_folder_without_permission_is_one_line(folder: Path) -> None:
+    (folder / "out").mkdir(mode=0o555)
+    assert_one_error(segment(folder, "a.tif", "--out", "out"), "cannot write out/a_mask.tif", "permission")
+    assert files_in(folder / "out") == []
+
+
+def test_a_name_too_long_for_the_file_system_is_one_line(folder: Path) -> None:
+    name = "n" * 245 + ".tif"
+    shutil.copy(folder / "a.tif", folder / name)
+    assert_one_error(segment(folder, name, "--out", "out"), "cannot write")
+    assert files_in(folder) == ["a.tif", "b.tif", name]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file sizes are limited by resource limits of Linux")
+@pytest.mark.parametrize("missing", [100, 2_000, 15_000])
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
+    folder: Path, rng: np.random.Generator, missing: int
+) -> None:
+    import resource
+
+    write_geotiff(folder / "large.tif", rng.integers(0, 256, (300, 300, 3), np.uint8))
+    arguments = ("large.tif", "--bundle", tiny.TINY_WIDE, "--backend", "onnxruntime", "--out", "out/large_mask.tif")
+    assert_fine(call("fctl-run", *arguments, "--no-preview", cwd=folder))
+    size = (folder / "out" / "large_mask.tif").stat().st_size
+    shutil.rmtree(folder / "out")
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size - missing, size - missing))
+
+    result = call("fctl-run", *arguments, "--no-preview", cwd=folder, preexec_fn=fill)
+    assert_one_error(result, "cannot write out/large_mask.tif")
+    assert files_in(folder) == ["a.tif", "b.tif", "large.tif"]
+
+
+# fctl-info
+
+
+def test_info_shows_what_a_bundle_holds(tmp_path: Path) -> None:
+    result = call("fctl-info", tiny.TINY_GLOBAL, cwd=tmp_path)
+    assert_fine(result)
+    for told in ("tiny_global", "0 red (200, 30, 30)", "3 bands of uint8", "the whole image at 8 pixels", "segmenter"):
+        assert told in result.stdout
+
+
+def test_info_of_the_default_bundle_shows_its_parity(tmp_path: Path) -> None:
+    result = call("fctl-info", "default", cwd=tmp_path)
+    assert_fine(result)
+    assert "compared with" in result.stdout
+
+
+def test_info_of_no_bundle_is_one_line(tmp_path: Path) -> None:
+    assert_one_error(call("fctl-info", "gone.fctl", cwd=tmp_path), "gone.fctl", "found nothing")
+
+
+def test_info_takes_any_class_name(tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["classes"][0]["name"] = "[/b] road"
+
+    result = call("fctl-info", tiny.variant(tiny.TINY, tmp_path, change), cwd=tmp_path)
+    assert_fine(result)
+    assert "[/b] road" in result.stdout
+
+
+def test_info_on_an_ascii_terminal(tmp_path: Path) -> None:
+    result = call("fctl-info", tiny.TINY, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert_fine(result)
+    assert "tiny" in result.stdout

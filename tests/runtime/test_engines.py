@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from fctl.runtime import Segmenter
+from fctl.runtime.bundle import SEGMENTER, Graph, read_bundle, sha256
+from fctl.runtime.engines import BACKENDS, Session, choose_engine
+from fctl.runtime.errors import EngineError, FctlError, InputError
+
+from . import tiny
+
+ENGINES = [name for name in BACKENDS if name != "auto"]
+
+Array = NDArray[Any]
+
+
+@pytest.fixture(params=ENGINES)
+def backend(request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    pytest.importorskip(name)
+    return name
+
+
+def session_of(backend: str, batch: int, bundle: Path = tiny.TINY, role: str = SEGMENTER) -> Session:
+    path, graph = read_bundle(bundle).graph(role, "fp32")
+    return choose_engine(backend, "fp32").session(path, graph, batch)
+
+
+def inputs_of(rng: np.random.Generator, batch: int) -> dict[str, Array]:
+    features = {
+        f"features_{name}": rng.normal(size=(batch, 2, 4, 4)).astype(np.float32) for name in ("medium", "large")
+    }
+    return {"patch": rng.integers(0, 256, (batch, 3, 16, 16), np.uint8), **features}
+
+
+def test_an_unknown_backend_lists_those_that_are_known() -> None:
+    with pytest.raises(InputError, match=f"unknown backend 'tvm'; known: {', '.join(BACKENDS)}"):
+        choose_engine("tvm", "fp32")
+
+
+def test_the_engine_asked_for_is_the_one_that_comes(backend: str) -> None:
+    engine = choose_engine(backend, "fp32")
+    assert (engine.name, engine.precision) == (backend, "fp32")
+    assert "CPU" in engine.device
+
+
+def test_auto_takes_the_first_that_is_installed_and_says_which() -> None:
+    for name in ENGINES:  # in the documented order
+        try:
+            first = choose_engine(name, "fp32")
+        except EngineError:
+            continue
+        break
+    assert choose_engine("auto", "fp32").name == first.name
+
+
+def test_onnxruntime_does_not_pretend_to_run_bf16() -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(EngineError, match="no engine for bf16: onnxruntime runs fp32"):
+        choose_engine("onnxruntime", "bf16")
+
+
+def test_auto_keeps_to_the_precision_asked_for() -> None:
+    try:
+        engine = choose_engine("auto", "bf16")
+    except EngineError as error:
+        assert "no engine for bf16" in str(error)
+    else:
+        assert engine.precision == "bf16"
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_session_computes_the_graph(rng: np.random.Generator, backend: str, batch: int) -> None:
+    windows = rng.integers(0, 256, (batch, 3, 16, 16), np.uint8)
+    found = session_of(backend, batch, role="encoder_medium").run({"window": windows})["features"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, tiny.mix(tiny.ENCODE_MEDIUM, tiny.pool(windows, 4)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_result_is_not_changed_by_the_next_run(rng: np.random.Generator, backend: str) -> None:
+    session = session_of(backend, 1)
+    first = session.run(inputs_of(rng, 1))["logits"]
+    kept = first.copy()
+    session.run(inputs_of(rng, 1))
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_arrays_need_not_be_contiguous(rng: np.random.Generator, backend: str) -> None:
+    session, inputs = session_of(backend, 2), inputs_of(rng, 2)
+    turned = {name: np.asfortranarray(array) for name, array in inputs.items()}
+    np.testing.assert_array_equal(session.run(turned)["logits"], session.run(inputs)["logits"])
+
+
+def test_a_missing_input_is_refused(rng: np.random.Generator, backend: str) -> None:
+    inputs = inputs_of(rng, 2)
+    inputs["image"] = inputs.pop("patch")
+    with pytest.raises(EngineError, match=r"segmenter: input 'patch': expected uint8 \(2, 3, 16, 16\), found nothing"):
+        session_of(backend, 2).run(inputs)
+
+
+def test_an_input_that_the_graph_does_not_have_is_refused(rng: np.random.Generator, backend: str) -> None:
+    session, inputs = session_of(backend, 2), inputs_of(rng, 2)
+    with pytest.raises(EngineError, match=r"segmenter: .*'image'"):
+        session.run({**inputs, "image": inputs["patch"]})
+
+
+def test_another_dtype_is_refused(rng: np.random.Generator, backend: str) -> None:
+    inputs = inputs_of(rng, 2)
+    inputs["patch"] = inputs["patch"].astype(np.float32)
+    with pytest.raises(EngineError, match=r"input 'patch': expected uint8 .*, found float32 \(2, 3, 16, 16\)"):
+        session_of(backend, 2).run(inputs)
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 16, 16), (2, 3, 16, 8), (3, 16, 16)])
+def test_another_shape_is_refused(rng: np.random.Generator, backend: str, shape: tuple[int, ...]) -> None:
+    inputs = {**inputs_of(rng, 2), "patch": np.zeros(shape, np.uint8)}
+    with pytest.raises(EngineError, match=r"input 'patch': expected uint8 .*, found uint8"):
+        session_of(backend, 2).run(inputs)
+
+
+@pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_PLAIN])
+def test_engines_agree(rng: np.random.Generator, bundle: Path) -> None:
+    for name in ENGINES:
+        pytest.importorskip(name)
+    found = []
+    for name in ENGINES:
+        with Segmenter(bundle, backend=name, batch=3) as segmenter:
+            spec = segmenter.manifest.input
+            image = np.random.default_rng(0).integers(0, 256, (45, 50, spec.bands)).astype(spec.dtype)
+            found.append(segmenter.segment(image, probabilities=True))
+    assert found[0].probabilities is not None
+    np.testing.assert_array_equal(found[0].ids, found[1].ids)
+    np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, rtol=1e-5, atol=1e-6)
+
+
+def graph_of(path: Path) -> Graph:
+    _, graph = read_bundle(tiny.TINY).graph(SEGMENTER, "fp32")
+    return Graph(
+        role=graph.role,
+        precision="fp32",
+        file=path.name,
+        sha256=sha256(path),
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+    )
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "cut short"])
+def test_a_broken_graph_is_an_engine_error(tmp_path: Path, backend: str, damage: str) -> None:
+    path, whole = tmp_path / "segmenter.onnx", (tiny.TINY / "segmenter.onnx").read_bytes()
+    path.write_bytes({"empty": b"", "text": b"hello", "cut short": whole[: len(whole) // 2]}[damage])
+    with pytest.raises(EngineError, match=r"cannot load .*segmenter.onnx") as caught:
+        choose_engine(backend, "fp32").session(path, graph_of(path), 1)
+    assert "\n" not in str(caught.value)
+
+
+def lies(manifest: dict[str, Any], name: str) -> None:
+    """Give a tensor of a graph, and what refers to it, another shape or name than the file has."""
+    encoder, _, segmenter = manifest["graphs"]
+    if name == "features":
+        encoder["outputs"][0]["shape"][2:] = [8, 8]
+        segmenter["inputs"][1]["shape"][2:] = [8, 8]
+    elif name == "channels":
+        encoder["outputs"][0]["shape"][1] = 5
+        segmenter["inputs"][1]["shape"][1] = 5
+    elif name == "dtype":
+        segmenter["inputs"][0]["dtype"] = "uint16"
+        manifest["input"]["dtype"] = "uint16"
+        for graph in manifest["graphs"][:2]:
+            graph["inputs"][0]["dtype"] = "uint16"
+    else:
+        manifest["contexts"][0]["name"] = "near"
+        segmenter["inputs"][1]["name"] = "features_near"
+
+
+@pytest.mark.parametrize("name", ["features", "channels", "dtype", "context"])
+def test_a_manifest_that_does_not_describe_its_graphs_is_an_error_of_ours(
+    tmp_path: Path, backend: str, name: str
+) -> None:
+    bundle = tiny.variant(tiny.TINY, tmp_path, lambda manifest: lies(manifest, name))
+    dtype = json.loads((bundle / "manifest.json").read_text("utf-8"))["input"]["dtype"]
+    with pytest.raises(FctlError), Segmenter(bundle, backend=backend) as segmenter:
+        segmenter.segment(np.zeros((20, 20, 3), dtype))

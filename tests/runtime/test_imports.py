@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fctl.calib
+import fctl.runtime
+from fctl.runtime import engines
+
+EXPORT_ONLY = ("torch", "onnx", "onnxscript")
+
+
+def modules() -> list[str]:
+    packages = (fctl.runtime, fctl.calib)
+    inner = [info.name for p in packages for info in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
+    return [*(package.__name__ for package in packages), *inner]
+
+
+def test_every_module_is_found() -> None:
+    assert {"fctl.runtime.segmenter", "fctl.runtime.engines.onnxruntime", "fctl.calib.sample"} <= set(modules())
+
+
+@pytest.mark.parametrize("name", modules())
+def test_a_module_does_without_torch_and_onnx(tmp_path: Path, name: str) -> None:
+    library = name.removeprefix(f"{engines.__name__}.")
+    if library not in (name, "base"):
+        pytest.importorskip(library)
+    code = f"""
+import importlib, sys
+importlib.import_module({name!r})
+found = [name for name in {EXPORT_ONLY!r} if name in sys.modules]
+assert not found, found
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_what_the_package_offers_comes_without_torch(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from fctl.runtime import Paths, Report, Segmentation, Segmenter
+assert not [name for name in {EXPORT_ONLY!r} if name in sys.modules]
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
+        importlib.import_module("fctl.runtime").Segmentor  # noqa: B018
