@@ -5,13 +5,14 @@ Patches and contexts are cut by the runtime's own code from whole scenes, so tra
 
 from __future__ import annotations
 
+import copy
 import csv
 import itertools
 import logging
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fctl.runtime.contexts import ArraySource, ContextWindow, cut_context, read_padded, resample
-from fctl.runtime.metrics import IGNORE
+from fctl.runtime.metrics import IGNORE, Confusion
 from fctl.runtime.windows import Window
 
 from .config import GLOBAL, ConfigError
@@ -45,10 +46,11 @@ class Recipe:
     """How to train.
 
     steps, batch: optimizer steps and patches in each. rate, encoder_rate: initial learning rates of the new layers
-    and of the pretrained backbones, decayed by (1 - step / steps)^0.9. gamma: of the focal loss. scale: the patch's
-    window is from 1/scale to scale times its side, contexts likewise. colour: strength of brightness, contrast and
-    saturation jitter. frozen: backbone stage up to which weights are kept; batch statistics of backbones are
-    kept anyway. average: decay of the running average of the weights, which is what is kept. seed: of everything.
+    and of the pretrained backbones, decayed by (1 - step / steps)^0.9. gamma: of the focal loss. balance: share of
+    patches drawn by class. scale: the patch's window is from 1/scale to scale times its side, contexts likewise.
+    colour: strength of brightness, contrast and saturation jitter. frozen: backbone stage up to which weights are
+    kept; batch statistics of backbones are kept anyway. average: decay of the running average of the weights, which is
+    what is kept. seed: of everything.
     """
 
     steps: int
@@ -57,6 +59,7 @@ class Recipe:
     encoder_rate: float
     weight_decay: float
     gamma: float
+    balance: float
     scale: float
     colour: float
     frozen: str | None
@@ -74,7 +77,7 @@ class Batch:
 
 
 class Sampler:
-    """Random patches: half anywhere, half around a pixel of a class drawn evenly, so that rare ones are seen."""
+    """Random patches: some around a pixel of a class drawn evenly, so that rare ones are seen, the others anywhere."""
 
     def __init__(self, scenes: Sequence[Scene], network: FCtL, windows: dict[str, ContextWindow], recipe: Recipe):
         self.windows, self.recipe = windows, recipe
@@ -114,7 +117,7 @@ class Sampler:
     def _corner(self, random: np.random.Generator, index: int, labels: NDArray[np.uint8], side: int) -> tuple[int, int]:
         height, width = labels.shape
         candidates = self.positions[index][random.integers(self.classes)]
-        if random.random() < 0.5 and len(candidates):
+        if random.random() < self.recipe.balance and len(candidates):
             y, x = candidates[random.integers(len(candidates))] - random.integers(0, side, 2)
         else:
             y, x = random.integers(0, [max(height - side, 0) + 1, max(width - side, 0) + 1])
@@ -153,21 +156,72 @@ def train(
             if (step + 1) % 250 == 0:
                 torch.save(average.module.state_dict(), folder / "average.pt")
     trained = cast(FCtL, average.module)
-    recalibrate(trained, sampler, recipe)
+    recalibrate(trained, scenes, windows, recipe)
     return trained.eval()
 
 
-def recalibrate(network: FCtL, sampler: Sampler, recipe: Recipe, batches: int = 100) -> None:
-    """Measure the decoder's batch statistics anew, in place: averaged weights have statistics of their own."""
+def recalibrate(
+    network: FCtL, scenes: Sequence[Scene], windows: dict[str, ContextWindow], recipe: Recipe, batches: int = 100
+) -> None:
+    """Measure the decoder's batch statistics anew, in place, on patches as serving sees them: no jitter, no balance.
+
+    Averaged weights have statistics of their own, and those of balanced patches are not those of a raster.
+    """
+    plain = replace(recipe, balance=0.0, scale=1.0, colour=0.0)
+    sampler = Sampler(scenes, network, windows, plain)
     norms = [module for module in network.decoder.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
-    torch.manual_seed(recipe.seed)
     _train_mode(network)
     with torch.no_grad():
         for index in range(batches):
-            _predict(network, sampler.batch(recipe.steps + index), recipe)
+            _predict(network, sampler.batch(recipe.steps + index), plain)
+
+
+def mean_weights(one: FCtL, other: FCtL) -> FCtL:
+    """A network whose weights are the mean of two; `recalibrate` it before use."""
+    result, states = copy.deepcopy(one), (one.state_dict(), other.state_dict())
+    result.load_state_dict(
+        {key: (value + states[1][key]) / 2 if value.is_floating_point() else value for key, value in states[0].items()}
+    )
+    return result
+
+
+def fit_class_offsets(
+    network: FCtL, scenes: Sequence[Scene], windows: dict[str, ContextWindow], recipe: Recipe, batches: int = 50
+) -> None:
+    """Shift the score of each class, in place, so that the mIoU on plain training patches is highest.
+
+    Training weighs pixels alike, IoU does not: the best threshold between two classes is not where they are as likely.
+    """
+    plain = replace(recipe, balance=0.0, scale=1.0, colour=0.0)
+    sampler = Sampler(scenes, network, windows, plain)
+    logits, labels = [], []
+    with torch.no_grad():
+        for index in range(batches):
+            batch = sampler.batch(2 * recipe.steps + index)
+            known = batch.labels[:, ::2, ::2] != IGNORE  # every fourth pixel is enough
+            logits.append(_predict(network.eval(), batch, plain)[:, :, ::2, ::2].permute(0, 2, 3, 1)[known].half())
+            labels.append(batch.labels[:, ::2, ::2][known])
+        offsets = _best_offsets(torch.cat(logits).float().numpy(), torch.cat(labels).numpy())
+        cast(nn.Conv2d, network.decoder.score).bias += torch.from_numpy(offsets)  # type: ignore[operator]
+
+
+def _best_offsets(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Coordinate search with steps of 0.4, 0.2 and 0.1: logits (pixels, classes), labels (pixels,) -> (classes,)."""
+    classes = logits.shape[1]
+
+    def score(offsets: NDArray[np.float32]) -> float:
+        return Confusion.of(labels, (logits + offsets).argmax(1), classes).miou()
+
+    best = np.zeros(classes, np.float32)
+    for step, _, index, sign in itertools.product((0.4, 0.2, 0.1), range(2), range(classes), (-1, 1)):
+        tried = best.copy()
+        tried[index] += sign * step
+        if score(tried) > score(best) + 1e-5:
+            best = tried
+    return best - best.mean()
 
 
 def _step(network: FCtL, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> float:

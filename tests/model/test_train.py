@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from fctl.model.config import ConfigError, ContextConfig
 from fctl.model.losses import focal_loss
 from fctl.model.network import FCtL
-from fctl.model.train import Batch, Recipe, Sampler, Scene, _jitter, train
+from fctl.model.train import Batch, Recipe, Sampler, Scene, _jitter, recalibrate, train
 from fctl.runtime.contexts import ContextWindow
 from fctl.runtime.metrics import IGNORE
 from fctl.runtime.windows import Window
@@ -32,6 +32,7 @@ RECIPE = Recipe(
     encoder_rate=1e-3,
     weight_decay=1e-4,
     gamma=2.0,
+    balance=0.5,
     scale=1.0,
     colour=0.2,
     frozen="s4",
@@ -265,3 +266,15 @@ def test_focal_loss_ignores_what_is_not_labelled() -> None:
 def test_focal_loss_of_nothing_labelled_is_zero() -> None:
     target = torch.full((1, 4, 4), IGNORE)
     assert focal_loss(torch.randn(1, 3, 4, 4), target, gamma=2, ignore=IGNORE) == 0
+
+
+def test_recalibration_sees_plain_patches_whatever_the_recipe() -> None:
+    network = build(small_config(stage="s8", contexts=(MEDIUM,), ale=None))
+
+    def mean_after(recipe: Recipe) -> Tensor:
+        recalibrate(network, [patterned()], windows(MEDIUM), recipe, batches=2)
+        return network.state_dict()["decoder.refine.s4.1.bn.running_mean"].clone()
+
+    plain = mean_after(RECIPE)
+    assert plain.abs().max() > 0
+    assert torch.equal(mean_after(replace(RECIPE, balance=1.0, scale=2.0, colour=0.9)), plain)
