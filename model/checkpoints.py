@@ -68,7 +68,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: expected a PyTorch checkpoint of tensors, found none ({reason})") from error
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         return _ours(path, content)
-    if _is_state(content):
+    if content and _is_state(content):
         return Checkpoint(card=None, state=content)
     raise CheckpointError(f"{path}: expected a checkpoint of fctl or a state_dict, found {_describe(content)}")
 
@@ -115,7 +115,7 @@ def _ours(path: Path, content: dict[str, Any]) -> Checkpoint:
 
 
 def _is_state(content: Any) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(v, Tensor) for v in content.values())
+    return isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
 
 
 def _describe(content: Any) -> str:

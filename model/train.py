@@ -216,12 +216,15 @@ def _best_offsets(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDA
         return Confusion.of(labels, (logits + offsets).argmax(1), classes).miou()
 
     best = np.zeros(classes, np.float32)
+    highest = score(best)
     for step, _, index, sign in itertools.product((0.4, 0.2, 0.1), range(2), range(classes), (-1, 1)):
         tried = best.copy()
         tried[index] += sign * step
-        if score(tried) > score(best) + 1e-5:
-            best = tried
-    return best - best.mean()
+        reached = score(tried)
+        if reached > highest + 1e-5:
+            best, highest = tried, reached
+    centred: NDArray[np.float32] = best - best.mean()
+    return centred
 
 
 def _step(network: FCtL, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> float:

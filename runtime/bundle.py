@@ -306,8 +306,8 @@ def _check_graphs(manifest: Manifest, expect: Any) -> None:
             pixels = f"a factor that leaves whole pixels on either side of {tile}"
             margin = Fraction(context.factor) * tile - tile if math.isfinite(context.factor) else -1
             expect(margin >= 0 and margin % 2 == 0, f"{field}.factor", pixels, context.factor)
-    distinct = {context.name for context in manifest.contexts}
-    expect(len(distinct) == len(manifest.contexts), "contexts", "distinct names", "a repeated one")
+    names = [context.name for context in manifest.contexts]
+    expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
     names = ["patch", *(c.features for c in manifest.contexts)]
     names += [c.positions for c in manifest.contexts if c.factor == "global"]
     found = {tensor.name: tensor.shape for tensor in roles[SEGMENTER].inputs}

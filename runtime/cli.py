@@ -58,8 +58,9 @@ def run(
     done = [report for report in reports if report is not None]
     if len(targets) > 1:
         _print_summary(done)
-        typer.echo(f"{len(done)} of {len(targets)} images done", err=True)
-    if len(done) < len(targets):
+    if failed := len(targets) - len(done):
+        if len(targets) > 1:
+            typer.echo(f"{failed} of {len(targets)} images failed", err=True)
         raise typer.Exit(1)
 
 

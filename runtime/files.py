@@ -31,7 +31,7 @@ def whole(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         reason = error.strerror or error.__cause__ or error  # GDAL's own words are in the cause
-        raise OutputError(f"cannot write into {path.parent}: {reason}; choose another --out") from error
+        raise OutputError(f"cannot write {path}: {reason}; choose another --out") from error
     finally:
         _remove(temporary)
         for folder in new_folders:

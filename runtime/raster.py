@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ from .windows import Window
 _BLOCK = 256
 
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)  # its errors come as exceptions too
+warnings.filterwarnings("ignore", category=rasterio.errors.NotGeoreferencedWarning)  # PNG and JPEG have no place
+warnings.filterwarnings("ignore", category=rasterio.errors.NodataShadowWarning)  # the alpha band is heeded here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +137,10 @@ def open_raster(path: Path, spec: InputSpec, bands: Sequence[int] | None, cached
 def _open(path: Path) -> Iterator[Any]:
     if not path.exists():
         raise RasterError(f"{path}: expected an image, found no such file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            dataset = rasterio.open(path)
-        except (rasterio.errors.RasterioError, UnicodeError) as error:
-            raise RasterError(f"{path}: expected an image that GDAL reads, found none ({error})") from error
+    try:
+        dataset = rasterio.open(path)
+    except (rasterio.errors.RasterioError, UnicodeError) as error:
+        raise RasterError(f"{path}: expected an image that GDAL reads, found none ({error})") from error
     with dataset:
         yield dataset
 
@@ -217,10 +218,7 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
     if points:
         profile |= {"gcps": points, "crs": points_crs}
         del profile["transform"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        dataset = rasterio.open(path, "w", **profile)
-    with dataset:
+    with rasterio.open(path, "w", **profile) as dataset:
         dataset.update_tags(**spec.tags)
         for band, description in enumerate(spec.descriptions, 1):
             dataset.set_band_description(band, description)
@@ -234,16 +232,25 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
 
 def _check_complete(path: Path) -> None:
     """Raise OSError unless every block lies in the file: closing hides that the disk was full."""
-    size = path.stat().st_size
-    with _open(path) as dataset:
-        for band in dataset.indexes:
-            for (row, column), _ in dataset.block_windows(band):
-                place = [
-                    dataset.get_tag_item(f"BLOCK_{kind}_{column}_{row}", "TIFF", bidx=band)
-                    for kind in ("OFFSET", "SIZE")
-                ]
-                if None in place or sum(map(int, place)) > size:
-                    raise OSError(28, "the file is incomplete, probably no space is left")
+    try:
+        with _open(path) as dataset:
+            ends = [
+                _block_end(dataset, band, *index)
+                for band in dataset.indexes
+                for index, _ in dataset.block_windows(band)
+            ]
+    except RasterError:
+        ends = [None]
+    if None in ends or max(end for end in ends if end) > path.stat().st_size:
+        raise OSError(errno.ENOSPC, "the file is incomplete, probably no space is left")
+
+
+def _block_end(dataset: Any, band: int, row: int, column: int) -> int | None:
+    """Where a block of a GeoTIFF ends in its file; None where it was not written."""
+    offset, size = (
+        dataset.get_tag_item(f"BLOCK_{kind}_{column}_{row}", "TIFF", bidx=band) for kind in ("OFFSET", "SIZE")
+    )
+    return int(offset) + int(size) if offset and size else None
 
 
 def read_thumbnail(path: Path, height: int, width: int) -> Pixels:

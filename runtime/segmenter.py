@@ -147,9 +147,9 @@ class Segmenter:
         _check_outputs(image, paths, overwrite)
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(image, self.manifest.input, bands, self._rows_in_work()))
-            mask = stack.enter_context(whole(paths.mask))
-            shares = stack.enter_context(whole(paths.probabilities)) if paths.probabilities else None
             preview = stack.enter_context(whole(paths.preview)) if paths.preview else None
+            shares = stack.enter_context(whole(paths.probabilities)) if paths.probabilities else None
+            mask = stack.enter_context(whole(paths.mask))  # innermost, so that what cannot be written is named after it
             size = (source.height, source.width)
             with create_outputs(mask, shares, size, source.georeference, self.manifest, self.engine) as files:
                 for rows in segment_rows(network, source, probabilities=files.wants_probabilities, progress=progress):

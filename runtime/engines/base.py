@@ -28,13 +28,13 @@ class Session(ABC):
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Inputs by name -> outputs by name. Raises EngineError for a name, dtype or shape the graph does not have."""
-        for name in inputs.keys() - self._expected.keys():
-            raise EngineError(f"{self._graph.role}: unknown input {name!r}; expected {', '.join(self._expected)}")
         for name, (dtype, shape) in self._expected.items():
             array = inputs.get(name)
             found = "nothing" if array is None else f"{array.dtype} {array.shape}"
             if array is None or (str(array.dtype), array.shape) != (dtype, shape):
                 raise EngineError(f"{self._graph.role}: input {name!r}: expected {dtype} {shape}, found {found}")
+        for name in inputs.keys() - self._expected.keys():
+            raise EngineError(f"{self._graph.role}: unknown input {name!r}; expected {', '.join(self._expected)}")
         return self._run(inputs)
 
     def _check_graph(self, path: Path, found: dict[str, str]) -> None:

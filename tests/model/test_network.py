@@ -302,6 +302,7 @@ def test_imagenet_weights_load_into_truncated_encoders(imagenet: Mapping[str, Te
 @pytest.mark.parametrize("key", ["_bn0.running_var", "_blocks.15._project_conv.weight", "_conv_stem.weight"])
 def test_missing_imagenet_weights_are_refused(imagenet: Mapping[str, Tensor], key: str) -> None:
     renamed = {"_bn0.running_var": "stem.bn.running_var", "_blocks.15._project_conv.weight": "blocks.15.project"}
+    renamed |= {"_conv_stem.weight": "stem.conv.weight"}
     state = {name: value for name, value in imagenet.items() if name != key}
     with pytest.raises((RuntimeError, KeyError), match=renamed.get(key, key)):
         EfficientNetLite0(bands=3, last="s32").load_imagenet(state)

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from fctl.model.config import ConfigError, ContextConfig
 from fctl.model.losses import focal_loss
 from fctl.model.network import FCtL
-from fctl.model.train import Batch, Recipe, Sampler, Scene, _jitter, recalibrate, train
+from fctl.model.train import Batch, Recipe, Sampler, Scene, _best_offsets, _jitter, mean_weights, recalibrate, train
 from fctl.runtime.contexts import ContextWindow
-from fctl.runtime.metrics import IGNORE
+from fctl.runtime.metrics import IGNORE, Confusion
 from fctl.runtime.windows import Window
 
 from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, build, small_config
@@ -278,3 +278,23 @@ def test_recalibration_sees_plain_patches_whatever_the_recipe() -> None:
     plain = mean_after(RECIPE)
     assert plain.abs().max() > 0
     assert torch.equal(mean_after(replace(RECIPE, balance=1.0, scale=2.0, colour=0.9)), plain)
+
+
+def test_mean_weights_lie_halfway() -> None:
+    one, other = (build(small_config(contexts=(), ale=None), seed=seed) for seed in (0, 1))
+    halfway = mean_weights(one, other).state_dict()
+    for key, value in one.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(halfway[key], (value + other.state_dict()[key]) / 2)
+
+
+def test_class_offsets_raise_the_miou_of_training_patches() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 5000)
+    logits = np.eye(3, dtype=np.float32)[labels] * 2 + random.normal(0, 1, (5000, 3)).astype(np.float32)
+    biased = logits + np.float32([1.5, 0, 0])
+    offsets = _best_offsets(biased, labels)
+    before, after = (Confusion.of(labels, (biased + shift).argmax(1), 3).miou() for shift in (0, offsets))
+    assert after > before + 0.05
+    assert offsets[0] < min(offsets[1:])
+    assert abs(offsets.mean()) < 1e-6
