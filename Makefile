@@ -5,11 +5,11 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 
 .PHONY: demo test test-runtime lint bench clean
 
-demo: .venv ## segment the shipped sample, without PyTorch
+demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 	$(PIP) --editable '.[cpu]' --config-settings editable_mode=strict
 	$(BIN)/fctl-run samples/dubai.tif --out demo --overwrite
 
-test: .venv ## install what the tests need, and run all of them
+test: $(BIN)/python ## install what the tests need, and run all of them
 	$(PIP) --editable '.[cpu,openvino,export,train,dev]' --config-settings editable_mode=strict
 	$(BIN)/python -m pytest
 
@@ -33,5 +33,5 @@ bench: ## patches a second of the default bundle in every engine (needs `make te
 clean:
 	rm -rf .venv build demo dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-.venv:
+$(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -40,7 +40,7 @@ def export(
 
         options = ExportOptions(
             arch=arch,
-            classes=tuple(classes.split(",")) if classes else (),
+            classes=tuple(name.strip() for name in classes.split(",")) if classes else (),
             patches=tuple(patches or ()),
             half_weights=weights == "fp16",
             licence=licence,

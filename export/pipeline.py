@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 import datetime
 import logging
 import platform
@@ -47,7 +48,6 @@ from .verify import Samples, verify
 log = logging.getLogger(__name__)
 
 _PATCHES = 8
-_PALETTE = ((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180), (70, 240, 240))
 _TOOLS = ("fctl", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
 
 
@@ -71,7 +71,8 @@ class ExportOptions:
 def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manifest:
     """Export a checkpoint to the bundle folder `out`, verified, and return its manifest.
 
-    Raises CheckpointError, InputError, RasterError, OutputError, or ParityError; then nothing is left behind.
+    Raises CheckpointError, InputError, RasterError, OutputError, BundleError, EngineError or ParityError; then nothing
+    is left behind.
     """
     refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
     read = read_checkpoint(checkpoint)
@@ -109,7 +110,11 @@ def _card(read: Checkpoint, path: Path, options: ExportOptions) -> Card:
             card,
             classes=tuple(replace(old, name=name) for old, name in zip(card.classes, options.classes, strict=True)),
         )
-    distance = options.ground_sample_distance or card.ground_sample_distance
+    distance = card.ground_sample_distance
+    if options.ground_sample_distance is not None:
+        distance = options.ground_sample_distance
+        if not distance > 0:
+            raise InputError(f"--gsd: expected metres above 0, found {distance:g}")
     return replace(card, licence=options.licence or card.licence, ground_sample_distance=distance)
 
 
@@ -120,11 +125,17 @@ def _card_of_bare(path: Path, options: ExportOptions) -> Card:
             f"{path}: bare weights say neither what network nor what classes: give --arch and --classes"
         )
     found = _preset(options.arch, len(options.classes))
-    labels = (ClassLabel(name=name, colour=_PALETTE[i % len(_PALETTE)]) for i, name in enumerate(options.classes))
+    labels = (ClassLabel(name=name, colour=_colour(index)) for index, name in enumerate(options.classes))
     return Card(
         network=found.network, serving=found.serving, classes=tuple(labels), ground_sample_distance=None, licence=None,
         training={},
     )  # fmt: skip
+
+
+def _colour(index: int) -> tuple[int, int, int]:
+    """Colours that stay apart for any number of classes: hues a golden angle from each other."""
+    red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.7, 0.9 - 0.3 * (index % 2)))
+    return red, green, blue
 
 
 def _preset(name: str, classes: int) -> Preset:

@@ -141,7 +141,7 @@ class Segmenter:
         """Segment one raster into files: the mask as a GeoTIFF of class ids that keeps the georeference.
 
         bands: 1-based bands to use, in the bundle's order. Memory grows with the raster's width, not its height.
-        Raises RasterError or OutputError; no file is left half-written.
+        Raises RasterError, InputError, OutputError or EngineError; no file is left half-written.
         """
         image, network, started = Path(image), self._loaded(), time.monotonic()
         _check_outputs(image, paths, overwrite)

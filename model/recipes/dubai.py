@@ -5,7 +5,7 @@ Each scene is a 3 x 3 grid of parts, of which parts 1 to 8 are at hand (``tileN/
 
     python -m fctl.model.recipes.dubai DATA runs/default
 
-trains the checkpoint behind the default bundle (about an hour on 2 CPU cores).
+trains the checkpoint behind the default bundle (about two hours on 2 CPU cores).
 """
 
 from __future__ import annotations

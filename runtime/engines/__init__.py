@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from dataclasses import dataclass
-from typing import Literal
 
 from ..errors import EngineError, InputError
 from .base import Arrays, Engine, RunPrecision, Session
-
-Backend = Literal["auto", "onnxruntime", "openvino"]
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,15 @@ def choose_engine(backend: str, precision: RunPrecision) -> Engine:
         if importlib.util.find_spec(entry.package) is None:
             refusals.append(f"{name} is not installed (pip install 'fctl[{entry.extra}]')")
             continue
-        kind: type[Engine] = getattr(importlib.import_module(entry.module, __name__), entry.kind)
+        try:
+            kind: type[Engine] = getattr(importlib.import_module(entry.module, __name__), entry.kind)
+        except ImportError as error:
+            refusals.append(f"{name} is installed but cannot be imported ({error})")
+            continue
         if precision in kind.precisions():
             return kind(precision)
         refusals.append(f"{name} runs {' and '.join(kind.precisions())} on this machine")
     raise EngineError(f"no engine for {precision}: {'; '.join(refusals)}")
 
 
-__all__ = ["BACKENDS", "Arrays", "Backend", "Engine", "RunPrecision", "Session", "choose_engine"]
+__all__ = ["BACKENDS", "Arrays", "Engine", "RunPrecision", "Session", "choose_engine"]

@@ -35,7 +35,11 @@ class Session(ABC):
                 raise EngineError(f"{self._graph.role}: input {name!r}: expected {dtype} {shape}, found {found}")
         for name in inputs.keys() - self._expected.keys():
             raise EngineError(f"{self._graph.role}: unknown input {name!r}; expected {', '.join(self._expected)}")
-        return self._run(inputs)
+        try:
+            return self._run(inputs)
+        except Exception as error:  # the libraries' exceptions share no base class
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise EngineError(f"{self._graph.role}: the engine failed: {reason}; try a smaller batch") from error
 
     def _check_graph(self, path: Path, found: dict[str, str]) -> None:
         """Raise EngineError unless the file's inputs are those of the manifest. found: dtypes by name."""
@@ -56,13 +60,10 @@ def _listed(inputs: dict[str, str]) -> str:
 class Engine(ABC):
     """A library that runs graphs, on one device and in one precision.
 
-    name: as in ``--backend``. package: what must be importable, extra: what installs it. precisions: those it may
-    run on this machine, found out on construction. device, precision: what really runs.
+    name: as in ``--backend``. device, precision: what really runs.
     """
 
     name: ClassVar[str]
-    package: ClassVar[str]
-    extra: ClassVar[str]
 
     def __init__(self, precision: RunPrecision) -> None:
         self.precision = precision

@@ -20,8 +20,6 @@ class OnnxRuntime(Engine):
     """Runs fp32 graphs with the CPU execution provider."""
 
     name = "onnxruntime"
-    package = "onnxruntime"
-    extra = "cpu"
 
     @property
     def device(self) -> str:

@@ -25,8 +25,6 @@ class OpenVino(Engine):
     """Runs fp32 graphs in fp32, or in bf16 where the processor has instructions for it."""
 
     name = "openvino"
-    package = "openvino"
-    extra = "openvino"
 
     def __init__(self, precision: RunPrecision) -> None:
         super().__init__(precision)
