@@ -167,7 +167,7 @@ def recalibrate(
 
     Averaged weights have statistics of their own, and those of balanced patches are not those of a raster.
     """
-    plain = replace(recipe, balance=0.0, scale=1.0, colour=0.0)
+    plain = _as_served(recipe)
     sampler = Sampler(scenes, network, windows, plain)
     norms = [module for module in network.decoder.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
@@ -177,6 +177,11 @@ def recalibrate(
     with torch.no_grad():
         for index in range(batches):
             _predict(network, sampler.batch(recipe.steps + index), plain)
+
+
+def _as_served(recipe: Recipe) -> Recipe:
+    """The recipe without jitter and balance: patches as serving sees them."""
+    return replace(recipe, balance=0.0, scale=1.0, colour=0.0)
 
 
 def mean_weights(one: FCtL, other: FCtL) -> FCtL:
@@ -195,7 +200,7 @@ def fit_class_offsets(
 
     Training weighs pixels alike, IoU does not: the best threshold between two classes is not where they are as likely.
     """
-    plain = replace(recipe, balance=0.0, scale=1.0, colour=0.0)
+    plain = _as_served(recipe)
     sampler = Sampler(scenes, network, windows, plain)
     logits, labels = [], []
     with torch.no_grad():

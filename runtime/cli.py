@@ -193,13 +193,11 @@ def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _print_report(report: Report) -> None:
-    total = max(sum(report.pixels.values()), 1)
-    rows = [(name, f"{count / total:.1%}") for name, count in report.pixels.items()]
+    rows = [(name, f"{share:.1%}") for name, share in report.shares.items()]
     without = report.height * report.width - sum(report.pixels.values())
     if without:
         rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the image"))
-    speed = report.tiles / max(report.seconds, 1e-9)
-    work = f"{report.tiles} tiles, {report.seconds:.1f} s, {speed:.1f} patches/s"
+    work = f"{report.tiles} tiles, {report.seconds:.1f} s, {report.speed:.1f} patches/s"
     print_table(f"{report.image.name}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
     for path in report.paths.wanted():
         typer.echo(f"wrote {path}")
@@ -216,11 +214,9 @@ def _work(item: Report | Estimate) -> tuple[str, str]:
 
     if isinstance(item, Estimate):
         return f"{item.memory >> 20} MiB of memory, {item.disk >> 20} MiB of disk", ""
-    total = max(sum(item.pixels.values()), 1)
-    largest = sorted(item.pixels.items(), key=lambda entry: -entry[1])[:3]
-    speed = item.tiles / max(item.seconds, 1e-9)
-    shares = ", ".join(f"{name} {count / total:.1%}" for name, count in largest)
-    return f"{item.seconds:.1f} s, {speed:.1f} patches/s", shares
+    largest = sorted(item.shares.items(), key=lambda entry: -entry[1])[:3]
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in largest)
+    return f"{item.seconds:.1f} s, {item.speed:.1f} patches/s", shares
 
 
 def _print_estimate(estimate: Estimate, paths: Paths) -> None:

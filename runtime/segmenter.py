@@ -59,6 +59,17 @@ class Report:
     seconds: float
     pixels: dict[str, int]
 
+    @property
+    def speed(self) -> float:
+        """Patches a second."""
+        return self.tiles / max(self.seconds, 1e-9)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of each class in the pixels that have data, by name."""
+        total = max(sum(self.pixels.values()), 1)
+        return {name: count / total for name, count in self.pixels.items()}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
