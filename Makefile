@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-runtime lint bench clean
+.PHONY: demo test test-runtime lint bench matrix clean
 
 demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 	$(PIP) --editable '.[cpu]' --config-settings editable_mode=strict
@@ -29,6 +29,9 @@ lint: ## needs `make test` once, for the tools
 
 bench: ## patches a second of the default bundle in every engine (needs `make test` once)
 	$(BIN)/python benchmarks/engines.py
+
+matrix: ## every preset at full width: size, work, parity, speed (about an hour; needs `make test` once)
+	$(BIN)/python benchmarks/matrix.py
 
 clean:
 	rm -rf .venv build demo dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,7 @@ import numpy as np
 from fctl.runtime.bundle import Manifest
 from fctl.runtime.contexts import Source
 from fctl.runtime.errors import InputError
-from fctl.runtime.pipeline import Batch, cut_batch, cut_moving
+from fctl.runtime.pipeline import Batch, cut_batch, cut_scene
 from fctl.runtime.raster import open_raster
 from fctl.runtime.windows import Window
 
@@ -47,7 +47,12 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
         path = images[index % len(images)]
         with open_raster(path, manifest.input, None, manifest.tile) as source:
             batch = cut_batch(manifest, source, (_place(source, manifest.tile, random),), 1)
-            batches.append(replace(batch, contexts=batch.contexts | cut_moving(manifest, source)))
+            moving = {
+                context.name: cut_scene(source, batch.scenes[context.name][0], context)
+                for context in manifest.contexts
+                if context.window.moves
+            }
+            batches.append(replace(batch, contexts=batch.contexts | moving))
     return batches
 
 

@@ -1,4 +1,4 @@
-"""The network as two kinds of graph: one encoder per context, and the segmenter.
+"""The network as graphs: one encoder per context and the segmenter (staged), or all in one (fused).
 
 `frozen` makes the copy that is traced. Batch norm is folded into the convolutions and everything that depends only on
 geometry and learned constants (crop matrices, position matrices, gates) becomes a constant.
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fctl.model.config import GLOBAL, NetworkConfig
+from fctl.model.decoder import SegFormerDecoder
 from fctl.model.geometry import apply_separable, crop_matrix
 from fctl.model.layers import ConvBn
 from fctl.model.lcf import ContextAttention, LocalityAwareContextFusion, Offsets, PositionTerm
@@ -39,13 +40,25 @@ class SegmenterGraph(nn.Module):
         super().__init__()
         self.network = network
         self.contexts = network.config.context_names
-        self.moving = tuple(context.name for context in network.config.contexts if context.factor == GLOBAL)
+        self.placed = network.config.placed
 
     def forward(self, patch: Tensor, *rest: Tensor) -> Tensor:
         """(N, bands, P, P) raw, features (N, C, H, W) each, positions (N, 2, h) each -> (N, classes, P, P)."""
         features = dict(zip(self.contexts, rest[: len(self.contexts)], strict=True))
-        positions = dict(zip(self.moving, rest[len(self.contexts) :], strict=True))
-        return self.network.segment(patch, features, positions)
+        positions = dict(zip(self.placed, rest[len(self.contexts) :], strict=True))
+        return self.network.segment(patch, self.encoded(features), positions)
+
+    def encoded(self, contexts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The contexts' features, from what this graph takes for them."""
+        return contexts
+
+
+class FusedGraph(SegmenterGraph):
+    """As `SegmenterGraph`, but with every context's raw window (N, bands, S, S) in place of its features."""
+
+    def encoded(self, contexts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The contexts' features, from what this graph takes for them."""
+        return {name: self.network.encode(name, window) for name, window in contexts.items()}
 
 
 def frozen(network: FCtL) -> FCtL:
@@ -133,10 +146,30 @@ def _freeze_positions(network: FCtL, lcf: LocalityAwareContextFusion) -> None:
             )  # type: ignore[assignment]
 
 
+class _MergedSegFormer(nn.Module):
+    """A SegFormerDecoder with one constant 1x1 convolution per stage."""
+
+    def __init__(self, decoder: SegFormerDecoder) -> None:
+        super().__init__()
+        self.decoder = [decoder]  # in a list: its own weights are not part of this module
+        self.score = decoder.score
+        layers = decoder.merged(*decoder.eval().fuse.folded())
+        for name, (weight, bias) in layers.items():
+            self.register_parameter(f"{name}_weight", nn.Parameter(weight.detach().clone(), requires_grad=False))
+            self.register_parameter(f"{name}_bias", nn.Parameter(bias.detach().clone(), requires_grad=False))
+
+    def forward(self, features: dict[str, Tensor], size: int) -> Tensor:
+        decoder = self.decoder[0]
+        merged = {name: (getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")) for name in decoder.order}
+        return decoder.scored(decoder.fused(features, merged), size)
+
+
 def _fold(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, ConvBn):
             setattr(module, name, _FoldedConv(child))
+        elif isinstance(child, SegFormerDecoder):
+            setattr(module, name, _MergedSegFormer(child))
         else:
             _fold(child)
 

@@ -1,21 +1,13 @@
-"""PyTorch modules as ONNX files: export, and the passes over the graph that follow."""
+"""ONNX models: the passes over a graph after tracing, and writing it. Needs no torch."""
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
-import torch
-from torch import Tensor, nn
 
 from fctl.runtime.bundle import BATCH, TensorSpec
 
@@ -24,18 +16,8 @@ IR_VERSION = 10  # newer ones are refused by ONNX Runtime before 1.20 and Tensor
 _FEW = 1024  # elements; smaller tensors stay fp32
 
 
-def export_onnx(
-    module: nn.Module, path: Path, inputs: dict[str, Tensor], output: str, *, half_weights: bool
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Write a module as one ONNX file with a symbolic batch; returns its input and output specs.
-
-    inputs: an example by name, in the order of the module's arguments, batch of 2 or more. half_weights: store as
-    fp16, cast back on loading, whatever fp16 holds exactly; no value changes.
-    """
-    model = _traced(module, inputs, output)
-    merge_pads(model)
-    if half_weights:
-        store_half(model)
+def save_model(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Check and write a model, without what says where it was made; returns its input and output specs."""
     model.ir_version = IR_VERSION
     model.producer_name = "fctl"
     model.graph.doc_string = model.doc_string = ""
@@ -90,35 +72,6 @@ def store_half(model: onnx.ModelProto) -> None:
         graph.node.insert(index, node)
 
 
-def _traced(module: nn.Module, inputs: dict[str, Tensor], output: str) -> onnx.ModelProto:
-    batch = torch.export.Dim(BATCH, min=1, max=1024)
-    shapes = tuple({0: batch} for _ in inputs)
-    # A module with *args takes one entry for all of them.
-    variadic = any(p.kind == p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
-    dynamic = (shapes[0], shapes[1:]) if variadic and len(shapes) > 1 else shapes
-    with warnings.catch_warnings(), _silent():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            module.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic,
-            input_names=list(inputs), output_names=[output], verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    model: onnx.ModelProto = program.model_proto
-    return model
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """The exporter prints its progress."""
-    level = logging.getLogger("torch.onnx").level
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.getLogger("torch.onnx").setLevel(level)
-
-
 def _is_zero_pad(pad: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
     mode = next((a.s.decode() for a in pad.attribute if a.name == "mode"), "constant")
     if mode != "constant" or pad.input[1] not in constants or len([name for name in pad.input if name]) > 3:
@@ -147,5 +100,5 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     kind = value.type.tensor_type
     dtype = str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)))
-    sides = [BATCH if index == 0 else int(side.dim_value) for index, side in enumerate(kind.shape.dim)]
+    sides = [side.dim_value if side.HasField("dim_value") else BATCH for side in kind.shape.dim]
     return TensorSpec(name=value.name, dtype=dtype, shape=tuple(sides))

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import colorsys
-import datetime
 import logging
-import platform
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fctl.calib.sample import find_images, sample_patches, shipped_images
+from fctl.calib.sample import sample_patches
 from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.checkpoints import Card, Checkpoint, ClassLabel, differences, load_network, read_checkpoint
 from fctl.model.config import GLOBAL, ConfigError, NetworkConfig
 from fctl.model.network import FCtL
 from fctl.model.presets import Preset, preset
+from fctl.model.published import (
+    RELEASES,
+    is_published_segformer,
+    load_release,
+    release_classes,
+    segformer_classes,
+    segformer_weights,
+)
 from fctl.runtime.bundle import (
     SCHEMA,
     SEGMENTER,
@@ -30,7 +37,6 @@ from fctl.runtime.bundle import (
     InputSpec,
     Manifest,
     MovingCells,
-    Provenance,
     Scaling,
     sha256,
     write_manifest,
@@ -38,30 +44,38 @@ from fctl.runtime.bundle import (
 from fctl.runtime.contexts import Cells
 from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.files import refuse_existing, whole
+from fctl.runtime.pipeline import Batch
 from fctl.runtime.records import encode
 from fctl.runtime.windows import Plan
 
-from .graphs import EncoderGraph, SegmenterGraph, encoder_roles, frozen, round_weights
-from .onnx_graph import export_onnx
-from .verify import Samples, verify
+from .graphs import EncoderGraph, FusedGraph, SegmenterGraph, encoder_roles, frozen, round_weights
+from .origin import PARITY_PATCHES, colour_of, parity_images, provenance
+from .tracing import export_onnx
+from .verify import Reference, Samples, verify
 
 log = logging.getLogger(__name__)
 
-_PATCHES = 8
-_TOOLS = ("fctl", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What to make of a checkpoint.
 
-    arch: a preset's name, for bare weights (a checkpoint of ours knows). classes: names, for bare weights. patches:
-    images or folders for the parity gate; empty: those shipped with fctl. half_weights: round weights to fp16 and
-    store them so. licence, ground_sample_distance: override the checkpoint's.
+    arch: a preset's name, for bare weights (a checkpoint of ours knows). classes: names, for bare weights.
+    context_files: by context, the files of the public release beside its main one. windows: by context, the side of its
+    window in pixels of the raster, for bare weights. scene: side of the images whose whole was the global context.
+    graph: "staged", one graph per context and the segmenter, or "fused", all in one. patches: images or folders for the
+    parity gate; empty: those shipped with fctl. half_weights: round weights to fp16 and store them so. licence,
+    ground_sample_distance: override the checkpoint's.
     """
 
     arch: str | None = None
     classes: tuple[str, ...] = ()
+    context_files: Mapping[str, Path] = field(default_factory=dict)
+    windows: Mapping[str, int] = field(default_factory=dict)
+    scene: int | None = None
+    graph: Literal["staged", "fused"] = "staged"
     patches: tuple[Path, ...] = ()
     half_weights: bool = False
     licence: str | None = None
@@ -75,28 +89,60 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     is left behind.
     """
     refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
-    read = read_checkpoint(checkpoint)
-    card = _card(read, checkpoint, options)
-    network = load_network(card.network, read.state, str(checkpoint))
+    card, network = _load(checkpoint, options)
     exported = frozen(network)
     if options.half_weights:
         round_weights(exported)
-    images, source = _images(card.network, options.patches)
+    images, source = parity_images(card.network.bands, options.patches)
     with whole(out) as folder, torch.inference_mode():
         folder.mkdir()
-        draft = _manifest(
-            out.stem, card, sha256(checkpoint), _write_graphs(exported, folder, card, options.half_weights)
-        )
+        graphs = _write_graphs(exported, folder, card, options)
+        files = {"": checkpoint, **options.context_files}
+        draft = _manifest(out.stem, card, {name: sha256(path) for name, path in files.items()}, graphs, options.graph)
         write_manifest(folder, draft)
-        samples = Samples(batches=sample_patches(draft, images, _PATCHES, seed=0), source=source)
-        reference, original = (exported, network) if options.half_weights else (network, None)
-        manifest = replace(draft, parity=(verify(Bundle(folder, draft), reference, original, samples),))
+        samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
+        manifest = replace(
+            draft, parity=(verify(Bundle(folder, draft), _reference(network, exported, options), samples),)
+        )
         write_manifest(folder, manifest)
     return manifest
 
 
+def _load(path: Path, options: ExportOptions) -> tuple[Card, FCtL]:
+    """What a checkpoint says of itself, completed by the options, and its network."""
+    read = read_checkpoint(path)
+    card = _card(read, path, options)
+    if options.arch in RELEASES and read.card is None:
+        wanted = {name: f"--{name}" for name in card.network.context_names}
+        if set(options.context_files) != set(wanted):
+            flags = " and ".join(wanted.values())
+            raise InputError(f"{options.arch} keeps every context's encoder in a file of its own: give {flags}")
+        files = {name: (file, _bare_state(file)) for name, file in options.context_files.items()}
+        network = load_release(options.arch, card.network, (path, read.state), files)
+        return replace(card, network=network.config), network
+    if options.context_files:
+        flags = " and ".join(f"--{name}" for name in options.context_files)
+        raise InputError(f"{flags}: only {' and '.join(RELEASES)} have files of their own for contexts")
+    state = read.state
+    if is_published_segformer(state):
+        if card.network.contexts:
+            raise CheckpointError(
+                f"{path}: a SegFormer without contexts, expected weights of {options.arch}: choose --arch segformer-b0 "
+                "to segformer-b5, or train FCtL from it"
+            )
+        state = segformer_weights(FCtL(card.network), state, str(path))
+    return card, load_network(card.network, state, str(path))
+
+
+def _bare_state(path: Path) -> Mapping[str, Tensor]:
+    read = read_checkpoint(path)
+    if read.card:
+        raise CheckpointError(f"{path}: expected a file of the public release, found a checkpoint of fctl")
+    return read.state
+
+
 def _card(read: Checkpoint, path: Path, options: ExportOptions) -> Card:
-    card = read.card or _card_of_bare(path, options)
+    card = read.card or _card_of_bare(read, path, options)
     if read.card and options.arch:
         asked = _preset(options.arch, card.network.classes).network
         if changed := differences(card.network, asked):
@@ -110,6 +156,10 @@ def _card(read: Checkpoint, path: Path, options: ExportOptions) -> Card:
             card,
             classes=tuple(replace(old, name=name) for old, name in zip(card.classes, options.classes, strict=True)),
         )
+    if read.card and options.windows:
+        raise InputError("--contexts: a checkpoint of fctl knows the windows that it was trained with; leave it out")
+    if options.scene is not None:
+        card = replace(card, serving=replace(card.serving, scene=_scene(card.network, options.scene)))
     distance = card.ground_sample_distance
     if options.ground_sample_distance is not None:
         distance = options.ground_sample_distance
@@ -118,24 +168,54 @@ def _card(read: Checkpoint, path: Path, options: ExportOptions) -> Card:
     return replace(card, licence=options.licence or card.licence, ground_sample_distance=distance)
 
 
-def _card_of_bare(path: Path, options: ExportOptions) -> Card:
+def _card_of_bare(read: Checkpoint, path: Path, options: ExportOptions) -> Card:
     """Bare weights say nothing about themselves: the command line must."""
     if not options.arch or not options.classes:
         raise CheckpointError(
             f"{path}: bare weights say neither what network nor what classes: give --arch and --classes"
         )
     found = _preset(options.arch, len(options.classes))
-    labels = (ClassLabel(name=name, colour=_colour(index)) for index, name in enumerate(options.classes))
+    scored = _scored_classes(read.state, options.arch)
+    if scored not in (None, len(options.classes)):
+        raise InputError(f"--classes: {path} scores {scored} classes, found {len(options.classes)} names")
+    labels = (ClassLabel(name=name, colour=colour_of(index)) for index, name in enumerate(options.classes))
     return Card(
-        network=found.network, serving=found.serving, classes=tuple(labels), ground_sample_distance=None, licence=None,
-        training={},
+        network=_with_windows(found.network, options.windows), serving=found.serving, classes=tuple(labels),
+        ground_sample_distance=None, licence=None, training={},
     )  # fmt: skip
 
 
-def _colour(index: int) -> tuple[int, int, int]:
-    """Colours that stay apart for any number of classes: hues a golden angle from each other."""
-    red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.7, 0.9 - 0.3 * (index % 2)))
-    return red, green, blue
+def _scored_classes(state: Mapping[str, Tensor], arch: str) -> int | None:
+    if arch in RELEASES:
+        return release_classes(state)
+    if is_published_segformer(state):
+        return segformer_classes(state)
+    own = state.get("decoder.score.bias")
+    return None if own is None else int(own.shape[0])
+
+
+def _with_windows(network: NetworkConfig, windows: Mapping[str, int]) -> NetworkConfig:
+    """The network with contexts cut from windows of other sides, in pixels of the raster."""
+    for name in windows:
+        if name not in network.context_names:
+            known = ", ".join(network.context_names) or "none"
+            raise InputError(f"--contexts: unknown context {name!r}; this network has {known}")
+    try:
+        contexts = tuple(
+            replace(context, factor=windows[context.name] / network.patch) if context.name in windows else context
+            for context in network.contexts
+        )
+        return replace(network, contexts=contexts)
+    except ConfigError as error:
+        raise InputError(f"--contexts: {error}") from error
+
+
+def _scene(network: NetworkConfig, side: int) -> int:
+    if not any(context.factor == GLOBAL for context in network.contexts):
+        raise InputError("--scene-size: this network has no global context; leave it out")
+    if side <= network.patch:
+        raise InputError(f"--scene-size: expected more than the {network.patch} pixels of a patch, found {side}")
+    return side
 
 
 def _preset(name: str, classes: int) -> Preset:
@@ -145,25 +225,47 @@ def _preset(name: str, classes: int) -> Preset:
         raise InputError(f"--arch: {error}") from error
 
 
-def _write_graphs(network: FCtL, folder: Path, card: Card, half_weights: bool) -> tuple[Graph, ...]:
-    """Every encoder graph once, then the segmenter."""
+def _reference(network: FCtL, rounded: FCtL, options: ExportOptions) -> Reference:
+    """What the graphs must compute: the network, or what rounding made of it."""
+    name = f"PyTorch {torch.__version__} fp32"
+    if not options.half_weights:
+        return Reference(name=name, scores=in_torch(network), original=None)
+    return Reference(name=f"{name}, weights rounded to fp16", scores=in_torch(rounded), original=in_torch(network))
+
+
+def in_torch(network: FCtL) -> Callable[[Batch], Array]:
+    """Logits of a batch, raw patches with raw contexts, in PyTorch."""
+
+    def scores(batch: Batch) -> Array:
+        contexts = {name: torch.from_numpy(window) for name, window in batch.contexts.items()}
+        positions = {name: torch.from_numpy(places) for name, places in batch.positions.items()}
+        with torch.inference_mode():
+            logits: Array = network(torch.from_numpy(batch.patch), contexts, positions).numpy()
+        return logits
+
+    return scores
+
+
+def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOptions) -> tuple[Graph, ...]:
+    """Every encoder graph once, then the segmenter; fused, the segmenter alone."""
     graphs: dict[str, Graph] = {}
-    config = card.network
-    features: dict[str, Tensor] = {}
+    config, half = card.network, options.half_weights
+    contexts: dict[str, Tensor] = {}
     for context in config.contexts:
         window = torch.zeros(2, config.bands, context.size, context.size, dtype=torch.uint8)
-        features[f"features_{context.name}"] = network.encode(context.name, window)
+        if options.graph == "fused":
+            contexts[f"window_{context.name}"] = window
+            continue
+        contexts[f"features_{context.name}"] = network.encode(context.name, window)
         role = encoder_roles(config)[context.name]
         if role not in graphs:
-            module = EncoderGraph(network, context.name)
-            graphs[role] = _write_graph(folder / f"{role}.onnx", module, {"window": window}, "features", half_weights)
+            encoder = EncoderGraph(network, context.name)
+            graphs[role] = _write_graph(folder / f"{role}.onnx", encoder, {"window": window}, "features", half)
     patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
     cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
-    moving = [context.name for context in config.contexts if context.factor == GLOBAL]
-    inputs = {"patch": patch, **features, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in moving}}
-    graphs[SEGMENTER] = _write_graph(
-        folder / f"{SEGMENTER}.onnx", SegmenterGraph(network), inputs, "logits", half_weights
-    )
+    inputs = {"patch": patch, **contexts, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}}
+    module = FusedGraph(network) if options.graph == "fused" else SegmenterGraph(network)
+    graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, inputs, "logits", half)
     return tuple(graphs.values())
 
 
@@ -176,8 +278,11 @@ def _write_graph(
     return Graph(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
 
 
-def _manifest(name: str, card: Card, checkpoint_sha256: str, graphs: tuple[Graph, ...]) -> Manifest:
+def _manifest(name: str, card: Card, checkpoints: Mapping[str, str], graphs: tuple[Graph, ...], kind: str) -> Manifest:
+    """checkpoints: sha256 of the main file under "", and of each context's own."""
     config, serving = card.network, card.serving
+    others = {context: digest for context, digest in checkpoints.items() if context}
+    extensions = {"training": card.training} | {"context_checkpoints": others}
     return Manifest(
         schema=SCHEMA,
         name=name,
@@ -191,33 +296,16 @@ def _manifest(name: str, card: Card, checkpoint_sha256: str, graphs: tuple[Graph
         ),
         tile=config.patch,
         plan=Plan(kind=serving.plan, overlap=serving.overlap),
-        contexts=_contexts(card),
+        contexts=_contexts(card, kind),
         merge=serving.merge,
         graphs=graphs,
         parity=(),
-        provenance=Provenance(
-            checkpoint_sha256=checkpoint_sha256,
-            licence=card.licence,
-            created=datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-            tools=_tool_versions(),
-        ),
-        extensions={"training": card.training} if card.training else {},
+        provenance=provenance(checkpoints[""], card.licence),
+        extensions={key: value for key, value in extensions.items() if value},
     )
 
 
-def _tool_versions() -> dict[str, str]:
-    installed = {name: _version(name) for name in _TOOLS}
-    return {"python": platform.python_version()} | {name: found for name, found in installed.items() if found}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
-
-
-def _contexts(card: Card) -> tuple[Context, ...]:
+def _contexts(card: Card, kind: str) -> tuple[Context, ...]:
     config, roles = card.network, encoder_roles(card.network)
     return tuple(
         Context(
@@ -225,8 +313,9 @@ def _contexts(card: Card) -> tuple[Context, ...]:
             factor=context.factor,
             size=context.size,
             resampling=card.serving.resampling,
-            encoder=roles[context.name],
-            cells=_moving_cells(config, context.size) if context.factor == GLOBAL else None,
+            scene=card.serving.scene if context.factor == GLOBAL else None,
+            encoder=None if kind == "fused" else roles[context.name],
+            cells=_moving_cells(config, context.size) if context.name in config.placed else None,
         )
         for context in config.contexts
     )
@@ -238,14 +327,3 @@ def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
         Cells(stride=stage.stride, offset=stage.offset, count=kind.grid(side, stage)) for side in (config.patch, size)
     )
     return MovingCells(patch=patch, context=context)
-
-
-def _images(config: NetworkConfig, places: Sequence[Path]) -> tuple[Sequence[Path], str]:
-    """Images for the parity gate, and what they are called."""
-    if places:
-        return find_images(places), ", ".join(map(str, places))
-    if config.bands != 3:
-        raise InputError(
-            f"the shipped images have 3 bands, this network wants {config.bands}: give images of yours with --patches"
-        )
-    return shipped_images(), "the images shipped with fctl"

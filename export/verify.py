@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from fctl.model.network import FCtL
 from fctl.runtime.bundle import Bundle, ContextEffect, Parity
 from fctl.runtime.engines import choose_engine
 from fctl.runtime.errors import ParityError
@@ -23,7 +22,7 @@ MAX_ERROR = 1e-3  # of max |logit|
 MIN_AGREEMENT = 0.9999
 WEAK_CONTEXT = 10 * MAX_ERROR
 
-Logits = NDArray[np.float32]
+Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,26 +33,39 @@ class Samples:
     source: str
 
 
-def verify(bundle: Bundle, reference: FCtL, original: FCtL | None, samples: Samples) -> Parity:
-    """Compare a bundle's fp32 graphs in ONNX Runtime with `reference` in PyTorch; the figures, if they pass.
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """What a bundle's graphs must compute: scores (N, classes, P, P) of a batch, and what computes them.
 
-    original: the network before its weights were rounded, or None. Raises ParityError when the largest difference
-    exceeds 1e-3 of the largest logit, when fewer than 99.99 % of the pixels have the same class, or when replacing a
-    context's features by another patch's changes nothing.
+    original: the same before weights were rounded, or None.
+    """
+
+    name: str
+    scores: Callable[[Batch], Scores]
+    original: Callable[[Batch], Scores] | None
+
+
+def verify(bundle: Bundle, reference: Reference, samples: Samples) -> Parity:
+    """Compare a bundle's fp32 graphs in ONNX Runtime with their reference; the figures, if they pass.
+
+    Raises ParityError when the largest difference exceeds 1e-3 of the largest score, when fewer than 99.99 % of the
+    pixels have the same class, or when replacing a context's features by another patch's changes nothing.
     """
     staged = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), len(samples.batches))
     inputs = _gather(staged, samples.batches)
-    found = staged.segment(inputs.patch, inputs.features, inputs.positions)
-    expected = _in_torch(reference, samples.batches)
+    found = _segment(staged, inputs)
+    expected = _concatenated(reference.scores, samples.batches)
     parity = Parity(
         precision="fp32",
-        reference=f"PyTorch {torch.__version__} fp32" + (", weights rounded to fp16" if original else ""),
+        reference=reference.name,
         patches=len(samples.batches),
         source=samples.source,
         classes=_predicted(bundle, found),
         max_error=_relative(found - expected, expected),
         agreement=_agreement(found, expected),
-        original_agreement=_agreement(found, _in_torch(original, samples.batches)) if original else None,
+        original_agreement=(
+            _agreement(found, _concatenated(reference.original, samples.batches)) if reference.original else None
+        ),
         contexts=_effects(staged, inputs, found),
     )
     _judge(parity)
@@ -62,8 +74,8 @@ def verify(bundle: Bundle, reference: FCtL, original: FCtL | None, samples: Samp
 
 @dataclass(frozen=True)
 class _Inputs:
-    patch: NDArray[np.generic]
-    features: dict[str, NDArray[np.float32]]
+    patch: NDArray[Any]
+    features: dict[str, NDArray[Any]]
     positions: dict[str, NDArray[np.float32]]
 
 
@@ -80,32 +92,33 @@ def _gather(staged: StagedNetwork, batches: Sequence[Batch]) -> _Inputs:
     return _Inputs(np.concatenate([batch.patch for batch in batches]), features, positions)
 
 
-def _effects(staged: StagedNetwork, inputs: _Inputs, logits: Logits) -> tuple[ContextEffect, ...]:
+def _segment(staged: StagedNetwork, inputs: _Inputs) -> Scores:
+    """Scores of all patches; where the batch is fixed, in as many runs as that takes."""
+    count = len(inputs.patch)
+    if staged.batch == count:
+        return staged.segment(inputs.patch, inputs.features, inputs.positions)
+    padded = np.concatenate([inputs.patch, np.repeat(inputs.patch[-1:], -count % staged.batch, axis=0)])
+    runs = [staged.segment(part, {}, {}) for part in np.split(padded, len(padded) // staged.batch)]
+    return np.concatenate(runs)[:count]
+
+
+def _effects(staged: StagedNetwork, inputs: _Inputs, scores: Scores) -> tuple[ContextEffect, ...]:
     effects = []
     for context in staged.manifest.contexts:
         swapped = inputs.features | {context.name: _another(inputs.features[context.name])}
-        changed = staged.segment(inputs.patch, swapped, inputs.positions)
-        effects.append(ContextEffect(name=context.name, change=_relative(changed - logits, logits)))
+        changed = _segment(staged, replace(inputs, features=swapped))
+        effects.append(ContextEffect(name=context.name, change=_relative(changed - scores, scores)))
     return tuple(effects)
 
 
-def _another(features: NDArray[np.float32]) -> NDArray[np.float32]:
+def _another(features: NDArray[Any]) -> NDArray[Any]:
     """Every patch's features replaced by another patch's; a global context that all share is turned around instead."""
     rolled = np.roll(features, 1, axis=0)
     return np.ascontiguousarray(features[:, :, ::-1, ::-1]) if np.array_equal(rolled, features) else rolled
 
 
-def _in_torch(network: FCtL, batches: Sequence[Batch]) -> Logits:
-    with torch.inference_mode():
-        logits = [
-            network(
-                torch.from_numpy(batch.patch),
-                {name: torch.from_numpy(window) for name, window in batch.contexts.items()},
-                {name: torch.from_numpy(positions) for name, positions in batch.positions.items()},
-            ).numpy()
-            for batch in batches
-        ]
-    return np.concatenate(logits)
+def _concatenated(scores: Callable[[Batch], Scores], batches: Sequence[Batch]) -> Scores:
+    return np.concatenate([scores(batch) for batch in batches])
 
 
 def _judge(parity: Parity) -> None:
@@ -127,13 +140,13 @@ def _judge(parity: Parity) -> None:
         raise ParityError(f"the exported graphs differ from the network: {'; '.join(problems)}; nothing was written")
 
 
-def _relative(difference: Logits, logits: Logits) -> float:
-    return float(np.abs(difference).max() / np.abs(logits).max())
+def _relative(difference: Scores, scores: Scores) -> float:
+    return float(np.abs(difference).max() / np.abs(scores).max())
 
 
-def _agreement(a: Logits, b: Logits) -> float:
+def _agreement(a: Scores, b: Scores) -> float:
     return float((a.argmax(1) == b.argmax(1)).mean())
 
 
-def _predicted(bundle: Bundle, logits: Logits) -> tuple[str, ...]:
-    return tuple(bundle.manifest.class_names[index] for index in np.unique(logits.argmax(1)))
+def _predicted(bundle: Bundle, scores: Scores) -> tuple[str, ...]:
+    return tuple(bundle.manifest.class_names[index] for index in np.unique(scores.argmax(1)))

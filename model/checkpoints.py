@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -58,11 +59,11 @@ def save_checkpoint(path: Path, card: Card, state: Mapping[str, Tensor]) -> None
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of ours, or a bare ``state_dict``. Raises CheckpointError."""
+    """Read a checkpoint of ours, or a bare ``state_dict`` (PyTorch's format or safetensors). Raises CheckpointError."""
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a checkpoint, found {'a folder' if path.is_dir() else 'no such file'}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = _load(path)
     except Exception as error:  # garbage can fail anywhere in unpickling
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: expected a PyTorch checkpoint of tensors, found none ({reason})") from error
@@ -80,27 +81,47 @@ def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str
     except ConfigError as error:
         raise CheckpointError(f"{origin}: {error}") from error
     wanted = network.state_dict()
-    missing = [f"{key} (missing)" for key in wanted if key not in state]
-    extra = [f"{key} (unknown)" for key in state if key not in wanted]
-    misshapen = [
-        f"{key} {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    problems = missing + misshapen + extra
+    names = {key: key for key in wanted}
+    network.load_state_dict(take(wanted, names, state, f"{origin}: the weights do not fit {config.backbone}"))
+    return network.eval()
+
+
+def take(
+    wanted: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    state: Mapping[str, Tensor],
+    complaint: str,
+    ignored: re.Pattern[str] | None = None,
+) -> dict[str, Tensor]:
+    """The tensors of `state` by our names, strictly.
+
+    wanted: tensors of the shapes that are needed, by our names. names: what `state` calls each of them. ignored: keys
+    of `state` that are known and of no use. Raises CheckpointError: `complaint`, then keys that are missing, misshapen
+    or unknown.
+    """
+    needed = set(names.values())
+    problems = [f"{theirs} (missing)" for theirs in names.values() if theirs not in state]
+    for ours, theirs in names.items():
+        if theirs in state and state[theirs].shape != wanted[ours].shape:
+            problems.append(f"{theirs} {tuple(state[theirs].shape)}, expected {tuple(wanted[ours].shape)}")
+    problems += [f"{key} (unknown)" for key in state if key not in needed and not (ignored and ignored.fullmatch(key))]
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise CheckpointError(
-            f"{origin}: the weights belong to another network than {config.backbone}: "
-            f"{'; '.join(problems[:_SHOWN])}{more}; choose its --arch"
-        )
-    network.load_state_dict(state)
-    return network.eval()
+        raise CheckpointError(f"{complaint}: {'; '.join(problems[:_SHOWN])}{more}; choose the --arch it was trained as")
+    return {ours: state[theirs] for ours, theirs in names.items()}
 
 
 def differences(a: NetworkConfig, b: NetworkConfig) -> list[str]:
     """Names of the settings in which two networks differ."""
     return [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _ours(path: Path, content: dict[str, Any]) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,8 @@ class ContextAttention(nn.Module):
     """X_{I|U} = M_U X_U: the patch's cells attend to the cells of one context.
 
     Both softmaxes of Eq. 2 have rows that sum to 1, so Norm is the identity and the two terms are applied apart.
-    The key has no bias: it would shift every logit of a row alike, which the softmax ignores.
+    The key has no bias: it would shift every logit of a row alike, which the softmax ignores. For the same reason
+    the release's centring (query and key less their mean over the cells) is left out for the key.
     """
 
     def __init__(self, channels: int, config: LcfConfig) -> None:
@@ -57,21 +59,25 @@ class ContextAttention(nn.Module):
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.scale = config.key_channels**-0.5 if config.scale_logits else 1.0
         self.position = PositionTerm() if config.position else None
+        self.centre_query = config.centre_query
+        self.gamma = nn.Parameter(torch.zeros(1)) if config.gamma else None
 
-    def forward(self, x: Tensor, u: Tensor, offsets: Offsets) -> Tensor:
-        """Patch (N, C, h, w), context (N, C, H, W) -> (N, C, h, w)."""
+    def forward(self, x: Tensor, u: Tensor, offsets: Offsets | None) -> Tensor:
+        """Patch (N, C, h, w), context (N, C, H, W) -> (N, C, h, w). offsets: for the position term, if there is one."""
         value = self.value(u)
         attended = (self.attention(x, u) @ tokens(value)).transpose(1, 2).reshape(-1, *x.shape[1:])
-        if self.position is None:
-            return attended
-        share = self.position.share()
-        rows, columns = self.position.matrices(offsets)
-        return share * attended + (1 - share) * apply_separable(rows, value, columns)
+        if self.position is not None and offsets is not None:
+            share = self.position.share()
+            rows, columns = self.position.matrices(offsets)
+            attended = share * attended + (1 - share) * apply_separable(rows, value, columns)
+        return attended if self.gamma is None else self.gamma * attended
 
     def attention(self, x: Tensor, u: Tensor) -> Tensor:
         """softmax(R_U) of Eq. 1: (N, h*w, H*W), rows sum to 1."""
-        query, key = tokens(self.query(x)) * self.scale, tokens(self.key(u))
-        return torch.softmax(query @ key.transpose(1, 2), dim=-1)
+        query, key = tokens(self.query(x)), tokens(self.key(u))
+        if self.centre_query:
+            query = query - query.mean(dim=1, keepdim=True)
+        return torch.softmax((query * self.scale) @ key.transpose(1, 2), dim=-1)
 
 
 class AdaptiveFusion(nn.Module):
@@ -87,6 +93,24 @@ class AdaptiveFusion(nn.Module):
         """X_{I|U} (N, C, h, w) of every U -> X_LCF (N, C, h, w)."""
         logits = self.split(torch.relu(self.squeeze(torch.cat(features, dim=1))))
         weights = torch.softmax(logits.reshape(-1, self.count, *features[0].shape[1:]), dim=1)
+        return sum_of([weights[:, i] * feature for i, feature in enumerate(features)])
+
+
+class LccFusion(nn.Module):
+    """The mixing of the public release, the paper's predecessor LCC: softmax over U of a sigmoid of mixed features."""
+
+    def __init__(self, count: int, channels: int) -> None:
+        super().__init__()
+        self.inputs = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(count))
+        self.mix = nn.Conv2d(count * channels, count * channels, 1)
+        self.outputs = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(count))
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """X_{I|U} (N, C, h, w) of every U -> (N, C, h, w)."""
+        projected = [conv(feature) for conv, feature in zip(self.inputs, features, strict=True)]
+        mixed = self.mix(torch.cat(projected, dim=1)).split(features[0].shape[1], dim=1)
+        scores = [torch.sigmoid(conv(part)) for conv, part in zip(self.outputs, mixed, strict=True)]
+        weights = torch.softmax(torch.stack(scores, dim=1), dim=1)
         return sum_of([weights[:, i] * feature for i, feature in enumerate(features)])
 
 
@@ -119,7 +143,7 @@ class LocalityAwareContextFusion(nn.Module):
         self.attention = nn.ModuleDict({name: ContextAttention(channels, config) for name in names})
         self.fusion = _fusion(config.fusion, len(names), channels)
 
-    def forward(self, x: Tensor, contexts: dict[str, Tensor], offsets: dict[str, Offsets]) -> Tensor:
+    def forward(self, x: Tensor, contexts: dict[str, Tensor], offsets: Mapping[str, Offsets | None]) -> Tensor:
         """Patch (N, C, h, w) and each context's features by name -> X_LCF (N, C, h, w)."""
         features = [layer(x, contexts[name], offsets[name]) for name, layer in self.attention.items()]
         fused: Tensor = self.fusion(features)
@@ -129,6 +153,8 @@ class LocalityAwareContextFusion(nn.Module):
 def _fusion(kind: str, count: int, channels: int) -> nn.Module:
     if count == 1 or kind == "average":  # one context has weight 1 whatever would be learned
         return AverageFusion()
+    if kind == "lcc":
+        return LccFusion(count, channels)
     return AdaptiveFusion(count, channels) if kind == "adaptive" else WeightedFusion(count)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .ale import enhancement
 from .backbones import backbone_class, stage_of
-from .config import GLOBAL, LOCAL, ContextConfig, NetworkConfig
+from .config import GLOBAL, LOCAL, ConfigError, ContextConfig, NetworkConfig, window_pixels
 from .decoder import decoder
 from .geometry import apply_separable, cells_of_patch, crop_matrix, relative
 from .lcf import LocalityAwareContextFusion, Offsets, sum_of
@@ -23,8 +23,8 @@ class Encoder(nn.Module):
         super().__init__()
         kind = backbone_class(config.backbone)
         self.stage = stage_of(config.backbone, config.stage)
-        self.backbone = kind(bands=config.bands, last=last)
-        self.neck = _neck(self.stage.channels, config.channels)
+        self.backbone = kind(bands=config.bands, last=last, width=config.width)
+        self.neck = _neck(self.backbone.channels[config.stage], config.channels)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(config.mean).reshape(1, -1, 1, 1), persistent=False)
@@ -58,7 +58,7 @@ class Placement(nn.Module):
         if context is None:
             static = torch.arange(cells, dtype=torch.float32)
         elif context.factor != GLOBAL:
-            window = round(context.factor * config.patch)
+            window = window_pixels(context.factor, config.patch)
             start = (window - config.patch) // 2
             static = cells_of_patch(cells, stage, start=start, window=window, size=context.size)
         self.register_buffer("static", static, persistent=False)
@@ -97,6 +97,9 @@ class FCtL(nn.Module):
         names = config.context_names
 
         self.encoder = Encoder(config, kind.stages[-1].name)
+        if config.resume and not isinstance(self.encoder.neck, nn.Identity):
+            own = self.encoder.backbone.channels[config.stage]
+            raise ConfigError(f"resume needs the {own} channels of stage {config.stage!r}, found {config.channels}")
         separate = names if config.encoders == "separate" else ()
         self.context_encoders = nn.ModuleDict({name: Encoder(config, config.stage) for name in separate})
 
@@ -109,7 +112,7 @@ class FCtL(nn.Module):
         self.place = nn.ModuleDict({LOCAL: Placement(config, None)})
         self.place.update({context.name: Placement(config, context) for context in config.contexts})
 
-        channels = {stage.name: stage.channels for stage in kind.stages} | {config.stage: config.channels}
+        channels = self.encoder.backbone.channels | {config.stage: config.channels}
         self.decoder = decoder(config.decoder, channels, config.decoder_channels, config.classes)
 
     def encoders(self) -> tuple[Encoder, ...]:
@@ -125,7 +128,7 @@ class FCtL(nn.Module):
     ) -> Tensor:
         """Raw patch (N, bands, P, P) and raw contexts (N, bands, S, S) by name -> logits (N, classes, P, P).
 
-        positions: for each global context (N, 2, h), see `Placement`.
+        positions: for each context that is placed (`NetworkConfig.placed`) (N, 2, h), see `Placement`.
         """
         features = {name: self.encode(name, window) for name, window in contexts.items()}
         return self.segment(patch, features, positions)
@@ -139,9 +142,12 @@ class FCtL(nn.Module):
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
     ) -> Tensor:
         """Raw patch (N, bands, P, P) and the contexts' features by name -> logits (N, classes, P, P)."""
-        features = self.encoder(patch)
-        enhanced = self.enhance(features[self.config.stage], contexts, positions or {})
-        logits: Tensor = self.decoder(features | {self.config.stage: enhanced}, self.config.patch)
+        stage, resume = self.config.stage, self.config.resume
+        features = self.encoder(patch, stage if resume else None)
+        features[stage] = self.enhance(features[stage], contexts, positions or {})
+        if resume:
+            features |= self.encoder.backbone.resume(features[stage], stage)
+        logits: Tensor = self.decoder(features, self.config.patch)
         return logits
 
     def enhance(self, x: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor]) -> Tensor:
@@ -149,12 +155,18 @@ class FCtL(nn.Module):
         terms = [x]
         if self.lcf is not None:
             members = {LOCAL: x, **contexts}
-            offsets = {name: self.placement(name).offsets(positions.get(name)) for name in self.lcf.attention}
+            offsets = {name: self._offsets(name, positions) for name in self.lcf.attention}
             terms.append(self.lcf(x, members, offsets))
         if self.ale is not None:
             cropped = {name: self.placement(name).crop(u, positions.get(name)) for name, u in contexts.items()}
             terms.append(self.ale(x, cropped))
         return sum_of(terms)
+
+    def _offsets(self, name: str, positions: Mapping[str, Tensor]) -> Offsets | None:
+        """Offsets for the position term of one member of U, None where there is none."""
+        if self.config.lcf is None or self.config.lcf.position is None:
+            return None
+        return self.placement(name).offsets(positions.get(name))
 
 
 def _neck(inputs: int, outputs: int) -> nn.Module:

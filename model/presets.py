@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .config import AleConfig, ConfigError, ContextConfig, LcfConfig, NetworkConfig, ServingConfig
+from .config import GLOBAL, AleConfig, ConfigError, ContextConfig, LcfConfig, NetworkConfig, ServingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,30 +15,99 @@ class Preset:
     serving: ServingConfig
 
 
+# The paper's LCF and ALE (§3.3, §3.4), and its predecessor LCC as in the public release.
+_LCF = LcfConfig(
+    key_channels=256, scale_logits=False, position="grid", self_attention=True, fusion="adaptive",
+    centre_query=False, gamma=False,
+)  # fmt: skip
+_LCC = replace(_LCF, key_channels=512, position=None, fusion="lcc", gamma=True)
+_ALE = AleConfig(structure="d", reference=None, windows=(1, 3, 5, 7))
+
+
+def _contexts(size: int, medium: float, large: float) -> tuple[ContextConfig, ...]:
+    return (
+        ContextConfig(name="medium", factor=medium, size=size),
+        ContextConfig(name="large", factor=large, size=size),
+    )
+
+
 _LITE0 = NetworkConfig(
     backbone="efficientnet_lite0",
+    width=1.0,
     bands=3,
     mean=(127.0, 127.0, 127.0),
     std=(128.0, 128.0, 128.0),
     classes=2,
     patch=256,
-    contexts=(
-        ContextConfig(name="medium", factor=2.0, size=256),
-        ContextConfig(name="large", factor=4.0, size=256),
-    ),
+    contexts=_contexts(256, 2.0, 4.0),
     encoders="separate",
     stage="s16",
+    resume=False,
     channels=128,
-    lcf=LcfConfig(key_channels=64, scale_logits=True, position="ground", self_attention=True, fusion="adaptive"),
-    ale=AleConfig(structure="d", reference=None, windows=(1, 3, 5, 7)),
+    lcf=replace(_LCF, key_channels=64, scale_logits=True, position="ground"),
+    ale=_ALE,
     decoder="pyramid",
     decoder_channels=96,
 )
 
+_VGG16 = replace(
+    _LITE0,
+    backbone="vgg16",
+    mean=(0.0, 0.0, 0.0),
+    std=(255.0, 255.0, 255.0),
+    patch=508,
+    contexts=_contexts(508, 2.0, 3.0),
+    stage="pool5",
+    channels=512,
+    lcf=_LCF,
+    decoder="fcn8s",
+    decoder_channels=4096,
+)
+
+
+def _mit(name: str) -> NetworkConfig:
+    small = name == "mit_b0"
+    return replace(
+        _LITE0,
+        backbone=name,
+        mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375),
+        patch=512,
+        contexts=_contexts(512, 2.0, 3.0),
+        stage="s16",
+        channels=160 if small else 320,
+        lcf=replace(_LCF, key_channels=160 if small else 256),
+        decoder="segformer",
+        decoder_channels=256 if name in ("mit_b0", "mit_b1") else 768,
+    )
+
+
+def _alone(network: NetworkConfig) -> NetworkConfig:
+    """Without contexts."""
+    return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
+
+
+def _lcc(network: NetworkConfig) -> NetworkConfig:
+    return replace(network, lcf=_LCC, ale=None)
+
+
+_GLOBAL = (ContextConfig(name="medium", factor=3.0, size=508), ContextConfig(name="large", factor=GLOBAL, size=508))
+_DEEPGLOBE = replace(_lcc(_VGG16), contexts=_GLOBAL, lcf=replace(_LCC, centre_query=True))
+
+_TILED = ServingConfig(plan="stride", overlap=64, resampling="box", merge="cosine", scene=None)
+_PAPER = ServingConfig(plan="stride", overlap=120, resampling="pillow-bilinear", merge="uniform", scene=None)
+_RELEASE = replace(_PAPER, plan="even", overlap=50)
+_SIZES = ("b0", "b1", "b2", "b3", "b4", "b5")
+
 PRESETS: dict[str, Preset] = {
-    "fctl-lite0": Preset(
-        network=_LITE0, serving=ServingConfig(plan="stride", overlap=64, resampling="box", merge="cosine")
-    ),
+    "fctl-lite0": Preset(network=_LITE0, serving=_TILED),
+    "fctl-vgg16": Preset(network=_VGG16, serving=_PAPER),
+    **{f"fctl-mit-{size}": Preset(network=_mit(f"mit_{size}"), serving=_PAPER) for size in _SIZES},
+    "lcc-vgg16": Preset(network=_lcc(_VGG16), serving=_PAPER),
+    "fcn8s-vgg16": Preset(network=_alone(_VGG16), serving=_PAPER),
+    **{f"segformer-{size}": Preset(network=_alone(_mit(f"mit_{size}")), serving=_PAPER) for size in _SIZES},
+    "release-inria": Preset(network=_lcc(_VGG16), serving=_RELEASE),
+    "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=2448)),
 }
 
 
@@ -48,3 +117,19 @@ def preset(name: str, *, classes: int) -> Preset:
         raise ConfigError(f"unknown architecture {name!r}; known: {', '.join(PRESETS)}")
     found = PRESETS[name]
     return replace(found, network=replace(found.network, classes=classes))
+
+
+def narrow(network: NetworkConfig, width: float) -> NetworkConfig:
+    """The same network with every number of channels multiplied by `width`, for tests and trials."""
+    from .backbones import backbone_class, scaled
+
+    built = backbone_class(network.backbone)(bands=1, last=network.stage, width=width)
+    plain = backbone_class(network.backbone)(bands=1, last=network.stage)
+    kept = network.channels == plain.channels[network.stage]  # no neck: stay without
+    return replace(
+        network,
+        width=width,
+        channels=built.channels[network.stage] if kept else scaled(network.channels, width),
+        decoder_channels=scaled(network.decoder_channels, width),
+        lcf=network.lcf and replace(network.lcf, key_channels=scaled(network.lcf.key_channels, width)),
+    )

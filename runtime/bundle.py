@@ -1,8 +1,9 @@
 """The bundle: a folder ``NAME.fctl/`` with ``manifest.json`` and ONNX graphs. The contract of export and runtime.
 
 Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) into ``features`` (N, C, H, W); the
-segmenter graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context and, where a context moves,
-``positions_NAME`` (N, 2, h), and gives ``logits`` (N, classes, P, P). N, the batch, is symbolic.
+segmenter graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context, ``window_NAME`` where it encodes
+the context itself, and ``positions_NAME`` (N, 2, h) where it must know the patch's place in a context that moves. It
+gives ``logits`` or ``probabilities`` (N, classes, P, P). N, the batch, is symbolic; without contexts it may be fixed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,10 +25,13 @@ MANIFEST = "manifest.json"
 DEFAULT = "default"
 SEGMENTER = "segmenter"
 BATCH = "N"
+_LARGEST = 1 << 16  # pixels of a tile: beyond any use, and safe to reckon with
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
 Precision = Literal["fp32"]
 Merge = Literal["uniform", "cosine"]
+Scores = Literal["logits", "probabilities"]
+SCORES: tuple[Scores, ...] = ("logits", "probabilities")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,34 +70,39 @@ class MovingCells:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One context: its window (factor of the tile, or "global"), size after resampling, and its encoder's role."""
+    """One context: its window (factor of the tile, or "global"), size after resampling, and its encoder's role.
+
+    scene: for a global context the side of the training images, if known (`ContextWindow`). encoder: None where the
+    segmenter takes the raw window. cells: None where it does not need the patch's place in the window.
+    """
 
     name: str
     factor: float | Literal["global"]
     size: int
     resampling: Resampling
-    encoder: str
+    scene: int | None
+    encoder: str | None
     cells: MovingCells | None
 
     @property
     def window(self) -> ContextWindow:
         """How to cut it."""
-        return ContextWindow(factor=self.factor, size=self.size, resampling=self.resampling)
+        return ContextWindow(factor=self.factor, size=self.size, resampling=self.resampling, scene=self.scene)
 
     @property
-    def features(self) -> str:
-        """The segmenter's input for this context's features."""
-        return f"features_{self.name}"
+    def input(self) -> str:
+        """The segmenter's input for this context: its features, or its raw window."""
+        return f"features_{self.name}" if self.encoder else f"window_{self.name}"
 
     @property
     def positions(self) -> str:
-        """The segmenter's input for where the patch lies in this context, if it moves."""
+        """The segmenter's input for where the patch lies in this context, if it takes one."""
         return f"positions_{self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """Name, dtype and shape of a graph's input or output; the first axis is the symbolic batch "N"."""
+    """Name, dtype and shape of a graph's input or output; the first axis is the batch, "N" unless it is fixed."""
 
     name: str
     dtype: str
@@ -172,6 +180,22 @@ class Manifest:
     def class_names(self) -> tuple[str, ...]:
         """Class names by id."""
         return tuple(info.name for info in self.classes)
+
+    @property
+    def segmenter(self) -> Graph:
+        """The segmenter graph."""
+        return next(graph for graph in self.graphs if graph.role == SEGMENTER)
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """The only batch size that the segmenter takes, None where it takes any."""
+        batch = self.segmenter.inputs[0].shape[0]
+        return batch if isinstance(batch, int) else None
+
+    @property
+    def scores(self) -> Scores:
+        """What the segmenter gives for each class, and overlapping tiles are averaged in."""
+        return "logits" if self.segmenter.outputs[0].name == "logits" else "probabilities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +303,7 @@ def _check(manifest: Manifest, path: Path) -> None:
         expect(all(0 <= v <= 255 for v in info.colour), f"classes[{index}].colour", "values from 0 to 255", info.colour)
     expect(bands >= 1, "input.bands", "at least 1", bands)
     expect(manifest.input.dtype in DTYPES, "input.dtype", " or ".join(DTYPES), manifest.input.dtype)
-    expect(manifest.tile >= 1, "tile", "at least 1 pixel", manifest.tile)
+    expect(1 <= manifest.tile <= _LARGEST, "tile", f"1 to {_LARGEST} pixels", manifest.tile)
     overlap = manifest.plan.overlap
     expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)
     _check_graphs(manifest, expect)
@@ -289,34 +313,48 @@ def _check_graphs(manifest: Manifest, expect: Any) -> None:
     roles: dict[str, Graph] = {}
     for index, graph in enumerate(manifest.graphs):
         roles[graph.role] = graph
-        for tensor in (*graph.inputs, *graph.outputs):
-            expect(
-                tensor.shape[:1] == (BATCH,), f"graphs[{index}]", f"{tensor.name} to start with {BATCH}", tensor.shape
-            )
+        tensors = (*graph.inputs, *graph.outputs)
+        batches = {tensor.shape[:1] for tensor in tensors}
+        fixed = not manifest.contexts and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
+        batch = f"one batch in all tensors, {BATCH} or, without contexts, a number from 1"
+        expect(batches == {(BATCH,)} or (fixed and len(batches) == 1), f"graphs[{index}]", batch, batches)
     expect(SEGMENTER in roles, "graphs", f"a graph with role {SEGMENTER!r}", ", ".join(roles) or "none")
-    bands, tile = manifest.input.bands, manifest.tile
     for index, context in enumerate(manifest.contexts):
-        field = f"contexts[{index}]"
-        expect(context.encoder in roles, f"{field}.encoder", "the role of a graph", context.encoder)
-        window = {t.name: t.shape[1:] for t in roles[context.encoder].inputs}.get("window")
-        expect(window == (bands, context.size, context.size), f"{field}.size", f"{window} of the graph", context.size)
-        moves = context.factor == "global"
-        expect(moves == (context.cells is not None), f"{field}.cells", "cells for a global context only", context.cells)
-        if context.factor != "global":
-            pixels = f"a factor that leaves whole pixels on either side of {tile}"
-            margin = Fraction(context.factor) * tile - tile if math.isfinite(context.factor) else -1
-            expect(margin >= 0 and margin % 2 == 0, f"{field}.factor", pixels, context.factor)
+        _check_context(manifest, roles, context, f"contexts[{index}]", expect)
     names = [context.name for context in manifest.contexts]
     expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
-    names = ["patch", *(c.features for c in manifest.contexts)]
-    names += [c.positions for c in manifest.contexts if c.factor == "global"]
-    found = {tensor.name: tensor.shape for tensor in roles[SEGMENTER].inputs}
+    names = ["patch", *(c.input for c in manifest.contexts), *(c.positions for c in manifest.contexts if c.cells)]
+    found = {tensor.name: tensor.shape for tensor in manifest.segmenter.inputs}
     expect(set(found) == set(names), "graphs: inputs of the segmenter", ", ".join(names), ", ".join(found))
+    bands, tile = manifest.input.bands, manifest.tile
     for context in manifest.contexts:
-        made = {tensor.name: tensor.shape for tensor in roles[context.encoder].outputs}.get("features")
-        taken = found[context.features]
-        expect(made == taken, f"graphs: {context.features}", f"{made} that {context.encoder} gives", taken)
+        made: tuple[int | str, ...] | None = (BATCH, bands, context.size, context.size)
+        if context.encoder:
+            made = {tensor.name: tensor.shape for tensor in roles[context.encoder].outputs}.get("features")
+        source = f"that {context.encoder} gives" if context.encoder else "as it is cut"
+        taken = found[context.input]
+        expect(made == taken, f"graphs: {context.input}", f"{made} {source}", taken)
     expect(found["patch"][1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), found["patch"])
-    logits = {tensor.name: tensor.shape[1:] for tensor in roles[SEGMENTER].outputs}.get("logits")
+    outputs = manifest.segmenter.outputs
+    given = ", ".join(tensor.name for tensor in outputs)
+    expect(len(outputs) == 1 and given in SCORES, "graphs: outputs of the segmenter", " or ".join(SCORES), given)
     shape = (len(manifest.classes), tile, tile)
-    expect(logits == shape, "graphs: logits of the segmenter", (BATCH, *shape), logits)
+    expect(outputs[0].shape[1:] == shape, f"graphs: {given} of the segmenter", (BATCH, *shape), outputs[0].shape)
+
+
+def _check_context(manifest: Manifest, roles: dict[str, Graph], context: Context, field: str, expect: Any) -> None:
+    bands, tile, factor = manifest.input.bands, manifest.tile, context.factor
+    if context.encoder is not None:
+        expect(context.encoder in roles, f"{field}.encoder", "the role of a graph, or null", context.encoder)
+        window = {t.name: t.shape[1:] for t in roles[context.encoder].inputs}.get("window")
+        expect(window == (bands, context.size, context.size), f"{field}.size", f"{window} of the graph", context.size)
+    moves = factor == "global"
+    expect(moves or not context.cells, f"{field}.cells", "cells for a global context only", context.cells)
+    scene = context.scene
+    expect(moves or scene is None, f"{field}.scene", "null: only a global context has one", scene)
+    expect(scene is None or scene > tile, f"{field}.scene", f"more than {tile} pixels, or null", scene)
+    if factor != "global":
+        pixels = f"a factor that leaves whole pixels on either side of {tile}"
+        side = round(factor * tile) if math.isfinite(factor * tile) else 0
+        whole = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
+        expect(whole, f"{field}.factor", pixels, factor)

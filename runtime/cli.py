@@ -13,7 +13,7 @@ from .console import command, fail, one_line_errors, print_table, show_log, usag
 from .errors import FctlError
 
 if TYPE_CHECKING:
-    from .bundle import Manifest
+    from .bundle import Context, Manifest
     from .segmenter import Estimate, Paths, Report, Segmenter
 
 _Action = Callable[[Path, "Paths"], "Report | Estimate"]
@@ -32,6 +32,13 @@ def run(
     ] = "auto",
     precision: Annotated[str, typer.Option(help="fp32 or bf16 (OpenVINO, where the processor can).")] = "fp32",
     batch: Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")] = 4,
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Segment every patch in all 8 turns and average: better, 8 times the work.")
+    ] = False,
+    scene_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Side in pixels of the blocks that a global context shows of large rasters."),
+    ] = None,
     bands: Annotated[
         str | None, typer.Option(help="Bands to use, from 1, in the bundle's order, as 3,2,1. Default: all but alpha.")
     ] = None,
@@ -52,7 +59,8 @@ def run(
     with one_line_errors():
         from .segmenter import Segmenter
 
-        with Segmenter(bundle, backend=backend, precision=precision, batch=batch) as segmenter:  # type: ignore[arg-type]
+        engine = {"backend": backend, "precision": precision, "batch": batch}
+        with Segmenter(bundle, **engine, tta=tta, scene_size=scene_size) as segmenter:  # type: ignore[arg-type]
             action = _estimator(segmenter, chosen) if dry_run else _runner(segmenter, chosen, overwrite)
             reports = [_attempt(action, image, paths) for image, paths in targets.items()]
     done = [report for report in reports if report is not None]
@@ -250,10 +258,7 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
         ),
     ]
     for context in manifest.contexts:
-        factor = "the whole image" if context.factor == "global" else f"{context.factor:g} x the tile"
-        rows.append(
-            (f"context {context.name}", f"{factor} at {context.size} pixels ({context.resampling}), {context.encoder}")
-        )
+        rows.append((f"context {context.name}", _context_summary(context, manifest.tile)))
     if manifest.network:
         rows.append(
             (
@@ -270,6 +275,17 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
         ("licence", origin.licence or "unknown"),
     ]
     return rows + [(f"extensions.{key}", str(value)) for key, value in manifest.extensions.items()]
+
+
+def _context_summary(context: Context, tile: int) -> str:
+    if context.factor == "global":
+        window = "the whole image" + (
+            f", in blocks of {context.scene} pixels where it is larger" if context.scene else ""
+        )
+    else:
+        window = f"{context.factor:g} x the tile ({round(context.factor * tile)} pixels)"
+    encoder = context.encoder or "encoded by the segmenter itself"
+    return f"{window}, at {context.size} pixels ({context.resampling}); {encoder}"
 
 
 def _print_graphs(manifest: Manifest) -> None:

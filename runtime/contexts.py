@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .errors import InputError
-from .windows import Window
+from .windows import Plan, Window
 
 Pixels = NDArray[Any]
 Resampling = Literal["pillow-bilinear", "box"]
@@ -72,11 +72,16 @@ class ArraySource:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextWindow:
     """One context of a patch: factor = side of the window over the side of the patch, or "global" for the whole
-    raster, whose aspect ratio is not kept; size = side in pixels after resampling."""
+    raster, whose aspect ratio is not kept; size = side in pixels after resampling.
+
+    scene: side in pixels of the images whose whole the network was trained with. Along a side of the raster that is
+    much longer, a global context is not the whole but the scene block around the patch.
+    """
 
     factor: float | Literal["global"]
     size: int
     resampling: Resampling
+    scene: int | None = None
 
     @property
     def moves(self) -> bool:
@@ -86,8 +91,29 @@ class ContextWindow:
     def around(self, tile: Window, source: Source) -> Window:
         """The window of this context for one patch."""
         if self.factor == "global":
-            return Window(0, 0, source.height, source.width)
+            y, height = _scene_block(tile.y, tile.height, source.height, self.scene)
+            x, width = _scene_block(tile.x, tile.width, source.width, self.scene)
+            return Window(y, x, height, width)
         return tile.centred(_same_parity(self.factor, tile.height), _same_parity(self.factor, tile.width))
+
+
+def scene_starts(tile: int, side: int, scene: int | None) -> tuple[int, ...]:
+    """First pixel of every scene block along a side; one block, the whole side, unless that is much longer.
+
+    Blocks overlap by at least a tile, so that every tile lies inside one.
+    """
+    if scene is None or 2 * side <= 3 * scene:
+        return (0,)
+    return Plan(kind="even", overlap=tile).starts(side, scene)
+
+
+def _scene_block(start: int, length: int, side: int, scene: int | None) -> tuple[int, int]:
+    """First pixel and length of the block that holds a tile, the most central one where several do."""
+    starts = scene_starts(length, side, scene)
+    if scene is None or len(starts) == 1:
+        return 0, side
+    holding = [first for first in starts if first <= start and start + length <= first + scene]
+    return min(holding, key=lambda first: abs(2 * first + scene - 2 * start - length)), scene
 
 
 def _same_parity(factor: float, side: int) -> int:

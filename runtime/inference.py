@@ -13,21 +13,28 @@ from .engines import Engine, Session
 
 
 class StagedNetwork:
-    """A bundle's graphs, loaded for batches of a fixed size. A context's features can be used for many patches."""
+    """A bundle's graphs, loaded for batches of a fixed size. A context's features can be used for many patches.
+
+    batch: the size asked for, unless the bundle's own is fixed.
+    """
 
     def __init__(self, bundle: Bundle, engine: Engine, batch: int) -> None:
-        self.manifest, self.engine, self.batch = bundle.manifest, engine, batch
+        self.manifest, self.engine = bundle.manifest, engine
+        self.batch = self.manifest.fixed_batch or batch
         self._bundle = bundle
         self._sessions: dict[tuple[str, int], Session] = {}
-        self._session(SEGMENTER, batch)
+        self._session(SEGMENTER, self.batch)
         for context in self.manifest.contexts:
-            self._session(context.encoder, self._batch_of(context))
+            if context.encoder:
+                self._session(context.encoder, self._batch_of(context))
 
-    def encode(self, context: Context, windows: NDArray[Any]) -> NDArray[np.float32]:
-        """Raw context windows (N, bands, S, S) -> features (N, C, H, W).
+    def encode(self, context: Context, windows: NDArray[Any]) -> NDArray[Any]:
+        """Raw context windows (N, bands, S, S) -> features (N, C, H, W); the windows, if the segmenter takes those.
 
-        N is the batch size, but 1 for a context that moves: it is the same for every patch.
+        N is the batch size, but 1 for a context that moves: it is the same for many patches.
         """
+        if context.encoder is None:
+            return windows
         features: NDArray[np.float32] = self._session(context.encoder, self._batch_of(context)).run(
             {"window": windows}
         )["features"]
@@ -36,18 +43,17 @@ class StagedNetwork:
     def segment(
         self,
         patch: NDArray[Any],
-        features: Mapping[str, NDArray[np.float32]],
+        features: Mapping[str, NDArray[Any]],
         positions: Mapping[str, NDArray[np.float32]],
     ) -> NDArray[np.float32]:
-        """Raw patches (N, bands, P, P), features and positions by context -> logits (N, classes, P, P)."""
+        """Raw patches (N, bands, P, P), features and positions by context -> scores (N, classes, P, P)."""
         inputs: dict[str, NDArray[Any]] = {"patch": patch}
         for context in self.manifest.contexts:
-            known = features[context.name]
-            inputs[context.features] = np.repeat(known, self.batch, axis=0) if len(known) < self.batch else known
-            if context.window.moves:
+            inputs[context.input] = features[context.name]
+            if context.cells:
                 inputs[context.positions] = positions[context.name]
-        logits: NDArray[np.float32] = self._session(SEGMENTER, self.batch).run(inputs)["logits"]
-        return logits
+        scores: NDArray[np.float32] = self._session(SEGMENTER, self.batch).run(inputs)[self.manifest.scores]
+        return scores
 
     def _batch_of(self, context: Context) -> int:
         return 1 if context.window.moves else self.batch

@@ -1,4 +1,4 @@
-"""Overlapping tiles of logits -> finished rows, averaged (§4.2).
+"""Overlapping tiles of scores, logits or probabilities -> finished rows, averaged (§4.2).
 
 Tiles come in reading order, so a row of the raster is finished as soon as a tile starts below it. Only as many rows
 as a tile is high are held: memory grows with the width of the raster, not with its height.
@@ -14,41 +14,41 @@ from numpy.typing import NDArray
 
 from .windows import Grid, Window
 
-Logits = NDArray[np.float32]
+Scores = NDArray[np.float32]
 NODATA = 255  # the class id of pixels where the raster has no data
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Finished rows: first row, and averaged logits (classes, rows, width) float32."""
+    """Finished rows: first row, and averaged scores (classes, rows, width) float32."""
 
     y: int
-    logits: Logits
+    scores: Scores
 
     @property
     def rows(self) -> int:
         """How many rows."""
-        return int(self.logits.shape[1])
+        return int(self.scores.shape[1])
 
     def ids(self) -> NDArray[np.uint8]:
         """Class ids (rows, width); the lowest id wins a tie."""
-        best = self.logits[0].copy()
+        best = self.scores[0].copy()
         ids = np.zeros(best.shape, np.uint8)
-        for index in range(1, len(self.logits)):  # class by class: argmax over the first axis is several times slower
-            better = self.logits[index] > best
+        for index in range(1, len(self.scores)):  # class by class: argmax over the first axis is several times slower
+            better = self.scores[index] > best
             ids[better] = index
-            np.maximum(best, self.logits[index], out=best)
+            np.maximum(best, self.scores[index], out=best)
         return ids
 
-    def probabilities(self) -> Logits:
-        """Softmax of the averaged logits: (classes, rows, width) float32."""
-        exponential = np.exp(self.logits - self.logits.max(axis=0))
-        normalised: Logits = exponential / exponential.sum(axis=0)
+    def softmax(self) -> Scores:
+        """Probabilities where the scores are logits: (classes, rows, width) float32."""
+        exponential = np.exp(self.scores - self.scores.max(axis=0))
+        normalised: Scores = exponential / exponential.sum(axis=0)
         return normalised
 
 
 class Merger:
-    """Adds tiles of logits and hands out strips as they are finished."""
+    """Adds tiles of scores and hands out strips as they are finished."""
 
     def __init__(self, grid: Grid, classes: int, rule: str) -> None:
         self._grid = grid
@@ -58,14 +58,14 @@ class Merger:
         self._sums = np.zeros((classes, grid.tile, grid.width), np.float32)
         self._y = 0  # row of the raster that the first row of the sums holds
 
-    def add(self, tile: Window, logits: Logits) -> Iterator[Strip]:
-        """Add one tile's logits (classes, tile, tile); yields the rows that lie above it."""
+    def add(self, tile: Window, scores: Scores) -> Iterator[Strip]:
+        """Add one tile's scores (classes, tile, tile); yields the rows that lie above it."""
         if tile.y > self._y:
             yield self._finish(tile.y - self._y)
         rows = min(tile.height, self._grid.height - tile.y)
         columns = min(tile.width, self._grid.width - tile.x)
         weight = np.outer(self._weight[:rows], self._weight[:columns])
-        self._sums[:, :rows, tile.x : tile.x + columns] += logits[:, :rows, :columns] * weight
+        self._sums[:, :rows, tile.x : tile.x + columns] += scores[:, :rows, :columns] * weight
 
     def flush(self) -> Iterator[Strip]:
         """The rows that are left after the last tile."""

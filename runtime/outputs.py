@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from .engines import Engine
 from .merge import NODATA
 from .pipeline import Rows
 from .raster import Georeference, RasterSpec, RasterWriter, create_raster
+from .turns import Turn
 
 _PREVIEW_SIDE = 1600
 _OPACITY = 0.45
@@ -50,10 +51,11 @@ def create_outputs(
     georeference: Georeference,
     manifest: Manifest,
     engine: Engine,
+    turns: Sequence[Turn],
 ) -> Iterator[OutputFiles]:
     """Files for one image of `size` (height, width): a mask of class ids, and one band of probability per class."""
     classes = manifest.classes
-    tags = _tags(manifest, engine)
+    tags = _tags(manifest, engine, turns)
     ids = RasterSpec(
         height=size[0], width=size[1], dtype="uint8", descriptions=("class",), nodata=NODATA,
         colours=tuple(info.colour for info in classes), tags=tags,
@@ -68,16 +70,19 @@ def create_outputs(
         yield OutputFiles(len(classes), writer, other)
 
 
-def _tags(manifest: Manifest, engine: Engine) -> dict[str, str]:
+def _tags(manifest: Manifest, engine: Engine, turns: Sequence[Turn]) -> dict[str, str]:
     """What made the file, and what its numbers mean: GeoTIFF has no other place for class names."""
-    return {
+    scenes = {context.name: context.scene for context in manifest.contexts if context.scene}
+    tags = {
         "FCTL_BUNDLE": manifest.name,
         "FCTL_CHECKPOINT_SHA256": manifest.provenance.checkpoint_sha256,
         "FCTL_ENGINE": engine.name,
         "FCTL_DEVICE": engine.device,
         "FCTL_PRECISION": engine.precision,
+        "FCTL_TURNS": str(len(turns)),
         "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
     }
+    return tags | ({"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {})
 
 
 def preview_size(height: int, width: int) -> tuple[int, int]:

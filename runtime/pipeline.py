@@ -6,20 +6,24 @@ touches the source, so a source need not be thread-safe.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Manifest
-from .contexts import Pixels, Source, cell_positions, cut_context, read_padded
+from .bundle import Context, Manifest, Scores
+from .contexts import Pixels, Source, cell_positions, cut_context, read_padded, resample, scene_starts
 from .inference import StagedNetwork
 from .merge import NODATA, Merger, Strip
+from .turns import UPRIGHT, Turn
 from .windows import Grid, Window
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 
@@ -39,8 +43,8 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Patches (N, bands, P, P) of `tiles`, and by name contexts (N, bands, S, S) or, of those that move, positions
-    (N, 2, h).
+    """Patches (N, bands, P, P) of `tiles`, and by name contexts (N, bands, S, S) or, of those that move, the windows
+    `scenes` of each patch and positions (N, 2, h).
 
     The last batch of a raster holds fewer tiles than N: the rest is black, so that the engine always sees N.
     """
@@ -48,25 +52,49 @@ class Batch:
     tiles: tuple[Window, ...]
     patch: NDArray[Any]
     contexts: dict[str, NDArray[Any]]
+    scenes: dict[str, tuple[Window, ...]]
     positions: dict[str, NDArray[np.float32]]
 
 
 def segment_rows(
-    network: StagedNetwork, source: Source, *, probabilities: bool = False, progress: Progress | None = None
+    network: StagedNetwork,
+    source: Source,
+    *,
+    probabilities: bool = False,
+    turns: tuple[Turn, ...] = (UPRIGHT,),
+    progress: Progress | None = None,
 ) -> Iterator[Rows]:
-    """Segment a source and yield its rows, top to bottom. progress: called with tiles done and tiles in all."""
+    """Segment a source and yield its rows, top to bottom.
+
+    turns: each patch is segmented once turned in each of these ways, with its contexts, and the scores are averaged.
+    progress: called with tiles done and tiles in all.
+    """
     manifest = network.manifest
     grid = grid_of(manifest, source.height, source.width)
+    _tell_scene_blocks(manifest, source)
     merger = Merger(grid, len(manifest.classes), manifest.merge)
     with ThreadPoolExecutor(1, "fctl-read") as reader:
-        for strip in _strips(network, source, grid, merger, reader, progress):
+        for strip in _strips(network, source, grid, merger, reader, turns, progress):
             window = Window(strip.y, 0, strip.rows, source.width)
-            yield _rows(strip, reader.submit(source.valid, window).result(), probabilities)
+            shares = _shares(strip, manifest.scores) if probabilities else None
+            yield _rows(strip, reader.submit(source.valid, window).result(), shares)
 
 
 def grid_of(manifest: Manifest, height: int, width: int) -> Grid:
     """The tiles of a raster of that size."""
     return Grid.over(height, width, manifest.tile, manifest.plan)
+
+
+def _tell_scene_blocks(manifest: Manifest, source: Source) -> None:
+    for context in manifest.contexts:
+        sides = (source.height, source.width)
+        rows, columns = (len(scene_starts(manifest.tile, side, context.scene)) for side in sides)
+        if rows * columns > 1:
+            log.warning(
+                "warning: context %s was the whole of images of about %d pixels, this raster is %d x %d: it is cut "
+                "into %d x %d scene blocks (--scene-size)",
+                context.name, context.scene, *sides, rows, columns,
+            )  # fmt: skip
 
 
 def _strips(
@@ -75,25 +103,68 @@ def _strips(
     grid: Grid,
     merger: Merger,
     reader: ThreadPoolExecutor,
+    turns: tuple[Turn, ...],
     progress: Progress | None,
 ) -> Iterator[Strip]:
-    windows = reader.submit(cut_moving, network.manifest, source).result()
-    fixed = {c.name: network.encode(c, windows[c.name]) for c in network.manifest.contexts if c.window.moves}
+    scenes = _Scenes(network, source, reader)
     done = 0
     for batch in _batches(network.manifest, source, grid, network.batch, reader):
-        logits = _infer(network, batch, fixed)
-        for tile, tile_logits in zip(batch.tiles, logits, strict=False):  # the padding of the last batch is dropped
-            yield from merger.add(tile, tile_logits)
+        scores = _infer(network, batch, scenes, turns)
+        for tile, tile_scores in zip(batch.tiles, scores, strict=False):  # the padding of the last batch is dropped
+            yield from merger.add(tile, tile_scores)
         done += len(batch.tiles)
         if progress:
             progress(done, len(grid))
     yield from merger.flush()
 
 
-def _infer(network: StagedNetwork, batch: Batch, fixed: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    features = dict(fixed)
+class _Scenes:
+    """Features of contexts that move: each window is encoded once per turn, and forgotten when tiles have left it."""
+
+    def __init__(self, network: StagedNetwork, source: Source, reader: ThreadPoolExecutor) -> None:
+        self._network, self._source, self._reader = network, source, reader
+        self._pixels: dict[tuple[str, Window], NDArray[Any]] = {}
+        self._features: dict[tuple[str, Window, Turn], NDArray[Any]] = {}
+
+    def features(self, context: Context, batch: Batch, turn: Turn) -> NDArray[Any]:
+        """(N, C, H, W) for the patches of a batch."""
+        windows = batch.scenes[context.name]
+        self._forget(context, min(window.y for window in windows))
+        found = [self._encoded(context, window, turn) for window in windows]
+        return np.concatenate(found + found[-1:] * (self._network.batch - len(found)))
+
+    def _encoded(self, context: Context, window: Window, turn: Turn) -> NDArray[Any]:
+        cut, encoded = (context.name, window), (context.name, window, turn)
+        if cut not in self._pixels:
+            self._pixels[cut] = self._reader.submit(cut_scene, self._source, window, context).result()
+        if encoded not in self._features:
+            self._features[encoded] = self._network.encode(context, turn.pixels(self._pixels[cut]))
+        return self._features[encoded]
+
+    def _forget(self, context: Context, y: int) -> None:
+        """Tiles come in reading order: windows of a context that start above those in use are done with."""
+        self._pixels = {key: value for key, value in self._pixels.items() if key[0] != context.name or key[1].y >= y}
+        self._features = {
+            key: value for key, value in self._features.items() if key[0] != context.name or key[1].y >= y
+        }
+
+
+def _infer(network: StagedNetwork, batch: Batch, scenes: _Scenes, turns: tuple[Turn, ...]) -> NDArray[np.float32]:
+    """Scores (N, classes, P, P), averaged over the turns."""
+    total: NDArray[np.float32] | None = None
+    for turn in turns:
+        scores = turn.back(_infer_turned(network, turned(network.manifest, batch, turn), scenes, turn))
+        total = scores if total is None else total + scores
+    assert total is not None
+    return total if len(turns) == 1 else total / np.float32(len(turns))
+
+
+def _infer_turned(network: StagedNetwork, batch: Batch, scenes: _Scenes, turn: Turn) -> NDArray[np.float32]:
+    features = {}
     for context in network.manifest.contexts:
-        if not context.window.moves:
+        if context.window.moves:
+            features[context.name] = scenes.features(context, batch, turn)
+        else:
             features[context.name] = network.encode(context, batch.contexts[context.name])
     return network.segment(batch.patch, features, batch.positions)
 
@@ -112,27 +183,51 @@ def _batches(manifest: Manifest, source: Source, grid: Grid, size: int, reader: 
 
 def cut_batch(manifest: Manifest, source: Source, tiles: tuple[Window, ...], size: int) -> Batch:
     """Cut patches and contexts of some tiles, padded with black to a batch of `size`."""
-    contexts, positions = {}, {}
+    moving = [context for context in manifest.contexts if context.window.moves]
+    scenes = {context.name: tuple(context.window.around(tile, source) for tile in tiles) for context in moving}
+    contexts = {
+        context.name: _stacked([cut_context(source, tile, context.window) for tile in tiles], size)
+        for context in manifest.contexts
+        if context not in moving
+    }
+    patch = _stacked([read_padded(source, tile) for tile in tiles], size)
+    positions = _positions(manifest, tiles, scenes, size, UPRIGHT)
+    return Batch(tiles=tiles, patch=patch, contexts=contexts, scenes=scenes, positions=positions)
+
+
+def cut_scene(source: Source, window: Window, context: Context) -> NDArray[Any]:
+    """One window of a context that moves: (1, bands, S, S)."""
+    return _stacked([resample(read_padded(source, window), context.size, context.resampling)], 1)
+
+
+def turned(manifest: Manifest, batch: Batch, turn: Turn) -> Batch:
+    """A batch with patches and contexts turned together, and positions measured in the turned geometry.
+
+    Contexts that share the patch's centre need nothing more: turned, they still do.
+    """
+    if turn == UPRIGHT:
+        return batch
+    return replace(
+        batch,
+        patch=turn.pixels(batch.patch),
+        contexts={name: turn.pixels(windows) for name, windows in batch.contexts.items()},
+        positions=_positions(manifest, batch.tiles, batch.scenes, len(batch.patch), turn),
+    )
+
+
+def _positions(
+    manifest: Manifest, tiles: tuple[Window, ...], scenes: dict[str, tuple[Window, ...]], size: int, turn: Turn
+) -> dict[str, NDArray[np.float32]]:
+    """Where each patch's cells lie in the contexts that move, (N, 2, h) by name, for the graphs that need it."""
+    positions = {}
     for context in manifest.contexts:
         if context.cells:
-            window = context.window.around(tiles[0], source)
-            grids = (context.cells.patch, context.cells.context)
-            placed = [cell_positions(tile, window, *grids, context.size) for tile in tiles]
-            positions[context.name] = np.stack(placed + placed[-1:] * (size - len(tiles)))
-        else:
-            contexts[context.name] = _stacked([cut_context(source, tile, context.window) for tile in tiles], size)
-    patch = _stacked([read_padded(source, tile) for tile in tiles], size)
-    return Batch(tiles=tiles, patch=patch, contexts=contexts, positions=positions)
-
-
-def cut_moving(manifest: Manifest, source: Source) -> dict[str, NDArray[Any]]:
-    """Contexts that are the same for every patch, (1, bands, S, S) by name: once per raster."""
-    anywhere = Window(0, 0, 1, 1)
-    return {
-        context.name: _stacked([cut_context(source, anywhere, context.window)], 1)
-        for context in manifest.contexts
-        if context.window.moves
-    }
+            found = []
+            for tile, scene in zip(tiles, scenes[context.name], strict=True):
+                place, frame = turn.within(tile, scene)
+                found.append(cell_positions(place, frame, context.cells.patch, context.cells.context, context.size))
+            positions[context.name] = np.stack(found + found[-1:] * (size - len(tiles)))
+    return positions
 
 
 def _stacked(images: list[Pixels], size: int) -> NDArray[Any]:
@@ -144,9 +239,12 @@ def _stacked(images: list[Pixels], size: int) -> NDArray[Any]:
     return stacked
 
 
-def _rows(strip: Strip, valid: NDArray[np.bool_] | None, probabilities: bool) -> Rows:
+def _shares(strip: Strip, scores: Scores) -> NDArray[np.float32]:
+    return strip.softmax() if scores == "logits" else strip.scores
+
+
+def _rows(strip: Strip, valid: NDArray[np.bool_] | None, shares: NDArray[np.float32] | None) -> Rows:
     ids = strip.ids()
-    shares = strip.probabilities() if probabilities else None
     if valid is not None:
         ids[~valid] = NODATA
         if shares is not None:

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -14,14 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle, read_bundle
-from .contexts import ArraySource, Pixels
+from .contexts import ArraySource, Pixels, Source
 from .engines import RunPrecision, choose_engine
 from .errors import InputError, RasterError
 from .files import refuse_existing, whole
 from .inference import StagedNetwork
 from .outputs import create_outputs, draw_preview, preview_size
-from .pipeline import Progress, grid_of, segment_rows
+from .pipeline import Progress, Rows, grid_of, segment_rows
 from .raster import open_raster, read_thumbnail
+from .turns import DIHEDRAL, UPRIGHT
+from .windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -92,8 +94,10 @@ class Segmenter:
     ...     mask = segmenter.segment(image).ids
 
     bundle: a bundle folder, or "default". backend, precision: see docs/engines.md; the engine that was chosen is
-    `engine`. batch: tiles per run of the engine; the result does not depend on it.
-    Raises BundleError or EngineError.
+    `engine`. batch: tiles per run of the engine, unless the bundle's is fixed; the result does not depend on it. tta:
+    test-time augmentation, every patch in all eight turns (§4.2), eight times the work. scene_size: side in pixels of
+    the scene blocks that a global context shows of large rasters, instead of the bundle's (§4.2, DeepGlobe).
+    Raises BundleError, InputError or EngineError.
     """
 
     def __init__(
@@ -103,11 +107,16 @@ class Segmenter:
         backend: str = "auto",
         precision: RunPrecision = "fp32",
         batch: int = 4,
+        tta: bool = False,
+        scene_size: int | None = None,
     ) -> None:
         if batch < 1:
             raise InputError(f"batch must be at least 1, found {batch}")
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
+        if scene_size is not None:
+            self.bundle = _with_scene_size(self.bundle, scene_size)
         self.manifest = self.bundle.manifest
+        self.turns = DIHEDRAL if tta else (UPRIGHT,)
         self.engine = choose_engine(backend, precision)
         self._network: StagedNetwork | None = StagedNetwork(self.bundle, self.engine, batch)
         log.info(
@@ -128,7 +137,7 @@ class Segmenter:
             raise RasterError(
                 f"expected an image (height, width, {spec.bands}) of {spec.dtype}, found {image.shape} of {image.dtype}"
             )
-        rows = list(segment_rows(self._loaded(), ArraySource(image), probabilities=probabilities))
+        rows = list(self._rows(ArraySource(image), probabilities))
         shares = [row.probabilities for row in rows if row.probabilities is not None]
         return Segmentation(
             ids=np.concatenate([row.ids for row in rows]),
@@ -154,7 +163,8 @@ class Segmenter:
         bands: 1-based bands to use, in the bundle's order. Memory grows with the raster's width, not its height.
         Raises RasterError, InputError, OutputError or EngineError; no file is left half-written.
         """
-        image, network, started = Path(image), self._loaded(), time.monotonic()
+        image, started = Path(image), time.monotonic()
+        self._loaded()
         _check_outputs(image, paths, overwrite)
         with ExitStack() as stack:
             source = stack.enter_context(open_raster(image, self.manifest.input, bands, self._rows_in_work()))
@@ -162,8 +172,10 @@ class Segmenter:
             shares = stack.enter_context(whole(paths.probabilities)) if paths.probabilities else None
             mask = stack.enter_context(whole(paths.mask))  # innermost, so that what cannot be written is named after it
             size = (source.height, source.width)
-            with create_outputs(mask, shares, size, source.georeference, self.manifest, self.engine) as files:
-                for rows in segment_rows(network, source, probabilities=files.wants_probabilities, progress=progress):
+            with create_outputs(
+                mask, shares, size, source.georeference, self.manifest, self.engine, self.turns
+            ) as files:
+                for rows in self._rows(source, files.wants_probabilities, progress):
                     files.write(rows)
             if preview:
                 small = preview_size(*size)
@@ -181,10 +193,12 @@ class Segmenter:
         image, rows = Path(image), self._rows_in_work()
         with open_raster(image, self.manifest.input, bands, rows) as source:
             size = (source.height, source.width)
+            anywhere = Window(0, 0, self.manifest.tile, self.manifest.tile)
+            moving = [context.window for context in self.manifest.contexts if context.window.moves]
+            scenes = [window.around(anywhere, source) for window in moving]
         classes, spec = len(self.manifest.classes), self.manifest.input
-        whole_raster = any(context.factor == "global" for context in self.manifest.contexts)
         sums = 3 * 4 * classes * self.manifest.tile * size[1]  # sums, a finished strip, and its probabilities
-        held = size[0] if whole_raster else int(1.5 * rows)
+        held = max([int(1.5 * rows), *(scene.height for scene in scenes)])
         cache = held * size[1] * spec.bands * np.dtype(spec.dtype).itemsize
         disk = size[0] * size[1] * (1 + (4 * classes if paths.probabilities else 0))
         tiles = len(grid_of(self.manifest, *size))
@@ -207,10 +221,25 @@ class Segmenter:
             raise InputError("this segmenter is closed; make a new one")
         return self._network
 
+    def _rows(self, source: Source, probabilities: bool, progress: Progress | None = None) -> Iterator[Rows]:
+        return segment_rows(self._loaded(), source, probabilities=probabilities, turns=self.turns, progress=progress)
+
     def _rows_in_work(self) -> int:
         """Rows of a raster that one row of tiles and its contexts span."""
         factors = [context.factor for context in self.manifest.contexts if context.factor != "global"]
         return round(max([1.0, *factors]) * self.manifest.tile)
+
+
+def _with_scene_size(bundle: Bundle, side: int) -> Bundle:
+    manifest = bundle.manifest
+    if not any(context.window.moves for context in manifest.contexts):
+        raise InputError(
+            f"bundle {manifest.name} has no global context: a scene size means nothing to it; leave it out"
+        )
+    if side <= manifest.tile:
+        raise InputError(f"scene size: expected more than the {manifest.tile} pixels of a tile, found {side}")
+    contexts = tuple(replace(c, scene=side) if c.window.moves else c for c in manifest.contexts)
+    return replace(bundle, manifest=replace(manifest, contexts=contexts))
 
 
 def _check_outputs(image: Path, paths: Paths, overwrite: bool) -> None:

@@ -93,7 +93,8 @@ def test_rasterio_has_one_home() -> None:
 
 @pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
 def test_an_engine_has_one_home(library: str) -> None:
-    assert importers(library) == {f"runtime/engines/{library}.py"}
+    comparing = {"export/foreign/reference.py"} if library == "onnxruntime" else set()  # a graph as it came
+    assert importers(library) - comparing == {f"runtime/engines/{library}.py"}
 
 
 def test_onnx_is_for_making_bundles() -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from ..config import ConfigError
-from .base import Backbone, Stage
+from .base import Backbone, Stage, scaled
 from .lite0 import EfficientNetLite0
+from .mit import MitB0, MitB1, MitB2, MitB3, MitB4, MitB5
+from .vgg16 import Vgg16
 
 BACKBONES: dict[str, type[Backbone]] = {
     "efficientnet_lite0": EfficientNetLite0,
+    "vgg16": Vgg16,
+    "mit_b0": MitB0,
+    "mit_b1": MitB1,
+    "mit_b2": MitB2,
+    "mit_b3": MitB3,
+    "mit_b4": MitB4,
+    "mit_b5": MitB5,
 }
 
 
@@ -26,4 +35,4 @@ def stage_of(name: str, stage: str) -> Stage:
     return stages[stage]
 
 
-__all__ = ["BACKBONES", "Backbone", "Stage", "backbone_class", "stage_of"]
+__all__ = ["BACKBONES", "Backbone", "Stage", "backbone_class", "scaled", "stage_of"]

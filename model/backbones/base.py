@@ -25,16 +25,25 @@ class Stage:
 
 
 class Backbone(nn.Module, ABC):
-    """A feature extractor, built up to and including stage `last`."""
+    """A feature extractor, built up to and including stage `last`.
+
+    width multiplies every number of channels; 1 is the published network. channels: by stage, as built.
+    """
 
     stages: ClassVar[tuple[Stage, ...]]
+    channels: dict[str, int]
 
-    def __init__(self, *, bands: int, last: str) -> None:
+    def __init__(self, *, bands: int, last: str, width: float = 1.0) -> None:
         super().__init__()
+        self.bands = bands
 
     @abstractmethod
     def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """(N, bands, H, W) float -> {stage name: (N, C, h, w)}, up to stage `last` (None: as deep as built)."""
+
+    @abstractmethod
+    def resume(self, x: Tensor, stage: str) -> dict[str, Tensor]:
+        """Features of `stage` (N, C, h, w) -> those of the stages that follow it, as deep as built."""
 
     @classmethod
     @abstractmethod
@@ -53,3 +62,8 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load published ImageNet weights, strictly: only known leftovers (the classifier) may stay behind."""
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, to a multiple of 8."""
+    return max(8, round(channels * width / 8) * 8)

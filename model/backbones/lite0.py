@@ -8,14 +8,14 @@ cell sits `stride - 1` pixels from the left edge of its block rather than in the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ConfigError
 from ..layers import ConvBn
-from .base import Backbone, Stage
+from .base import Backbone, Stage, scaled
 
 
 @dataclass(frozen=True)
@@ -73,27 +73,38 @@ class EfficientNetLite0(Backbone):
         Stage(name="s32", channels=320, stride=32, offset=31),
     )
 
-    def __init__(self, *, bands: int, last: str) -> None:
+    def __init__(self, *, bands: int, last: str, width: float = 1.0) -> None:
         super().__init__(bands=bands, last=last)
-        self.stem = _conv_bn(bands, _STEM, 3, 2)
+        inputs = scaled(_STEM, width)
+        self.stem = _conv_bn(bands, inputs, 3, 2)
         blocks: list[nn.Module] = []
+        self.channels = {}
         self._stage_after: dict[int, str] = {}
-        inputs = _STEM
-        for index, row in enumerate(_TABLE):
+        for index, published in enumerate(_TABLE):
+            row = replace(published, channels=scaled(published.channels, width))
             for repeat in range(row.repeats):
                 blocks.append(_InvertedResidual(inputs, row, row.stride if repeat == 0 else 1))
                 inputs = row.channels
             if index in _STAGE_AFTER_ROW:
                 self._stage_after[len(blocks) - 1] = _STAGE_AFTER_ROW[index]
+                self.channels[_STAGE_AFTER_ROW[index]] = row.channels
             if _STAGE_AFTER_ROW.get(index) == last:
                 break
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """Features by stage, see `Backbone`."""
+        return self._run(F.relu6(self.stem(x)), 0, last)
+
+    def resume(self, x: Tensor, stage: str) -> dict[str, Tensor]:
+        """Features of the stages after `stage`, see `Backbone`."""
+        return self._run(x, 1 + next(index for index, name in self._stage_after.items() if name == stage), None)
+
+    def _run(self, x: Tensor, first: int, last: str | None) -> dict[str, Tensor]:
         features: dict[str, Tensor] = {}
-        x = F.relu6(self.stem(x))
         for index, block in enumerate(self.blocks):
+            if index < first:
+                continue
             x = block(x)
             if index in self._stage_after:
                 features[self._stage_after[index]] = x
@@ -126,8 +137,8 @@ class EfficientNetLite0(Backbone):
 
         Keys of the classifier, and of blocks deeper than this encoder, are the only ones left out.
         """
-        if self.stem.conv.in_channels != 3:
-            raise ConfigError(f"ImageNet weights have 3 bands, this network {self.stem.conv.in_channels}")
+        if self.bands != 3:
+            raise ConfigError(f"ImageNet weights have 3 bands, this network {self.bands}")
         renamed = {_rename(key): value for key, value in state.items() if not key.startswith(_IGNORED)}
         deeper = tuple(f"blocks.{index}." for index in range(len(self.blocks), sum(row.repeats for row in _TABLE)))
         self.load_state_dict({k: v for k, v in renamed.items() if not k.startswith(deeper)}, strict=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from fctl.runtime.bundle import (
     Manifest,
     MovingCells,
     Provenance,
+    Scores,
     TensorSpec,
     sha256,
     write_manifest,
@@ -35,7 +37,6 @@ from fctl.runtime.windows import Plan
 from tests.runtime import tiny
 
 _OPSET, _IR = 17, 8
-_NAMES = ("medium", "large")
 _TYPES = {"uint8": onnx.TensorProto.UINT8, "uint16": onnx.TensorProto.UINT16, "float32": onnx.TensorProto.FLOAT}
 _COLOURS = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
 
@@ -43,18 +44,21 @@ Constants = Mapping[str, NDArray[np.generic]]
 
 
 def main() -> None:
-    _make_tiny(tiny.TINY, 16)
-    _make_tiny(tiny.TINY_WIDE, 128)
-    _make_tiny_global(tiny.TINY_GLOBAL)
-    _make_tiny_plain(tiny.TINY_PLAIN)
+    for fused in (False, True):
+        _make_tiny(tiny.TINY_FUSED if fused else tiny.TINY, 16, fused)
+        _make_tiny_global(tiny.TINY_GLOBAL_FUSED if fused else tiny.TINY_GLOBAL, fused)
+    _make_tiny(tiny.TINY_WIDE, 128, fused=False)
+    _make_tiny_plain(tiny.TINY_PLAIN, BATCH, "logits")
+    _make_tiny_plain(tiny.TINY_FIXED, 3, "logits")
+    _make_tiny_plain(tiny.TINY_SHARES, BATCH, "probabilities")
 
 
-def _make_tiny(folder: Path, tile: int) -> None:
+def _make_tiny(folder: Path, tile: int, fused: bool) -> None:
     _fresh(folder)
     cell = tile // 4
     encoders = [
-        _encoder(folder, "encoder_medium", tile, cell, tiny.ENCODE_MEDIUM),
-        _encoder(folder, "encoder_large", tile // 2, cell // 2, tiny.ENCODE_LARGE),
+        _Encoder("medium", tile, cell, tiny.ENCODE_MEDIUM),
+        _Encoder("large", tile // 2, cell // 2, tiny.ENCODE_LARGE),
     ]
     nodes = [
         *_patch_term(),
@@ -63,60 +67,56 @@ def _make_tiny(folder: Path, tile: int) -> None:
             "Resize", ["near", "", "scales"], ["wide"], mode="nearest",
             coordinate_transformation_mode="asymmetric", nearest_mode="floor",
         ),
-        onnx.helper.make_node("GlobalAveragePool", ["features_large"], ["far_mean"]),
-        onnx.helper.make_node("Conv", ["far_mean", "large"], ["far"]),
+        onnx.helper.make_node("Conv", ["features_large", "large"], ["far"]),
         onnx.helper.make_node("Sum", ["near_patch", "wide", "far"], ["logits"]),
     ]  # fmt: skip
     constants = {
         **_patch_constants(),
         "medium": _kernel(tiny.MEDIUM),
-        "large": _kernel(tiny.LARGE),
+        "large": _kernel(tiny.LARGE) * tiny.CELLS.astype(np.float32),
         "scales": np.array([1, 1, cell, cell], np.float32),
     }
-    inputs = (_spec("patch", "uint8", 3, tile, tile), *(_spec(f"features_{n}", "float32", 2, 4, 4) for n in _NAMES))
-    segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, _spec("logits", "float32", 3, tile, tile))
+    output = _spec("logits", "float32", 3, tile, tile)
+    graphs = _graphs(folder, encoders, fused, nodes, constants, (_spec("patch", "uint8", 3, tile, tile),), output)
+    medium, large = (None if fused else encoder.role for encoder in encoders)
     contexts = (
-        Context(name="medium", factor=2.0, size=tile, resampling="box", encoder="encoder_medium", cells=None),
+        Context(name="medium", factor=2.0, size=tile, resampling="box", scene=None, encoder=medium, cells=None),
         Context(
-            name="large", factor=4.0, size=tile // 2, resampling="pillow-bilinear", encoder="encoder_large", cells=None
+            name="large", factor=4.0, size=tile // 2, resampling="pillow-bilinear", scene=None, encoder=large,
+            cells=None,
         ),
-    )
+    )  # fmt: skip
     spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
     plan = Plan(kind="stride", overlap=tile // 4)
-    _write(folder, spec, plan, "cosine", contexts, (*encoders, segmenter))
+    _write(folder, spec, plan, "cosine", contexts, graphs)
 
 
-def _make_tiny_global(folder: Path) -> None:
+def _make_tiny_global(folder: Path, fused: bool) -> None:
     _fresh(folder)
-    encoder = _encoder(folder, "encoder_global", 8, 2, np.eye(3))
+    encoder = _Encoder("global", 8, 2, np.eye(3))
     nodes = [
         *_patch_term(),
-        onnx.helper.make_node("GlobalAveragePool", ["features_global"], ["whole_mean"]),
-        onnx.helper.make_node("Conv", ["whole_mean", "global"], ["whole"]),
+        onnx.helper.make_node("Conv", ["features_global", "global"], ["whole"]),
         onnx.helper.make_node("Unsqueeze", ["positions_global", "last"], ["places"]),
-        onnx.helper.make_node("GlobalAveragePool", ["places"], ["place_mean"]),
-        onnx.helper.make_node("Conv", ["place_mean", "positions"], ["place"]),
+        onnx.helper.make_node("Conv", ["places", "positions"], ["place"]),
         onnx.helper.make_node("Sum", ["near_patch", "whole", "place"], ["logits"]),
     ]
     constants = {
         **_patch_constants(),
-        "global": _kernel(tiny.GLOBAL),
-        "positions": _kernel(tiny.POSITIONS),
+        "global": _kernel(tiny.GLOBAL) * tiny.CELLS.astype(np.float32),
+        "positions": _kernel(tiny.POSITIONS) * tiny.LINE.astype(np.float32)[:, None],
         "last": np.array([3], np.int64),
     }
-    inputs = (
-        _spec("patch", "uint8", 3, 16, 16),
-        _spec("features_global", "float32", 3, 4, 4),
-        _spec("positions_global", "float32", 2, 4),
-    )
-    segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, _spec("logits", "float32", 3, 16, 16))
+    inputs = (_spec("patch", "uint8", 3, 16, 16), _spec("positions_global", "float32", 2, 4))
+    graphs = _graphs(folder, [encoder], fused, nodes, constants, inputs, _spec("logits", "float32", 3, 16, 16))
     cells = MovingCells(patch=Cells(stride=4, offset=1.5, count=4), context=Cells(stride=2, offset=0.5, count=4))
-    context = Context(name="global", factor="global", size=8, resampling="box", encoder="encoder_global", cells=cells)
+    role = None if fused else encoder.role
+    context = Context(name="global", factor="global", size=8, resampling="box", scene=None, encoder=role, cells=cells)
     spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
-    _write(folder, spec, Plan(kind="stride", overlap=4), "uniform", (context,), (encoder, segmenter))
+    _write(folder, spec, Plan(kind="stride", overlap=4), "uniform", (context,), graphs)
 
 
-def _make_tiny_plain(folder: Path) -> None:
+def _make_tiny_plain(folder: Path, batch: int | str, scores: Scores) -> None:
     _fresh(folder)
     nodes = [
         onnx.helper.make_node("Cast", ["patch"], ["pixels"], to=onnx.TensorProto.FLOAT),
@@ -130,22 +130,76 @@ def _make_tiny_plain(folder: Path) -> None:
         "bias": tiny.PLAIN_BIAS.astype(np.float32),
         "mean_weight": _kernel(tiny.PLAIN_MEAN),
     }
-    inputs = (_spec("patch", "uint16", 4, 16, 16),)
-    segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, _spec("logits", "float32", 2, 16, 16))
+    if scores == "probabilities":
+        nodes.append(onnx.helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
+    inputs = (_spec("patch", "uint16", 4, 16, 16, batch=batch),)
+    output = _spec(scores, "float32", 2, 16, 16, batch=batch)
+    segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, output)
     spec = InputSpec(bands=4, dtype="uint16", scaling=None, ground_sample_distance=None)
     _write(folder, spec, Plan(kind="even", overlap=4), "uniform", (), (segmenter,))
 
 
-def _encoder(folder: Path, role: str, size: int, factor: int, weight: NDArray[np.generic]) -> Graph:
-    """Cast, block means, and a 1x1 convolution."""
-    nodes = [
-        onnx.helper.make_node("Cast", ["window"], ["pixels"], to=onnx.TensorProto.FLOAT),
-        onnx.helper.make_node("AveragePool", ["pixels"], ["means"], kernel_shape=[factor] * 2, strides=[factor] * 2),
-        onnx.helper.make_node("Conv", ["means", "weight"], ["features"]),
-    ]
-    features = _spec("features", "float32", len(weight), size // factor, size // factor)
-    inputs = (_spec("window", "uint8", 3, size, size),)
-    return _graph(folder, role, nodes, {"weight": _kernel(weight)}, inputs, features)
+@dataclass(frozen=True)
+class _Encoder:
+    """Cast, block means, and a 1x1 convolution: a graph of its own, or a part of the segmenter."""
+
+    name: str
+    size: int
+    factor: int
+    weight: NDArray[np.generic]
+
+    @property
+    def role(self) -> str:
+        return f"encoder_{self.name}"
+
+    def graph(self, folder: Path) -> Graph:
+        nodes = self.nodes("window", "pixels", "means", "weight", "features")
+        return _graph(folder, self.role, nodes, self.constants("weight"), (self.window("window"),), self.features())
+
+    def part(self) -> tuple[list[onnx.NodeProto], Constants, TensorSpec]:
+        """What the segmenter needs to take the raw window."""
+        names = [f"{part}_{self.name}" for part in ("window", "pixels", "means", "weight", "features")]
+        return self.nodes(*names), self.constants(names[3]), self.window(names[0])
+
+    def nodes(self, window: str, pixels: str, means: str, weight: str, features: str) -> list[onnx.NodeProto]:
+        sides = [self.factor] * 2
+        return [
+            onnx.helper.make_node("Cast", [window], [pixels], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("AveragePool", [pixels], [means], kernel_shape=sides, strides=sides),
+            onnx.helper.make_node("Conv", [means, weight], [features]),
+        ]
+
+    def constants(self, weight: str) -> Constants:
+        return {weight: _kernel(self.weight)}
+
+    def window(self, name: str) -> TensorSpec:
+        return _spec(name, "uint8", 3, self.size, self.size)
+
+    def features(self, name: str = "features") -> TensorSpec:
+        return _spec(name, "float32", len(self.weight), self.size // self.factor, self.size // self.factor)
+
+
+def _graphs(
+    folder: Path,
+    encoders: list[_Encoder],
+    fused: bool,
+    nodes: list[onnx.NodeProto],
+    constants: Constants,
+    inputs: tuple[TensorSpec, ...],
+    output: TensorSpec,
+) -> tuple[Graph, ...]:
+    """Encoders and segmenter, or all in the segmenter. inputs: the segmenter's, features or windows come second."""
+    patch, *positions = inputs
+    if not fused:
+        features = [encoder.features(f"features_{encoder.name}") for encoder in encoders]
+        segmenter = _graph(folder, SEGMENTER, nodes, constants, (patch, *features, *positions), output)
+        return (*(encoder.graph(folder) for encoder in encoders), segmenter)
+    windows = []
+    for encoder in encoders:
+        more_nodes, more_constants, window = encoder.part()
+        nodes, constants = [*more_nodes, *nodes], {**constants, **more_constants}
+        windows.append(window)
+    return (_graph(folder, SEGMENTER, nodes, constants, (patch, *windows, *positions), output),)
 
 
 def _patch_term() -> list[onnx.NodeProto]:
@@ -163,8 +217,8 @@ def _kernel(weight: NDArray[np.generic]) -> NDArray[np.float32]:
     return weight.astype(np.float32)[:, :, None, None]
 
 
-def _spec(name: str, dtype: str, *sides: int) -> TensorSpec:
-    return TensorSpec(name=name, dtype=dtype, shape=(BATCH, *sides))
+def _spec(name: str, dtype: str, *sides: int, batch: int | str = BATCH) -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, shape=(batch, *sides))
 
 
 def _graph(

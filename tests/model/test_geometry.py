@@ -18,7 +18,8 @@ from fctl.runtime.windows import Window
 
 from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, small_config
 
-STAGES = [(name, stage.name) for name, kind in BACKBONES.items() for stage in kind.stages]
+ALIKE = ("mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")  # only wider or deeper than mit_b0: their cells lie as its
+STAGES = [(name, stage.name) for name, kind in BACKBONES.items() if name not in ALIKE for stage in kind.stages]
 STATIC = [WIDE, MEDIUM, LARGE]  # factors 1.5, 2 and 4
 ODD = Stage(name="odd", channels=1, stride=8, offset=-2.5)  # far from a naive grid, as the VGG of the paper is
 

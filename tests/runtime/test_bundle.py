@@ -18,7 +18,15 @@ from . import tiny
 
 Document = dict[str, Any]
 Change = Callable[[Document], object]
-BUNDLES = (tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_PLAIN)
+BUNDLES = (
+    tiny.TINY,
+    tiny.TINY_GLOBAL,
+    tiny.TINY_PLAIN,
+    tiny.TINY_FUSED,
+    tiny.TINY_GLOBAL_FUSED,
+    tiny.TINY_FIXED,
+    tiny.TINY_SHARES,
+)
 
 
 def error_of(folder: Path) -> str:
@@ -124,7 +132,14 @@ def drop(*keys: Any) -> Change:
     return change
 
 
+def fix_batch(graph: Document, batch: int | str) -> None:
+    """In all tensors."""
+    for tensor in (*graph["inputs"], *graph["outputs"]):
+        tensor["shape"][0] = batch
+
+
 HASH = "0" * 64
+CELLS = {side: {"stride": 4, "offset": 1.5, "count": 4} for side in ("patch", "context")}
 
 WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
     ("major version", put("schema", "2.0"), ("schema", "expected 1.x", "found '2.0'")),
@@ -156,15 +171,34 @@ WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
     ("colour too low", put("classes", 1, "colour", [0, -1, 0]), ("classes[1].colour", "0 to 255", "(0, -1, 0)")),
     ("no bands", put("input", "bands", 0), ("input.bands", "at least 1", "found 0")),
     ("unknown dtype", put("input", "dtype", "float64"), ("input.dtype", "uint8 or", "found float64")),
-    ("no tile", put("tile", 0), ("tile", "at least 1", "found 0")),
+    ("no tile", put("tile", 0), ("tile: expected 1 to 65536 pixels", "found 0")),
+    ("tile too large to reckon with", put("tile", 65537), ("tile: expected 1 to 65536 pixels", "found 65537")),
     ("overlap of a tile", put("plan", "overlap", 16), ("plan.overlap", "0 to 15", "found 16")),
     ("negative overlap", put("plan", "overlap", -1), ("plan.overlap", "0 to 15", "found -1")),
     ("tile that is not the graphs'", put("tile", 32), ("patch", "32, 32", "16, 16")),
     ("huge tile", put("tile", 10**400), ("expected", "found")),
     ("huge factor", put("contexts", 0, "factor", 10**400), ("contexts[0].factor", "expected", "found")),
+    ("factor that is just a number", put("contexts", 0, "factor", 1e308), ("contexts[0].factor", "found 1e+308")),
+    ("infinite factor", put("contexts", 0, "factor", float("inf")), ("contexts[0].factor", "whole", "found inf")),
+    ("factor that is none", put("contexts", 0, "factor", float("nan")), ("contexts[0].factor", "whole", "found nan")),
     ("logits of another tile", put("graphs", 2, "outputs", 0, "shape", ["N", 3, 8, 8]), ("logits", "16, 16", "8, 8")),
-    ("logits of other classes", put("graphs", 2, "outputs", 0, "shape", ["N", 4, 16, 16]), ("logits", "found (4, 16")),
-    ("no logits", put("graphs", 2, "outputs", 0, "name", "scores"), ("logits", "3, 16, 16", "found None")),
+    ("logits of other classes", put("graphs", 2, "outputs", 0, "shape", 1, 4), ("logits", "found ('N', 4, 16, 16)")),
+    (
+        "neither logits nor probabilities",
+        put("graphs", 2, "outputs", 0, "name", "scores"),
+        ("outputs of the segmenter", "logits or probabilities", "found scores"),
+    ),
+    (
+        "both logits and probabilities",
+        lambda d: d["graphs"][2]["outputs"].append({**d["graphs"][2]["outputs"][0], "name": "probabilities"}),
+        ("outputs of the segmenter", "logits or probabilities", "found logits, probabilities"),
+    ),
+    ("no output", put("graphs", 2, "outputs", []), ("outputs of the segmenter", "logits or probabilities", "found ")),
+    (
+        "probabilities of another tile",
+        put("graphs", 2, "outputs", 0, {"name": "probabilities", "dtype": "float32", "shape": ["N", 3, 8, 8]}),
+        ("graphs: probabilities of the segmenter", "16, 16", "found ('N', 3, 8, 8)"),
+    ),
     ("context size", put("contexts", 0, "size", 32), ("contexts[0].size", "(3, 16, 16)", "found 32")),
     ("context without encoder", put("contexts", 0, "encoder", "gone"), ("contexts[0].encoder", "found gone")),
     ("encoder without features", put("graphs", 0, "outputs", 0, "name", "x"), ("features", "expected", "found")),
@@ -177,10 +211,33 @@ WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
     ("window inside the patch", put("contexts", 0, "factor", 0.5), ("contexts[0].factor", "expected", "found")),
     ("context that nobody takes", put("contexts", 0, "name", "far"), ("segmenter", "features_far", "features_medium")),
     ("two contexts of one name", lambda d: d["contexts"].append(d["contexts"][0]), ("contexts", "expected", "medium")),
-    ("global without cells", put("contexts", 0, "factor", "global"), ("contexts[0].cells", "cells", "found None")),
+    (
+        "window for a graph that takes features",
+        put("contexts", 0, "encoder", None),
+        ("inputs of the segmenter", "window_medium", "found patch, features_medium"),
+    ),
+    ("cells of a context that does not move", put("contexts", 0, "cells", CELLS), ("contexts[0].cells", "global")),
+    (
+        "scene of a context that is not global",
+        put("contexts", 0, "scene", 64),
+        ("contexts[0].scene", "null: only a global context", "found 64"),
+    ),
+    ("no scene", drop("contexts", 1, "scene"), ("contexts[1].scene", "expected a value", "found none")),
+    ("scene of another type", put("contexts", 1, "scene", 64.5), ("contexts[1].scene", "a whole number", "found 64.5")),
     ("no segmenter", put("graphs", 2, "role", "other"), ("graphs", "'segmenter'", "encoder_large, other")),
     ("no graphs", put("graphs", []), ("graphs", "'segmenter'", "found none")),
-    ("batch that is fixed", put("graphs", 2, "inputs", 0, "shape", [4, 3, 16, 16]), ("graphs[2]", "N", "(4, 3")),
+    ("mixed batches", put("graphs", 2, "inputs", 0, "shape", 0, 4), ("graphs[2]: expected one batch", "(4,)", "'N'")),
+    (
+        "fixed batch with contexts",
+        lambda d: fix_batch(d["graphs"][2], 4),
+        ("graphs[2]", "N or, without contexts, a number", "found {(4,)}"),
+    ),
+    (
+        "another name of the batch",
+        lambda d: fix_batch(d["graphs"][2], "M"),
+        ("graphs[2]", "one batch in all tensors, N", "found {('M',)}"),
+    ),
+    ("tensor without axes", put("graphs", 1, "inputs", 0, "shape", []), ("graphs[1]", "one batch in all", "()")),
     ("wrong hash", put("graphs", 1, "sha256", HASH), ("graphs[1].sha256", "expected 000000000000", "found 3")),
     ("file above the folder", put("graphs", 0, "file", "../x.onnx"), ("graphs[0].file", "folder", "found '../x.onnx'")),
     ("absolute file", put("graphs", 0, "file", "/etc/passwd"), ("graphs[0].file", "folder", "found '/etc/passwd'")),
@@ -196,6 +253,117 @@ def test_an_error_names_the_field_what_was_expected_and_what_was_found(
 ) -> None:
     message = error_of(tiny.variant(tiny.TINY, tmp_path, change))
     assert [part for part in told if part not in message] == []
+
+
+WRONG_ELSEWHERE: list[tuple[str, Path, Change, tuple[str, ...]]] = [
+    (
+        "scene of a tile",
+        tiny.TINY_GLOBAL,
+        put("contexts", 0, "scene", 16),
+        ("contexts[0].scene: expected more than 16 pixels, or null, found 16",),
+    ),
+    (
+        "positions without cells",
+        tiny.TINY_GLOBAL,
+        put("contexts", 0, "cells", None),
+        ("inputs of the segmenter: expected patch, features_global, found", "positions_global"),
+    ),
+    (
+        "cells for a graph without positions",
+        tiny.TINY_GLOBAL,
+        lambda d: d["graphs"][1]["inputs"].pop(),
+        ("inputs of the segmenter: expected patch, features_global, positions_global, found patch, features_global",),
+    ),
+    (
+        "features for a graph that takes the window",
+        tiny.TINY_FUSED,
+        put("contexts", 0, "encoder", "segmenter"),
+        ("contexts[0].size: expected None of the graph",),
+    ),
+    (
+        "encoder that is not there",
+        tiny.TINY_FUSED,
+        put("contexts", 0, "encoder", "encoder_medium"),
+        ("contexts[0].encoder: expected the role of a graph, or null, found encoder_medium",),
+    ),
+    (
+        "no window",
+        tiny.TINY_FUSED,
+        put("graphs", 0, "inputs", 1, "name", "features_medium"),
+        ("inputs of the segmenter: expected patch, window_medium, window_large, found patch, features_medium",),
+    ),
+    (
+        "window of another size",
+        tiny.TINY_FUSED,
+        put("contexts", 0, "size", 32),
+        ("graphs: window_medium: expected ('N', 3, 32, 32) as it is cut, found ('N', 3, 16, 16)",),
+    ),
+    (
+        "window of other bands",
+        tiny.TINY_GLOBAL_FUSED,
+        put("graphs", 0, "inputs", 1, "shape", 1, 4),
+        ("graphs: window_global", "('N', 3, 8, 8)", "found ('N', 4, 8, 8)"),
+    ),
+    (
+        "fixed patch, any logits",
+        tiny.TINY_FIXED,
+        put("graphs", 0, "outputs", 0, "shape", 0, "N"),
+        ("graphs[0]: expected one batch in all tensors", "(3,)", "('N',)"),
+    ),
+    (
+        "two fixed batches",
+        tiny.TINY_FIXED,
+        put("graphs", 0, "outputs", 0, "shape", 0, 4),
+        ("graphs[0]: expected one batch in all tensors", "(3,)", "(4,)"),
+    ),
+    ("batch of nothing", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], 0), ("a number from 1, found {(0,)}",)),
+    ("negative batch", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], -1), ("a number from 1, found {(-1,)}",)),
+    (
+        "fixed batch with a fused context",
+        tiny.TINY_FUSED,
+        lambda d: fix_batch(d["graphs"][0], 3),
+        ("graphs[0]: expected one batch in all tensors, N or, without contexts, a number from 1, found {(3,)}",),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "change", "told"), [case[1:] for case in WRONG_ELSEWHERE], ids=[case[0] for case in WRONG_ELSEWHERE]
+)
+def test_an_error_of_another_form_says_so_too(
+    tmp_path: Path, bundle: Path, change: Change, told: tuple[str, ...]
+) -> None:
+    message = error_of(tiny.variant(bundle, tmp_path, change))
+    assert [part for part in told if part not in message] == []
+
+
+def test_a_global_context_may_do_without_cells_and_with_a_scene(tmp_path: Path) -> None:
+    def change(document: Document) -> None:
+        document["contexts"][1] |= {"factor": "global", "scene": 17}
+
+    context = read_bundle(tiny.variant(tiny.TINY, tmp_path, change)).manifest.contexts[1]
+    assert (context.cells, context.window.moves, context.window.scene) == (None, True, 17)
+
+
+def test_inputs_are_named_after_what_they_hold() -> None:
+    staged, fused = (read_bundle(bundle).manifest.contexts[0] for bundle in (tiny.TINY_GLOBAL, tiny.TINY_GLOBAL_FUSED))
+    assert (staged.input, staged.positions) == ("features_global", "positions_global")
+    assert (fused.input, fused.positions) == ("window_global", "positions_global")
+
+
+@pytest.mark.parametrize(
+    ("bundle", "scores", "batch"),
+    [
+        (tiny.TINY, "logits", None),
+        (tiny.TINY_PLAIN, "logits", None),
+        (tiny.TINY_FIXED, "logits", 3),
+        (tiny.TINY_SHARES, "probabilities", None),
+    ],
+    ids=str,
+)
+def test_the_segmenter_says_what_it_gives_and_takes(bundle: Path, scores: str, batch: int | None) -> None:
+    manifest = read_bundle(bundle).manifest
+    assert (manifest.segmenter.role, manifest.scores, manifest.fixed_batch) == ("segmenter", scores, batch)
 
 
 @pytest.mark.parametrize("digits", [5000])
@@ -250,29 +418,40 @@ def paths_of(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [place for key, item in items for place in ((*path, key), *paths_of(item, (*path, key)))]
 
 
-DOCUMENT = json.loads((tiny.TINY_GLOBAL / "manifest.json").read_text(encoding="utf-8"))
+DOCUMENTS = {
+    bundle: json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    for bundle in (tiny.TINY_GLOBAL, tiny.TINY_FUSED, tiny.TINY_FIXED)
+}
+PLACES = [(bundle, place) for bundle, document in DOCUMENTS.items() for place in paths_of(document)]
 SCALARS = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["N", "global"])
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["N", "global", -1, 0, 1e308, 1 << 64])
 )
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner))
 
 
 @pytest.fixture(scope="module")
-def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.variant(tiny.TINY_GLOBAL, tmp_path_factory.mktemp("fuzz"), lambda document: None)
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
+    folder = tmp_path_factory.mktemp("fuzz")
+    return {bundle: tiny.variant(bundle, folder, lambda document: None) for bundle in DOCUMENTS}
 
 
-@settings(deadline=None, max_examples=150)
-@given(place=st.sampled_from(paths_of(DOCUMENT)), value=VALUES)
+@settings(deadline=None, max_examples=200)
+@given(place=st.sampled_from(PLACES), value=VALUES)
 def test_any_other_value_anywhere_is_read_or_is_a_bundle_error(
-    scratch: Path, place: tuple[Any, ...], value: Any
+    scratch: dict[Path, Path], place: tuple[Path, tuple[Any, ...]], value: Any
 ) -> None:
-    document = json.loads(json.dumps(DOCUMENT))
-    put(*place, value)(document)
-    (scratch / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
+    bundle, keys = place
+    document = json.loads(json.dumps(DOCUMENTS[bundle]))
+    put(*keys, value)(document)
+    (scratch[bundle] / "manifest.json").write_text(json.dumps(document), encoding="utf-8")
     try:
-        bundle = read_bundle(scratch)
+        found = read_bundle(scratch[bundle])
     except BundleError as error:
         assert "expected" in str(error)
     else:
-        assert bundle.folder == scratch
+        assert found.folder == scratch[bundle]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image
+
+from fctl.runtime import Segmenter
 
 from ..conftest import write_geotiff
 from . import tiny
@@ -176,6 +179,53 @@ def test_nodata_that_shadows_alpha_gives_no_warning(folder: Path) -> None:
     assert "Warning" not in result.stderr
 
 
+# Test-time augmentation and scene blocks
+
+
+def mask_and_tags(path: Path) -> tuple[Array, dict[str, str]]:
+    with rasterio.open(path) as mask:
+        return mask.read(1), mask.tags()
+
+
+def segmented(path: Path, bundle: Path, **options: Any) -> Array:
+    """The mask that a segmenter in this process gives."""
+    with rasterio.open(path) as dataset, Segmenter(bundle, backend="onnxruntime", **options) as segmenter:
+        return segmenter.segment(dataset.read().transpose(1, 2, 0)).ids
+
+
+def test_augmentation_reaches_the_mask_and_its_tags(folder: Path) -> None:
+    assert_fine(segment(folder, "a.tif", "--no-preview", "--out", "once.tif"))
+    assert_fine(segment(folder, "a.tif", "--no-preview", "--out", "turned.tif", "--tta"))
+    once, tags = mask_and_tags(folder / "once.tif")
+    turned, turned_tags = mask_and_tags(folder / "turned.tif")
+    np.testing.assert_array_equal(turned, segmented(folder / "a.tif", tiny.TINY, tta=True))
+    assert (turned != once).any()
+    assert (tags["FCTL_TURNS"], turned_tags["FCTL_TURNS"]) == ("1", "8")
+    assert "FCTL_SCENE_SIZE" not in tags
+
+
+def test_the_scene_size_reaches_the_mask_its_tags_and_the_log(folder: Path) -> None:
+    arguments = ("--bundle", tiny.TINY_GLOBAL, "--backend", "onnxruntime", "--no-preview", "--scene-size", 20)
+    result = call("fctl-run", "a.tif", *arguments, cwd=folder)
+    assert_fine(result)
+    mask, tags = mask_and_tags(folder / "a_mask.tif")
+    np.testing.assert_array_equal(mask, segmented(folder / "a.tif", tiny.TINY_GLOBAL, scene_size=20))
+    assert (mask != segmented(folder / "a.tif", tiny.TINY_GLOBAL)).any()
+    assert json.loads(tags["FCTL_SCENE_SIZE"]) == {"global": 20}
+    warnings = [line for line in result.stderr.splitlines() if "warning:" in line]
+    assert len(warnings) == 1
+    assert "37 x 50: it is cut into 6 x 9 scene blocks (--scene-size)" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "told"), [(tiny.TINY, "no global context"), (tiny.TINY_GLOBAL, "than the 16 pixels")]
+)
+def test_a_scene_size_that_cannot_be_is_one_line(folder: Path, bundle: Path, told: str) -> None:
+    result = call("fctl-run", "a.tif", "b.tif", "--bundle", bundle, "--scene-size", 16, cwd=folder)
+    assert_one_error(result, "scene size", told)
+    assert files_in(folder) == ["a.tif", "b.tif"]
+
+
 # Outputs that exist
 
 
@@ -239,6 +289,8 @@ def test_one_bad_image_does_not_stop_the_others(folder: Path) -> None:
         (["a.tif", "--precision", "int8"], ("--precision", "'int8'", "fp32")),
         (["a.tif", "b.tif", "--out", "x.tif"], ("--out", "folder", "x.tif")),
         (["a.tif", "--batch", "0"], ("--batch",)),
+        (["a.tif", "--scene-size", "0"], ("--scene-size",)),
+        (["a.tif", "--scene-size", "wide"], ("--scene-size",)),
         (["a.tif", "--nonsense"], ("--nonsense",)),
         ([], ("IMAGE",)),
     ],
@@ -379,8 +431,29 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
 def test_info_shows_what_a_bundle_holds(tmp_path: Path) -> None:
     result = call("fctl-info", tiny.TINY_GLOBAL, cwd=tmp_path)
     assert_fine(result)
-    for told in ("tiny_global", "0 red (200, 30, 30)", "3 bands of uint8", "the whole image at 8 pixels", "segmenter"):
+    for told in (
+        "tiny_global",
+        "0 red (200, 30, 30)",
+        "3 bands of uint8",
+        "the whole image, at 8 pixels (box); encoder_global",
+        "segmenter",
+    ):
         assert told in result.stdout
+
+
+def test_info_shows_contexts_of_one_graph_and_scenes(tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["contexts"][1] |= {"factor": "global", "scene": 40}
+
+    result = call("fctl-info", tiny.variant(tiny.TINY_FUSED, tmp_path, change), cwd=tmp_path)
+    assert_fine(result)
+    shown = " ".join(result.stdout.replace("│", " ").split())
+    for told in (
+        "2 x the tile (32 pixels), at 16 pixels (box); encoded by the segmenter itself",
+        "the whole image, in blocks of 40 pixels where it is larger, at 8 pixels (pillow-bilinear); encoded by",
+        "in: window_medium uint8 N x 3 x 16 x 16",
+    ):
+        assert told in shown
 
 
 def test_info_of_the_default_bundle_shows_its_parity(tmp_path: Path) -> None:

@@ -124,7 +124,19 @@ def test_another_shape_is_refused(rng: np.random.Generator, backend: str, shape:
         session_of(backend, 2).run(inputs)
 
 
-@pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_PLAIN])
+@pytest.mark.parametrize(
+    "bundle",
+    [
+        tiny.TINY,
+        tiny.TINY_GLOBAL,
+        tiny.TINY_PLAIN,
+        tiny.TINY_FUSED,
+        tiny.TINY_GLOBAL_FUSED,
+        tiny.TINY_FIXED,
+        tiny.TINY_SHARES,
+    ],
+    ids=lambda bundle: bundle.stem,
+)
 def test_engines_agree(rng: np.random.Generator, bundle: Path) -> None:
     for name in ENGINES:
         pytest.importorskip(name)

@@ -63,7 +63,7 @@ def whole_average(case: Case) -> NDArray[np.float64]:
 @settings(deadline=None, max_examples=60)
 @given(cases())
 def test_streamed_rows_equal_the_average_of_everything_at_once(case: Case) -> None:
-    streamed = np.concatenate([strip.logits for strip in strips_of(case)], axis=1)
+    streamed = np.concatenate([strip.scores for strip in strips_of(case)], axis=1)
     assert streamed.dtype == np.float32
     np.testing.assert_allclose(streamed, whole_average(case), rtol=1e-4, atol=1e-5)
 
@@ -85,7 +85,7 @@ def test_strips_hold_every_row_once_in_order(case: Case) -> None:
     strips = strips_of(case)
     rows = [row for strip in strips for row in range(strip.y, strip.y + strip.rows)]
     assert rows == list(range(case.grid.height))
-    assert all(strip.logits.shape == (case.classes, strip.rows, case.grid.width) for strip in strips)
+    assert all(strip.scores.shape == (case.classes, strip.rows, case.grid.width) for strip in strips)
 
 
 @settings(deadline=None, max_examples=30)
@@ -96,16 +96,16 @@ def test_no_strip_is_higher_than_a_tile(case: Case) -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(cases())
-def test_probabilities_are_a_softmax_of_the_average(case: Case) -> None:
-    shares = np.concatenate([strip.probabilities() for strip in strips_of(case)], axis=1)
+def test_softmax_is_that_of_the_average(case: Case) -> None:
+    shares = np.concatenate([strip.softmax() for strip in strips_of(case)], axis=1)
     powers = np.exp(whole_average(case))
     assert shares.dtype == np.float32
     np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-5)
     np.testing.assert_allclose(shares, powers / powers.sum(axis=0), rtol=1e-3)
 
 
-def test_probabilities_of_large_logits_are_finite() -> None:
-    shares = Strip(0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).probabilities()
+def test_softmax_of_large_logits_is_finite() -> None:
+    shares = Strip(0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).softmax()
     np.testing.assert_array_equal(shares[:, 0, 0], [1, 0, 0])
 
 
@@ -141,4 +141,4 @@ def test_one_tile_is_handed_back_as_it_is(rng: np.random.Generator) -> None:
     merger = Merger(grid, 4, "uniform")
     assert list(merger.add(Window(0, 0, 8, 8), logits)) == []
     (strip,) = merger.flush()
-    np.testing.assert_array_equal(strip.logits, logits[:, :5, :3])
+    np.testing.assert_array_equal(strip.scores, logits[:, :5, :3])

@@ -123,6 +123,7 @@ def test_mask_says_what_made_it(tmp_path: Path, segmenter: Segmenter, image: Arr
     assert json.loads(tags["FCTL_CLASSES"]) == {"0": "red", "1": "green", "2": "blue"}
     assert tags["FCTL_BUNDLE"] == "tiny"
     assert (tags["FCTL_ENGINE"], tags["FCTL_DEVICE"], tags["FCTL_PRECISION"]) == ("onnxruntime", "CPU", "fp32")
+    assert tags["FCTL_TURNS"] == "1"
 
 
 SOURCES: list[dict[str, object]] = [

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,19 @@ def test_a_sample_is_cut_at_its_tile(manifest: Manifest, images: tuple[Path, ...
     (tile,) = batch.tiles
     cut = pixels(images[0])[tile.y : tile.bottom, tile.x : tile.right]
     np.testing.assert_array_equal(batch.patch[0].transpose(1, 2, 0), cut)
+
+
+def test_a_sample_of_a_large_image_shows_its_scene_block(images: tuple[Path, ...]) -> None:
+    manifest = read_bundle(tiny.TINY_GLOBAL).manifest
+    manifest = replace(manifest, contexts=(replace(manifest.contexts[0], scene=40),))
+    (batch,) = sample_patches(manifest, images[:1], 1, seed=1)
+    (tile,), (block,) = batch.tiles, batch.scenes["global"]
+    assert (block.height, block.width) == (40, 40)
+    inside = pixels(images[0])[block.y : block.bottom, block.x : block.right]
+    expected = np.asarray(Image.fromarray(inside).resize((8, 8), Image.Resampling.BOX))
+    np.testing.assert_array_equal(batch.contexts["global"][0].transpose(1, 2, 0), expected)
+    centres = np.array([[tile.y - block.y], [tile.x - block.x]]) + 4 * np.arange(4) + 2
+    np.testing.assert_allclose(batch.positions["global"][0], (centres * 8 / 40 - 1) / 2, rtol=1e-6)
 
 
 def test_the_seed_decides(manifest: Manifest, images: tuple[Path, ...]) -> None:

@@ -21,6 +21,14 @@ TINY = DATA / "tiny.fctl"
 TINY_WIDE = DATA / "tiny_wide.fctl"  # tiny.fctl with tiles of 128 pixels, for larger rasters
 TINY_GLOBAL = DATA / "tiny_global.fctl"
 TINY_PLAIN = DATA / "tiny_plain.fctl"
+TINY_FUSED = DATA / "tiny_fused.fctl"  # tiny.fctl in one graph
+TINY_GLOBAL_FUSED = DATA / "tiny_global_fused.fctl"  # tiny_global.fctl in one graph
+TINY_FIXED = DATA / "tiny_fixed.fctl"  # tiny_plain.fctl in batches of 3 and no other
+TINY_SHARES = DATA / "tiny_shares.fctl"  # tiny_plain.fctl with its softmax in the graph
+
+# Weights of cells, not symmetric in any way: a context that is not turned with its patch must show.
+CELLS = np.array([[4, 1, 0, 2], [1, 2, 0, 0], [3, 0, 1, 0], [1, 0, 1, 0]]) / 16
+LINE = np.array([1, 2, 0, 1]) / 4
 
 # Of tiny.fctl and tiny_global.fctl; a matrix is (outputs, inputs).
 PATCH = np.array([[5, -3, 2], [-4, 6, 1], [1, -2, 7]]) / 64
@@ -50,18 +58,22 @@ def pool(images: Array, factor: int) -> Array:
     return blocks.mean(axis=(3, 5))
 
 
+def weigh(images: Array) -> Array:
+    """(N, channels, 4, 4) -> weighted means (N, channels, 1, 1)."""
+    return (images * CELLS).sum(axis=(2, 3), keepdims=True)
+
+
 def tiny_logits(patch: Array, medium: Array, large: Array) -> Array:
-    """tiny.fctl: the patch, the medium context cell by cell, and the mean of the large context."""
+    """tiny.fctl: the patch, the medium context cell by cell, and a weighted mean of the large context."""
     near = mix(ENCODE_MEDIUM, pool(medium, 4)).repeat(4, axis=2).repeat(4, axis=3)
-    far = mix(ENCODE_LARGE, pool(large, 2)).mean(axis=(2, 3), keepdims=True)
+    far = weigh(mix(ENCODE_LARGE, pool(large, 2)))
     return mix(PATCH, patch) + BIAS[None, :, None, None] + mix(MEDIUM, near) + mix(LARGE, far)
 
 
 def tiny_global_logits(patch: Array, whole: Array, positions: Array) -> Array:
-    """tiny_global.fctl: the patch, the mean of the whole image, and the mean position of the patch in it."""
-    mean = pool(whole, 2).mean(axis=(2, 3), keepdims=True)
-    place = positions.mean(axis=2)[:, :, None, None]
-    return mix(PATCH, patch) + BIAS[None, :, None, None] + mix(GLOBAL, mean) + mix(POSITIONS, place)
+    """tiny_global.fctl: the patch, and weighted means of the whole image and of the patch's positions in it."""
+    place = (positions @ LINE)[:, :, None, None]
+    return mix(PATCH, patch) + BIAS[None, :, None, None] + mix(GLOBAL, weigh(pool(whole, 2))) + mix(POSITIONS, place)
 
 
 def tiny_plain_logits(patch: Array) -> Array:

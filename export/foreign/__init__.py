@@ -1,0 +1,144 @@
+"""Any segmenter with one image as its input -> bundle: scaling goes in front of its graph, one score per class behind.
+
+Needs no torch, unless the network is a PyTorch module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import onnx.checker
+import onnx.shape_inference
+
+from fctl.calib.sample import sample_patches
+from fctl.runtime.bundle import (
+    SCHEMA,
+    SEGMENTER,
+    Bundle,
+    ClassInfo,
+    Graph,
+    InputSpec,
+    Manifest,
+    Scaling,
+    sha256,
+    write_manifest,
+)
+from fctl.runtime.errors import CheckpointError, InputError
+from fctl.runtime.files import refuse_existing, whole
+from fctl.runtime.pipeline import Batch
+from fctl.runtime.windows import Plan
+
+from ..onnx_graph import save_model
+from ..origin import PARITY_PATCHES, colour_of, parity_images, provenance
+from ..verify import Reference, Samples, verify
+from .contract import find_contract, read_model
+from .options import Array, Contract, ForeignOptions, first_line, mean_and_std
+from .reference import load_graph, run_graph, scaled, scores_of
+from .wrap import wrapped
+
+
+def export_foreign_onnx(path: Path, out: Path, options: ForeignOptions) -> Manifest:
+    """Export an ONNX file to the bundle folder `out`, verified against the file itself in ONNX Runtime.
+
+    Raises CheckpointError for a graph that is no segmenter of one image, InputError for options that do not fit it, and
+    what `export_bundle` raises; then nothing is left behind.
+    """
+    refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
+    model = read_model(path)
+    contract = find_contract(model, str(path), options)
+    session = load_graph(model)
+
+    def reference(batch: Batch) -> Array:
+        image = scaled(batch.patch, contract, options)
+        return scores_of(run_graph(session, contract, image), contract, options)
+
+    return _make(model, contract, str(path), out, options, sha256(path), Reference(
+        name="the ONNX file in ONNX Runtime", scores=reference, original=None,
+    ))  # fmt: skip
+
+
+def export_foreign_module(factory: str, out: Path, options: ForeignOptions) -> Manifest:
+    """Export the PyTorch module that ``package.module:factory`` makes, verified against the module itself.
+
+    The module takes (N, bands, H, W) float32 and returns a tensor, or something with ``out`` or ``logits``.
+    """
+    from .modules import image_network, run_module, trace_module
+
+    refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
+    if options.tile is None:
+        raise InputError(f"{factory}: a PyTorch module does not say its size: give --tile")
+    if options.layout != "nchw":
+        raise InputError("--layout: PyTorch modules take nchw; leave it out")
+    module = image_network(factory)
+    model = trace_module(module, factory, options.bands or 3, options.tile)
+    contract = find_contract(model, factory, options)
+
+    def reference(batch: Batch) -> Array:
+        return scores_of(run_module(module, scaled(batch.patch, contract, options)), contract, options)
+
+    digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    return _make(model, contract, factory, out, options, digest, Reference(
+        name="the PyTorch module", scores=reference, original=None,
+    ))  # fmt: skip
+
+
+def _make(
+    model: onnx.ModelProto,
+    contract: Contract,
+    origin: str,
+    out: Path,
+    options: ForeignOptions,
+    digest: str,
+    reference: Reference,
+) -> Manifest:
+    images, source = parity_images(contract.bands, options.patches, contract.raw)
+    with whole(out) as folder:
+        folder.mkdir()
+        path = folder / f"{SEGMENTER}.onnx"
+        try:
+            ins, outs = save_model(wrapped(model, contract, options), path)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise CheckpointError(f"{origin}: no valid ONNX graph ({first_line(error)}); export it anew") from error
+        graph = Graph(role=SEGMENTER, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+        draft = _manifest(out.stem, contract, options, graph, digest)
+        write_manifest(folder, draft)
+        samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
+        manifest = replace(draft, parity=(verify(Bundle(folder, draft), reference, samples),))
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _manifest(name: str, contract: Contract, options: ForeignOptions, graph: Graph, digest: str) -> Manifest:
+    overlap = contract.tile // 8 if options.overlap is None else options.overlap
+    if not 0 <= overlap < contract.tile:
+        raise InputError(f"--overlap: expected 0 to {contract.tile - 1} pixels, found {overlap}")
+    distance = options.ground_sample_distance
+    if distance is not None and not distance > 0:
+        raise InputError(f"--gsd: expected metres above 0, found {distance:g}")
+    mean, std = mean_and_std(contract, options)
+    return Manifest(
+        schema=SCHEMA,
+        name=name,
+        network=None,
+        classes=tuple(ClassInfo(name=name, colour=colour_of(index)) for index, name in enumerate(options.classes)),
+        input=InputSpec(
+            bands=contract.bands,
+            dtype=contract.raw,
+            scaling=Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std))),
+            ground_sample_distance=distance,
+        ),
+        tile=contract.tile,
+        plan=Plan(kind="stride", overlap=overlap),
+        contexts=(),
+        merge="cosine",
+        graphs=(graph,),
+        parity=(),
+        provenance=provenance(digest, options.licence),
+        extensions={},
+    )
+
+
+__all__ = ["ForeignOptions", "export_foreign_module", "export_foreign_onnx"]

@@ -1,0 +1,206 @@
+"""What a graph takes and gives: read off it, and tried."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.checker
+import onnx.defs
+import onnx.helper
+import onnx.version_converter
+
+from fctl.runtime.bundle import DTYPES
+from fctl.runtime.errors import CheckpointError, InputError
+
+from .options import Contract, ForeignOptions, channels_of, first_line, mean_and_std
+from .reference import RunError, listed, load_graph, run_graph, scaled
+from .wrap import nodes_of
+
+log = logging.getLogger(__name__)
+
+_OLDEST_OPSET = 13  # what is put around a graph is written for this one and newer
+_LARGEST = (2 << 30) - (1 << 20)  # bytes of an ONNX file without external data
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The model of a file, at an opset that can be built upon. Raises CheckpointError."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: expected an ONNX file, found {'a folder' if path.is_dir() else 'no such file'}")
+    try:
+        model = onnx.load(path)
+    except onnx.checker.ValidationError as error:
+        raise CheckpointError(
+            f"{path}: cannot read its external data ({first_line(error)}); copy the file and its data together"
+        ) from error
+    except Exception as error:  # the parser's exceptions share no base class
+        raise CheckpointError(f"{path}: expected an ONNX file, found none ({first_line(error)})") from error
+    if not model.graph.node:
+        raise CheckpointError(f"{path}: expected an ONNX file, found a graph without nodes")
+    if model.ByteSize() > _LARGEST:
+        raise CheckpointError(f"{path}: {model.ByteSize() >> 20} MiB, a bundle holds graphs below 2 GiB")
+    _check_operators(model, str(path))
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OLDEST_OPSET)
+    if opset >= _OLDEST_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, _OLDEST_OPSET)
+    except Exception as error:  # it fails with plain RuntimeError and others
+        raise CheckpointError(
+            f"{path}: opset {opset} cannot be brought to {_OLDEST_OPSET} ({first_line(error)}); "
+            f"export the network with opset {_OLDEST_OPSET} or newer"
+        ) from error
+
+
+def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) -> Contract:
+    """Settle the sides of a model's input in place, try it, and say what it takes and gives."""
+    if len(options.classes) < 2:
+        raise InputError("--classes: expected the names of 2 or more classes (a binary network has two)")
+    image = _image_input(model, origin)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
+    bands, tile, batch = _settle_sides(image, origin, options)
+    found = Contract(
+        input=image.name, output=_output(model, origin, options), dtype=dtype, bands=bands, tile=tile, batch=batch,
+        raw=_raw_dtype(dtype, origin, options), scores=(),
+    )  # fmt: skip
+    mean_and_std(found, options)
+    found = _tried(model, found, origin, options)
+    return replace(found, scores=_check_scores(found, origin, options))
+
+
+def _check_operators(model: onnx.ModelProto, origin: str) -> None:
+    """Raise CheckpointError for an operator that neither ONNX nor ONNX Runtime has."""
+    own = {(function.domain, function.name) for function in model.functions}
+    for node in nodes_of(model.graph):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        known = onnx.defs.has(node.op_type, domain) or (node.domain, node.op_type) in own
+        if not known and domain != "com.microsoft":
+            raise CheckpointError(
+                f"{origin}: unknown operator {node.op_type!r}{f' of {domain!r}' if domain else ''}: export the network "
+                "with standard ONNX operators (TensorRT plugins and custom operators cannot be verified)"
+            )
+
+
+def _image_input(model: onnx.ModelProto, origin: str) -> onnx.ValueInfoProto:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in constants]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise CheckpointError(
+            f"{origin}: expected one input, an image, found {len(inputs)} ({names}): networks with contexts come from "
+            "checkpoints of fctl; make other inputs constants before you export"
+        )
+    if not inputs[0].type.tensor_type.elem_type:
+        raise CheckpointError(f"{origin}: expected a tensor as input {inputs[0].name!r}, found no type of its elements")
+    if len(inputs[0].type.tensor_type.shape.dim) != 4:
+        rank = len(inputs[0].type.tensor_type.shape.dim)
+        raise CheckpointError(f"{origin}: expected an image of 4 axes as input {inputs[0].name!r}, found {rank} axes")
+    image: onnx.ValueInfoProto = inputs[0]
+    return image
+
+
+def _output(model: onnx.ModelProto, origin: str, options: ForeignOptions) -> str:
+    names: list[str] = [value.name for value in model.graph.output]
+    if options.output is not None:
+        if options.output not in names:
+            raise InputError(f"--output: {origin} has no output {options.output!r}; it has {', '.join(names)}")
+        return options.output
+    if len(names) != 1:
+        raise InputError(f"{origin}: expected one output, found {len(names)}: choose with --output: {', '.join(names)}")
+    return names[0]
+
+
+def _settle_sides(image: onnx.ValueInfoProto, origin: str, options: ForeignOptions) -> tuple[int, int, int | None]:
+    """Write bands and tile into the input's open axes; returns bands, tile and the batch if it is fixed."""
+    axes = image.type.tensor_type.shape.dim
+    channels, rows, columns = (axes[1], axes[2], axes[3]) if options.layout == "nchw" else (axes[3], axes[1], axes[2])
+    sides = [axis.dim_value for axis in (rows, columns) if axis.dim_value]
+    tile = options.tile or (sides[0] if sides else None)
+    if tile is None:
+        raise InputError(f"{origin}: takes images of any size: give the side of a tile with --tile")
+    bands = options.bands or channels.dim_value or 3
+    wrong = [side for side in sides if side != tile]
+    if wrong or (channels.dim_value and channels.dim_value != bands):
+        found = " x ".join(str(axis.dim_value or "any") for axis in (channels, rows, columns))
+        raise InputError(
+            f"{origin}: expected input {image.name!r} of {bands} bands x {tile} x {tile} in {options.layout}, found "
+            f"{found}; see --tile, --bands and --layout"
+        )
+    channels.dim_value, rows.dim_value, columns.dim_value = bands, tile, tile
+    batch = axes[0].dim_value if axes[0].HasField("dim_value") and axes[0].dim_value > 0 else None
+    return bands, tile, batch
+
+
+def _raw_dtype(dtype: np.dtype[Any], origin: str, options: ForeignOptions) -> str:
+    """The dtype of the rasters."""
+    floating = dtype in (np.dtype(np.float32), np.dtype(np.float16))
+    if not floating and dtype.name not in DTYPES:
+        raise CheckpointError(f"{origin}: expected an image of {', '.join(DTYPES)} or float16, found {dtype.name}")
+    raw = options.dtype or ("uint8" if floating else dtype.name)
+    if raw not in DTYPES:
+        raise InputError(f"--dtype: expected {', '.join(DTYPES)}, found {raw!r}")
+    identity = (options.scale, set(options.mean), set(options.std)) == (1.0, {0.0}, {1.0})
+    if not floating and (raw != dtype.name or not identity):
+        raise InputError(
+            f"{origin}: takes raw {dtype.name} and scales by itself: leave out --scale, --mean, --std, --dtype"
+        )
+    if floating and identity:
+        log.warning("warning: no --scale, --mean or --std: the network gets raw %s values as they are", raw)
+    return raw
+
+
+def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: ForeignOptions) -> Contract:
+    """Run the model on different images, in batches of two where the batch is open, and learn its output's shape."""
+    random = np.random.default_rng(0)
+    shape = (2, contract.bands, contract.tile, contract.tile)
+    images = [np.zeros(shape, contract.raw), random.integers(0, 255, shape).astype(contract.raw)]
+    images = [scaled(image, contract, options) for image in images]
+    try:
+        session = load_graph(model)
+        shapes = {run_graph(session, contract, image).shape for image in images}
+    except RunError as error:
+        failure = CheckpointError(f"{origin}: {error}")
+        if contract.batch is not None:
+            raise failure from error
+        contract = replace(contract, batch=1)
+        try:
+            shapes = {run_graph(load_graph(model), contract, image).shape for image in images}
+        except RunError:
+            raise failure from error
+        log.warning("warning: %s takes one image at a time, though its batch is open: the bundle's is fixed", origin)
+    if len(shapes) > 1 or len(next(iter(shapes))) < 3:
+        raise CheckpointError(
+            f"{origin}: output {contract.output!r} has a shape that depends on the image ({listed(shapes)}): expected "
+            "scores or class ids for every pixel; a detector's boxes cannot be merged"
+        )
+    return replace(contract, scores=next(iter(shapes))[1:])
+
+
+def _check_scores(contract: Contract, origin: str, options: ForeignOptions) -> tuple[int, ...]:
+    """The output's shape without batch, if it suits the classes and the activation."""
+    shape, count = contract.scores, len(options.classes)
+    if options.activation == "labels":
+        plane = [side for side in shape if side > 1] if len(shape) == 3 else list(shape)
+        fits = len(shape) in (2, 3) and len(plane) == 2 and plane[0] == plane[1] <= contract.tile
+        expected = f"class ids (N, {contract.tile}, {contract.tile})"
+    else:
+        channels = channels_of(shape, options) if len(shape) == 3 else 0
+        side = [n for index, n in enumerate(shape) if index != (0 if options.layout == "nchw" else len(shape) - 1)]
+        single = count == 2 and options.activation in ("logits", "sigmoid")
+        fits = (
+            len(shape) == 3
+            and side[0] == side[1] <= contract.tile
+            and (channels == count or (single and channels == 1))
+        )
+        axes = f"{count}{' or 1' if single else ''}"
+        expected = f"{options.activation} (N, {axes}, h, w)" if options.layout == "nchw" else f"(N, h, w, {axes})"
+    if not fits:
+        raise InputError(
+            f"{origin}: expected {expected} for {count} --classes, found (N, {', '.join(map(str, shape))}); "
+            "see --classes, --activation and --layout"
+        )
+    return shape

@@ -1,0 +1,92 @@
+"""A foreign graph as it is, in ONNX Runtime, with its surroundings in NumPy: what the bundle's graph must equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from PIL import Image
+
+from fctl.runtime.errors import CheckpointError, InputError
+
+from .options import Array, Contract, ForeignOptions, first_line
+
+
+class RunError(CheckpointError):
+    """A graph that ONNX Runtime cannot run, or that does not give one output for each image."""
+
+
+def load_graph(model: onnx.ModelProto) -> ort.InferenceSession:
+    """The graph in ONNX Runtime. Raises RunError."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class of their own
+        raise RunError(_refusal(error)) from error
+
+
+def run_graph(session: ort.InferenceSession, contract: Contract, images: Array) -> Array:
+    """Images as the graph takes them (N, ...) -> its output, in batches that it takes. Raises RunError."""
+    size = contract.batch or len(images)
+    padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])
+    try:
+        runs = [
+            np.asarray(session.run([contract.output], {contract.input: part})[0])
+            for part in np.split(padded, len(padded) // size)
+        ]
+    except Exception as error:
+        raise RunError(_refusal(error)) from error
+    shapes = {run.shape for run in runs}
+    if len(shapes) > 1 or runs[0].shape[:1] != (size,):
+        raise RunError(
+            f"expected an output {contract.output!r} with scores or class ids of each of {size} images, found "
+            f"{listed(shapes)}; a detector's boxes cannot be merged"
+        )
+    return np.concatenate(runs)[: len(images)]
+
+
+def scaled(patch: Array, contract: Contract, options: ForeignOptions) -> Array:
+    """Raw patches (N, bands, P, P) as the graph takes them."""
+    if contract.dtype.kind == "f":
+        mean, std = (np.array(values).reshape(-1, 1, 1) for values in (options.mean, options.std))
+        patch = ((patch.astype(np.float64) * options.scale - mean) / std).astype(contract.dtype)
+    return np.ascontiguousarray(patch if options.layout == "nchw" else patch.transpose(0, 2, 3, 1))
+
+
+def scores_of(output: Array, contract: Contract, options: ForeignOptions) -> Array:
+    """What a graph gives as scores (N, classes, P, P) float32."""
+    count, tile = len(options.classes), contract.tile
+    if options.activation == "labels":
+        side = max(output.shape[1:])
+        ids = np.rint(output.reshape(-1, side, side)).astype(np.int64)
+        if ids.min() < 0 or ids.max() >= count:
+            raise InputError(f"--classes: the network gives class ids {ids.min()} to {ids.max()}, found {count} names")
+        ids = ids[:, (np.arange(tile) * side) // tile][:, :, (np.arange(tile) * side) // tile]
+        return (ids[:, None] == np.arange(count)[:, None, None]).astype(np.float32)  # type: ignore[no-any-return]
+    scores = output.astype(np.float32)
+    scores = scores if options.layout == "nchw" else scores.transpose(0, 3, 1, 2)
+    if scores.shape[1] == 1:
+        first = 1 - scores if options.activation == "sigmoid" else 0 * scores
+        scores = np.concatenate([first, scores], axis=1)
+    return _enlarged(scores, tile)
+
+
+def _enlarged(scores: Array, side: int) -> Array:
+    """Bilinear, half-pixel centres: (N, C, h, w) -> (N, C, side, side)."""
+    if scores.shape[-1] == side:
+        return scores
+    planes = [
+        np.asarray(Image.fromarray(plane).resize((side, side), Image.Resampling.BILINEAR))
+        for plane in scores.reshape(-1, *scores.shape[2:])
+    ]
+    return np.stack(planes).reshape(*scores.shape[:2], side, side)
+
+
+def _refusal(error: Exception) -> str:
+    return f"ONNX Runtime cannot run it: {first_line(error)}; export it anew"
+
+
+def listed(shapes: set[tuple[int, ...]]) -> str:
+    """Shapes as text."""
+    return " and ".join(str(shape) for shape in sorted(shapes))

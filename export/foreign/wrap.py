@@ -1,0 +1,157 @@
+"""A foreign graph with its surroundings: raw pixels -> scaling -> the network -> one score per class and pixel."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.compose
+import onnx.helper
+import onnx.numpy_helper
+import onnx.shape_inference
+
+from fctl.runtime.bundle import BATCH, SEGMENTER
+
+from .options import Array, Contract, ForeignOptions, channels_of, mean_and_std
+
+_PREFIX = "network/"
+
+
+def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions) -> onnx.ModelProto:
+    """Raw ``patch`` -> scaling -> the network -> ``logits`` or ``probabilities`` at the patch's size."""
+    inner = copy.deepcopy(model)
+    del inner.graph.value_info[:]  # shapes of another batch
+    inner = onnx.compose.add_prefix(inner, _PREFIX)
+    around = _Around()
+    image = around.scaling(contract, options)
+    around.add("Identity", [image], _PREFIX + contract.input)
+    before, after = around.nodes, _Around()
+    scores = after.scores(_PREFIX + contract.output, contract, options)
+    name = "logits" if options.activation == "logits" else "probabilities"
+    after.add("Identity", [scores], name)
+    batch = contract.batch or BATCH
+    sides = (contract.tile, contract.tile)
+    graph = onnx.helper.make_graph(
+        [*before, *inner.graph.node, *after.nodes],
+        SEGMENTER,
+        [_value("patch", np.dtype(contract.raw), (batch, contract.bands, *sides))],
+        [_value(name, np.dtype(np.float32), (batch, len(options.classes), *sides))],
+        [*around.constants, *inner.graph.initializer, *after.constants],
+        sparse_initializer=inner.graph.sparse_initializer,
+    )
+    made = onnx.helper.make_model(graph, opset_imports=inner.opset_import, functions=inner.functions)
+    _short_circuit(made.graph)
+    return onnx.shape_inference.infer_shapes(made)
+
+
+class _Around:
+    """Nodes and constants that are put around a network."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """Append one node; returns the name of its output."""
+        output = output or f"{kind.lower()}_of_{inputs[0].removeprefix(_PREFIX)}"
+        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=f"make_{output}", **attributes))
+        return output
+
+    def constant(self, name: str, values: Array) -> str:
+        """Append one constant; returns its name."""
+        self.constants.append(onnx.numpy_helper.from_array(values, name))
+        return name
+
+    def scaling(self, contract: Contract, options: ForeignOptions) -> str:
+        """Raw ``patch`` (N, bands, P, P) -> the image that the network takes."""
+        image = "patch"
+        if contract.dtype.kind == "f":
+            mean, std = (values.astype(np.float32) for values in mean_and_std(contract, options))
+            if contract.raw != "float32":
+                image = self.add("Cast", [image], to=onnx.TensorProto.FLOAT)
+            if mean.any():
+                image = self.add("Sub", [image, self.constant("mean", mean.reshape(-1, 1, 1))])
+            if (std != 1).any():
+                image = self.add("Div", [image, self.constant("std", std.reshape(-1, 1, 1))])
+            if contract.dtype == np.float16:
+                image = self.add("Cast", [image], "half_patch", to=onnx.TensorProto.FLOAT16)
+        if options.layout == "nhwc":
+            image = self.add("Transpose", [image], perm=[0, 2, 3, 1])
+        return image
+
+    def scores(self, output: str, contract: Contract, options: ForeignOptions) -> str:
+        """What the network gives -> scores (N, classes, P, P) float32."""
+        if options.activation == "labels":
+            side = max(contract.scores)
+            shape = self.constant("plane", np.array([0, 1, side, side], np.int64))
+            ids = self.add("Cast", [self.add("Reshape", [output, shape], "plane_of_ids")], to=onnx.TensorProto.FLOAT)
+            ids = self.repeat(self.add("Round", [ids]), side, contract.tile)
+            every = self.constant("ids", np.arange(len(options.classes), dtype=np.float32).reshape(1, -1, 1, 1))
+            return self.add("Cast", [self.add("Equal", [ids, every], "hits")], "votes", to=onnx.TensorProto.FLOAT)
+        scores = self.add("Cast", [output], "scores", to=onnx.TensorProto.FLOAT)
+        if options.layout == "nhwc":
+            scores = self.add("Transpose", [scores], perm=[0, 3, 1, 2])
+        if channels_of(contract.scores, options) == 1:  # (0, x) as logits, (1 - p, p) as probabilities
+            sigmoid = options.activation == "sigmoid"
+            slope, start = ([-1, 1], [1, 0]) if sigmoid else ([0, 1], [0, 0])
+            scores = self.add("Mul", [scores, self.constant("slope", _pair(slope))])
+            scores = self.add("Add", [scores, self.constant("start", _pair(start))]) if sigmoid else scores
+        return self.enlarge(scores, contract.scores[1], contract.tile)
+
+    def repeat(self, ids: str, side: int, tile: int) -> str:
+        """Class ids (N, 1, side, side) at the tile's size: each pixel takes the one it lies in."""
+        if side == tile:
+            return ids
+        nearest = self.constant("nearest", np.arange(tile, dtype=np.int64) * side // tile)
+        rows = self.add("Gather", [ids, nearest], "rows_of_ids", axis=2)
+        return self.add("Gather", [rows, nearest], "enlarged", axis=3)
+
+    def enlarge(self, scores: str, side: int, tile: int) -> str:
+        """Scores (N, classes, side, side) at the tile's size, bilinear."""
+        if side == tile:
+            return scores
+        factor = np.float32(tile / side)
+        while int(np.floor(side * np.float64(factor))) < tile:  # engines round the product down
+            factor = np.nextafter(factor, np.float32(np.inf))
+        scales = self.constant("scales", np.array([1, 1, factor, factor], np.float32))
+        return self.add(
+            "Resize", [scores, "", scales], "enlarged", mode="linear", coordinate_transformation_mode="half_pixel"
+        )
+
+
+def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, also those inside branches and loops."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from nodes_of(attribute.g)
+
+
+def _pair(values: list[int]) -> Array:
+    return np.array(values, np.float32).reshape(1, 2, 1, 1)
+
+
+def _short_circuit(graph: onnx.GraphProto) -> None:
+    """Take out our own Identity nodes at the seams: rename what they pass on."""
+    for node in list(graph.node):
+        if node.op_type == "Identity" and node.output[0] in ("logits", "probabilities"):
+            made = next((other for other in graph.node if node.input[0] in other.output), None)
+            readers = sum(list(other.input).count(node.input[0]) for other in graph.node)
+            if made is None or readers > 1:
+                continue
+            made.output[list(made.output).index(node.input[0])] = node.output[0]
+            graph.node.remove(node)
+        elif node.op_type == "Identity" and node.name == f"make_{node.output[0]}":
+            for other in nodes_of(graph):
+                for index, name in enumerate(other.input):
+                    if name == node.output[0]:
+                        other.input[index] = node.input[0]
+            graph.node.remove(node)
+
+
+def _value(name: str, dtype: np.dtype[Any], shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), shape)

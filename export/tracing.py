@@ -1,0 +1,64 @@
+"""PyTorch modules as ONNX models: the one place that traces."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from fctl.runtime.bundle import BATCH, TensorSpec
+
+from .onnx_graph import OPSET, merge_pads, save_model, store_half
+
+
+def export_onnx(
+    module: nn.Module, path: Path, inputs: dict[str, Tensor], output: str, *, half_weights: bool
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Write a module as one ONNX file with a symbolic batch; returns its input and output specs.
+
+    inputs: an example by name, in the order of the module's arguments, batch of 2 or more. half_weights: store as
+    fp16, cast back on loading, whatever fp16 holds exactly; no value changes.
+    """
+    model = trace(module, inputs, output)
+    merge_pads(model)
+    if half_weights:
+        store_half(model)
+    return save_model(model, path)
+
+
+def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, *, symbolic_batch: bool = True) -> onnx.ModelProto:
+    """The module in evaluation mode as ONNX."""
+    batch = torch.export.Dim(BATCH, min=1, max=1024)
+    shapes = tuple({0: batch} if symbolic_batch else {} for _ in inputs)
+    # A module with *args takes one entry for all of them.
+    variadic = any(p.kind == p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values())
+    dynamic = (shapes[0], shapes[1:]) if variadic and len(shapes) > 1 else shapes
+    with warnings.catch_warnings(), _silent():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic,
+            input_names=list(inputs), output_names=[output], verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter prints its progress."""
+    level = logging.getLogger("torch.onnx").level
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.getLogger("torch.onnx").setLevel(level)

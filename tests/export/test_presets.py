@@ -1,0 +1,139 @@
+"""Every kind of preset, narrow and on small patches, through the whole export: staged and fused."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+
+import numpy as np
+import onnx
+import torch
+from PIL import Image
+
+from fctl.calib.sample import shipped_images
+from fctl.export.graphs import frozen
+from fctl.export.pipeline import ExportOptions, export_bundle
+from fctl.model.checkpoints import save_checkpoint
+from fctl.model.config import GLOBAL
+from fctl.model.network import FCtL
+from fctl.model.presets import PRESETS, narrow, preset
+from fctl.runtime.bundle import read_bundle
+from fctl.runtime.segmenter import Segmenter
+
+from ..model.helpers import inputs, lively, small_card, small_preset
+
+KINDS = ("fctl-vgg16", "fctl-mit-b0", "release-deepglobe", "fcn8s-vgg16", "segformer-b0")
+FUSED = ("fctl-vgg16", "release-deepglobe")
+
+
+Export = Callable[[str, str], Path]
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Exports a preset as one kind of graph, once."""
+
+    @functools.cache
+    def exported(name: str, graph: str) -> Path:
+        network = small_preset(name)
+        if name.startswith("fctl-mit"):  # one encoder for all: tracing takes long, and there are three alike
+            network = replace(network, encoders="shared")
+        network = lively(network)
+        serving = replace(preset(name, classes=3).serving, overlap=16, scene=None)
+        folder = tmp_path_factory.mktemp(name)
+        save_checkpoint(folder / "net.pt", replace(small_card(network.config), serving=serving), network.state_dict())
+        export_bundle(folder / "net.pt", folder / "net.fctl", ExportOptions(graph=graph))  # type: ignore[arg-type]
+        return folder / "net.fctl"
+
+    return exported
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_staged_and_fused_agree(name: str, export: Export) -> None:
+    image = np.asarray(Image.open(shipped_images()[0]))[:150, :170].copy()
+    results = []
+    for folder in (export(name, "staged"), export(name, "fused")):
+        with Segmenter(folder, backend="onnxruntime") as segmenter:
+            results.append(segmenter.segment(image, probabilities=True))
+    np.testing.assert_allclose(results[0].probabilities, results[1].probabilities, atol=1e-4)
+    assert (results[0].ids == results[1].ids).mean() > 0.999
+    assert np.ptp(results[0].probabilities) > 0.1
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_fused_bundle_is_one_graph(name: str, export: Export) -> None:
+    manifest = read_bundle(export(name, "fused")).manifest
+    contexts = preset(name, classes=3).network.context_names
+    assert [graph.role for graph in manifest.graphs] == ["segmenter"]
+    assert [tensor.name for tensor in manifest.segmenter.inputs] == ["patch", *(f"window_{name}" for name in contexts)]
+    assert all(context.encoder is None for context in manifest.contexts)
+    assert len(list(export(name, "staged").glob("*.onnx"))) == 1 + len(contexts)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_context_matters(name: str, export: Export) -> None:
+    manifest = read_bundle(export(name, "staged")).manifest
+    effects = {effect.name: effect.change for effect in manifest.parity[0].contexts}
+    assert set(effects) == set(preset(name, classes=3).network.context_names)
+    assert all(change > 1e-3 for change in effects.values()), effects
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_batch_norm_pad_or_shape_is_left(name: str, export: Export) -> None:
+    for path in export(name, "staged").glob("*.onnx"):
+        kinds = {node.op_type for node in onnx.load(path).graph.node}
+        assert not kinds & {"BatchNormalization", "Pad", "Shape", "Identity"}, (path.name, kinds)
+
+
+def test_a_global_context_asks_for_positions_only_where_they_matter() -> None:
+    plain = small_preset("release-deepglobe")
+    assert any(context.factor == GLOBAL for context in plain.contexts)
+    assert plain.placed == ()
+    vgg = small_preset("fctl-vgg16")
+    whole = replace(vgg, contexts=plain.contexts)
+    assert whole.placed == ("large",)  # for ALE's crop
+    assert whole.lcf is not None
+    assert replace(whole, ale=None).placed == ()  # offsets from index to index stay the same
+    assert replace(whole, ale=None, lcf=replace(whole.lcf, position="ground")).placed == ("large",)
+
+
+@pytest.mark.parametrize("name", ["fctl-vgg16", "fctl-mit-b0", "segformer-b0"])
+def test_the_frozen_network_computes_the_same(name: str) -> None:
+    network = lively(small_preset(name))
+    with torch.inference_mode():
+        expected, found = network(*inputs(network.config)), frozen(network)(*inputs(network.config))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+
+
+@pytest.mark.parametrize("stage", ["pool3", "pool4"])
+def test_deeper_stages_can_be_computed_from_the_enhanced_one(stage: str) -> None:
+    config = small_preset("fctl-vgg16")
+    channels = {"pool3": 32, "pool4": 64}[stage]
+    config = replace(config, stage=stage, resume=True, channels=channels)
+    network = lively(config)
+    patch, contexts, positions = inputs(config)
+    with torch.inference_mode():
+        features = {name: network.encode(name, window) for name, window in contexts.items()}
+        plain = network.encoder(patch)
+        enhanced = network.enhance(plain[stage], features, positions)
+        stages = plain | {stage: enhanced} | network.encoder.backbone.resume(enhanced, stage)
+        expected = network.decoder(stages, config.patch)
+        found = network(patch, contexts, positions)
+        unresumed = network.decoder(plain | {stage: enhanced}, config.patch)
+    torch.testing.assert_close(found, expected)
+    assert (found - unresumed).abs().max() > 1e-2 * found.abs().max()
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_can_be_built_narrow(name: str) -> None:
+    network = preset(name, classes=4).network
+    with torch.device("meta"):
+        built, thin = FCtL(network), FCtL(narrow(network, 1 / 8))
+    assert {key for key in built.state_dict() if "neck" not in key} == set(thin.state_dict())
+    assert sum(p.numel() for p in thin.parameters()) < sum(p.numel() for p in built.parameters()) / 10
