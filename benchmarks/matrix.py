@@ -98,13 +98,24 @@ def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
 def stirred(config: NetworkConfig) -> FCtL:
     """A random network whose every part matters."""
     torch.manual_seed(0)
-    network = FCtL(config).eval()
+    network = FCtL(config)
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             nn.init.uniform_(parameter, 0.5, 1.0)
-        elif parameter.dim() == 4 and parameter.requires_grad:
-            nn.init.kaiming_normal_(parameter)
-    return network
+        elif config.backbone == "vgg16" and parameter.dim() == 4 and parameter.requires_grad:
+            nn.init.kaiming_normal_(parameter)  # it has no norms
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # a plain mean over what it sees
+    if norms:
+        contexts = {context.name: _noise(config, context.size) for context in config.contexts}
+        with torch.no_grad():
+            network.train()(_noise(config, config.patch), contexts)
+    return network.eval()
+
+
+def _noise(config: NetworkConfig, size: int) -> torch.Tensor:
+    return torch.randint(0, 256, (2, config.bands, size, size), dtype=torch.uint8)
 
 
 def count(network: FCtL, batch: Batch) -> Work:

@@ -6,6 +6,7 @@ Needs no torch, unless the network is a PyTorch module.
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,10 +35,12 @@ from fctl.runtime.windows import Plan
 from ..onnx_graph import save_model
 from ..origin import PARITY_PATCHES, colour_of, parity_images, provenance
 from ..verify import Reference, Samples, verify
-from .contract import find_contract, read_model
+from .contract import find_contract, read_model, unscaled
 from .options import Array, Contract, ForeignOptions, first_line, mean_and_std
 from .reference import load_graph, run_graph, scaled, scores_of
 from .wrap import wrapped
+
+log = logging.getLogger(__name__)
 
 
 def export_foreign_onnx(path: Path, out: Path, options: ForeignOptions) -> Manifest:
@@ -108,6 +111,8 @@ def _make(
         samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
         manifest = replace(draft, parity=(verify(Bundle(folder, draft), reference, samples),))
         write_manifest(folder, manifest)
+    if contract.dtype.kind == "f" and unscaled(options):
+        log.warning("warning: no --scale, --mean or --std: the network gets raw %s values as they are", contract.raw)
     return manifest
 
 

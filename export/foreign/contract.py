@@ -12,6 +12,7 @@ import onnx
 import onnx.checker
 import onnx.defs
 import onnx.helper
+import onnx.inliner
 import onnx.version_converter
 
 from fctl.runtime.bundle import DTYPES
@@ -44,6 +45,7 @@ def read_model(path: Path) -> onnx.ModelProto:
     if model.ByteSize() > _LARGEST:
         raise CheckpointError(f"{path}: {model.ByteSize() >> 20} MiB, a bundle holds graphs below 2 GiB")
     _check_operators(model, str(path))
+    model = onnx.inliner.inline_local_functions(model)  # not every engine knows functions
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OLDEST_OPSET)
     if opset >= _OLDEST_OPSET:
         return model
@@ -60,6 +62,8 @@ def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) 
     """Settle the sides of a model's input in place, try it, and say what it takes and gives."""
     if len(options.classes) < 2:
         raise InputError("--classes: expected the names of 2 or more classes (a binary network has two)")
+    if len(set(options.classes)) < len(options.classes):
+        raise InputError(f"--classes: expected distinct names, found {', '.join(options.classes)}")
     image = _image_input(model, origin)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
     bands, tile, batch = _settle_sides(image, origin, options)
@@ -70,6 +74,11 @@ def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) 
     mean_and_std(found, options)
     found = _tried(model, found, origin, options)
     return replace(found, scores=_check_scores(found, origin, options))
+
+
+def unscaled(options: ForeignOptions) -> bool:
+    """Whether the network gets raw values."""
+    return (options.scale, set(options.mean), set(options.std)) == (1.0, {0.0}, {1.0})
 
 
 def _check_operators(model: onnx.ModelProto, origin: str) -> None:
@@ -143,13 +152,10 @@ def _raw_dtype(dtype: np.dtype[Any], origin: str, options: ForeignOptions) -> st
     raw = options.dtype or ("uint8" if floating else dtype.name)
     if raw not in DTYPES:
         raise InputError(f"--dtype: expected {', '.join(DTYPES)}, found {raw!r}")
-    identity = (options.scale, set(options.mean), set(options.std)) == (1.0, {0.0}, {1.0})
-    if not floating and (raw != dtype.name or not identity):
+    if not floating and (raw != dtype.name or not unscaled(options)):
         raise InputError(
             f"{origin}: takes raw {dtype.name} and scales by itself: leave out --scale, --mean, --std, --dtype"
         )
-    if floating and identity:
-        log.warning("warning: no --scale, --mean or --std: the network gets raw %s values as they are", raw)
     return raw
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import sys
@@ -87,10 +88,11 @@ def trace_module(module: ImageNetwork, origin: str, bands: int, tile: int) -> on
             f"{origin}: the module cannot take an image (2, {bands}, {tile}, {tile}): {first_line(error)}; "
             "see --bands and --tile"
         ) from error
-    try:
-        return trace(module, {"image": image}, "scores")
-    except Exception:  # a batch that the module's code takes for a number
-        log.warning("warning: %s cannot be exported for any batch: the bundle's is fixed to 1", origin)
+    with contextlib.suppress(Exception):  # where the module's code takes the batch for a number
+        model = trace(module, {"image": image}, "scores")
+        if model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+            return model
+    log.warning("warning: %s cannot be exported for any batch: the bundle's is fixed to 1", origin)
     try:
         return trace(module, {"image": image[:1]}, "scores", symbolic_batch=False)
     except Exception as error:

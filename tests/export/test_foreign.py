@@ -1,4 +1,4 @@
-"""Segmenters of others, exported on the command line and compared with whole-array computations that are written here."""
+"""Segmenters of others, exported on the command line and compared with whole-array computations written here."""
 
 from __future__ import annotations
 
@@ -422,6 +422,7 @@ class Case:
     bands: int = 3
     batch: int | None = None
     warning: str = ""
+    tolerance: float = 2e-3
 
     def image(self) -> Array:
         pixels = picture()
@@ -465,7 +466,7 @@ CASES = {
             "float[N,32,32,1] scores", taken="float[N,64,64,3] image", weights=weights(1, 3).T.copy(),
         ),
         options=("--layout=nhwc", "--activation=sigmoid"), classes=2, scores="probabilities",
-        score=lambda tiles: pair_of(sigmoid(halved(contrast(0.02 * tiles, 1)))),
+        score=lambda tiles: pair_of(doubled(sigmoid(halved(contrast(0.02 * tiles, 1))))),
     ),
     "uint8 in": Case(
         model=lambda: parse(
@@ -487,13 +488,14 @@ CASES = {
             f"image = Cast<to=1>(half) {BODY} rounded = Cast<to=10>(scores)", "float16[N,3,64,64] rounded",
             taken="float16[N,3,64,64] half", weights=weights(3, 3).reshape(3, 3, 1, 1),
         ),
+        tolerance=1e-2,
     ),
     "uint16": _int16("uint16"),
     "int16": _int16("int16"),
     "float32": _int16("float32"),
     "4 bands": Case(
-        model=lambda: contrast_graph(given="float[N,5,64,64] scores", classes=5, bands=4), bands=4, classes=5,
-        score=lambda tiles: contrast(0.02 * tiles, 5),
+        model=lambda: contrast_graph(given="float[N,4,64,64] scores", classes=4, bands=4), bands=4, classes=4,
+        score=lambda tiles: contrast(0.02 * tiles, 4),
     ),
     "4 bands of any number": Case(
         model=lambda: parse(
@@ -630,10 +632,14 @@ CASES = {
 
 
 def halved(scores: Array) -> Array:
-    """Averages of 2 x 2 pixels, and back to the size that they had."""
+    """Averages of 2 x 2 pixels."""
     count, classes, side, _ = scores.shape
-    small = scores.reshape(count, classes, side // 2, 2, side // 2, 2).mean((3, 5))
-    return F.interpolate(torch.from_numpy(small), (side, side), mode="bilinear", align_corners=False).numpy()  # type: ignore[no-any-return]
+    return scores.reshape(count, classes, side // 2, 2, side // 2, 2).mean((3, 5))  # type: ignore[no-any-return]
+
+
+def doubled(scores: Array) -> Array:
+    side = 2 * scores.shape[-1]
+    return F.interpolate(torch.from_numpy(scores), (side, side), mode="bilinear", align_corners=False).numpy()  # type: ignore[no-any-return]
 
 
 def pair_of(share: Array) -> Array:
@@ -649,7 +655,7 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Bundle]
             case, folder = CASES[name], tmp_path_factory.mktemp("hand")
             given: list[object] = [f"--classes={','.join(NAMES[: case.classes])}", f"--overlap={OVERLAP}"]
             if (case.dtype, case.bands) != ("uint8", 3):
-                given += ["--patches", write_geotiff(folder / "image.tif", case.image())]
+                given += ["--patches", write_geotiff(folder / "image.tif", case.image(), photometric="MINISBLACK")]
             path, out = save(case.model(), folder), folder / "own.fctl"
             run = fctl_export(path, "--out", out, *given, *case.options, *case.scaling.split())
             assert run.code == 0, run.err
@@ -672,7 +678,7 @@ def test_a_graph_segments_as_its_formula_says(by_hand: Callable[[str], Bundle], 
     assert set(np.unique(found.ids)) == set(range(case.classes))
     assert same_class(found.ids, averages) >= 0.999
     shares = softmax(averages) if case.scores == "logits" else averages
-    wrong = np.abs(found.probabilities - shares).max(0) > 2e-3
+    wrong = np.abs(found.probabilities - shares).max(0) > case.tolerance
     assert wrong.mean() < 1e-3  # labels of single pixels may flip; all else is right everywhere
     assert not wrong.any() or "labels" in name
 
@@ -683,8 +689,8 @@ def test_probabilities_are_averages_that_sum_to_one(by_hand: Callable[[str], Bun
         shares = segmenter.segment(picture(), probabilities=True).probabilities
     assert shares is not None
     np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
-    assert shares.max() > 0.9  # a second softmax would leave at most e / (e + 1)
-    assert shares.min() < 0.1
+    assert shares.max() > 0.75  # a second softmax would leave at most e / (e + 1), 0.73
+    assert shares.min() < 0.25
 
 
 def test_probabilities_are_merged_and_not_their_logits(by_hand: Callable[[str], Bundle]) -> None:
@@ -774,104 +780,144 @@ SUB = "scores = Sub(image, image)"
 REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] = {
     "two images": (
         lambda: parse("scores = Add(image, other)", SCORES, taken="float[N,3,64,64] image, float[N,3,64,64] other"),
-        PLAIN, "expected one input, an image, found 2 (image, other)",
+        PLAIN,
+        "expected one input, an image, found 2 (image, other)",
     ),
     "three axes": (
         lambda: parse("scores = Neg(image)", "float[3,64,64] scores", taken="float[3,64,64] image"),
-        PLAIN, "expected an image of 4 axes as input 'image', found 3 axes",
+        PLAIN,
+        "expected an image of 4 axes as input 'image', found 3 axes",
     ),
     "an image of float64": (
         lambda: parse("scores = Neg(image)", "double[N,3,64,64] scores", taken="double[N,3,64,64] image"),
-        PLAIN, "expected an image of uint8, uint16, int16, float32 or float16, found float64",
+        PLAIN,
+        "expected an image of uint8, uint16, int16, float32 or float16, found float64",
     ),
     "an image of no type": (
-        lambda: _untyped(contrast_graph()), PLAIN, "expected a tensor as input 'image', found no type of its elements",
+        lambda: _untyped(contrast_graph()),
+        PLAIN,
+        "expected a tensor as input 'image', found no type of its elements",
     ),
     "boxes": (
-        lambda: contrast_graph("places = NonZero(scores)", "int64[4,M] places"), PLAIN,
+        lambda: contrast_graph("places = NonZero(scores)", "int64[4,M] places"),
+        PLAIN,
         "expected an output 'places' with scores or class ids of each of 2 images, found (4, 0)",
     ),
     "rows that come and go": (
         lambda: contrast_graph(
             "peak = ReduceMax<axes=[0,1,3], keepdims=0>(image) bright = Greater(peak, limit)"
-            " some = Compress<axis=2>(scores, bright)", "float[N,3,M,64] some", limit=np.float32([0.1]),
+            " some = Compress<axis=2>(scores, bright)",
+            "float[N,3,M,64] some",
+            limit=np.float32([0.1]),
         ),
-        PLAIN, "output 'some' has a shape that depends on the image ((2, 3, 0, 64) and (2, 3, 64, 64))",
+        PLAIN,
+        "output 'some' has a shape that depends on the image ((2, 3, 0, 64) and (2, 3, 64, 64))",
     ),
     "an operator of somebody": (
-        lambda: parse("scores = own.Plugin(image)", SCORES), PLAIN, "unknown operator 'Plugin' of 'own'",
+        lambda: parse("scores = own.Plugin(image)", SCORES),
+        PLAIN,
+        "unknown operator 'Plugin' of 'own'",
     ),
     "no standard operator": (lambda: parse("scores = Bogus(image)", SCORES), PLAIN, "unknown operator 'Bogus'"),
     "no standard operator of opset 11": (
-        lambda: parse("scores = Bogus(image)", SCORES, opset=11), PLAIN, "unknown operator 'Bogus'",
+        lambda: parse("scores = Bogus(image)", SCORES, opset=11),
+        PLAIN,
+        "unknown operator 'Bogus'",
     ),
     "an unknown operator in a branch": (
         lambda: parse(
             "peak = ReduceMax<keepdims=0>(image) bright = Greater(peak, limit)"
             " scores = If (bright) <then_branch = yes () => (float[M,3,64,64] a) { a = Bogus(image) },"
-            " else_branch = no () => (float[M,3,64,64] b) { b = Neg(image) }>", SCORES, limit=np.array(0, np.float32),
+            " else_branch = no () => (float[M,3,64,64] b) { b = Neg(image) }>",
+            SCORES,
+            limit=np.array(0, np.float32),
         ),
-        PLAIN, "unknown operator 'Bogus'",
+        PLAIN,
+        "unknown operator 'Bogus'",
     ),
     "an operator that ONNX Runtime lacks": (
-        lambda: parse("scores = com.microsoft.Nothing(image)", SCORES), PLAIN, "ONNX Runtime cannot run it",
+        lambda: parse("scores = com.microsoft.Nothing(image)", SCORES),
+        PLAIN,
+        "ONNX Runtime cannot run it",
     ),
     "nodes in disorder": (
-        lambda: parse("scores = Neg(other) other = Abs(image)", SCORES), PLAIN, "no valid ONNX graph",
+        lambda: parse("scores = Neg(other) other = Abs(image)", SCORES),
+        PLAIN,
+        "no valid ONNX graph",
     ),
     "ranks that are wrong": (
         lambda: parse(
             "peak = ReduceMax<keepdims=0>(image) bright = Greater(peak, limit)"
             " scores = If (bright) <then_branch = yes () => (float[3,64,64] a) { a = Abs(image) },"
-            " else_branch = no () => (float[3,64,64] b) { b = Neg(image) }>", SCORES, limit=np.array(0, np.float32),
+            " else_branch = no () => (float[3,64,64] b) { b = Neg(image) }>",
+            SCORES,
+            limit=np.array(0, np.float32),
         ),
-        PLAIN, "no valid ONNX graph",
+        PLAIN,
+        "no valid ONNX graph",
     ),
     "images of a batch that mix": (
-        lambda: parse("all = ReduceMean<keepdims=1>(image) scores = Mul(image, all)", SCORES), PLAIN,
+        lambda: parse("all = ReduceMean<keepdims=1>(image) scores = Mul(image, all)", SCORES),
+        PLAIN,
         "max |difference| / max |logit|: expected at most 0.001",
     ),
-    "too many classes": (contrast_graph, ("--classes=a,b,c,d", "--scale=1"), "expected logits (N, 4, h, w) for 4 --classes"),
+    "too many classes": (
+        contrast_graph,
+        ("--classes=a,b,c,d", "--scale=1"),
+        "expected logits (N, 4, h, w) for 4 --classes",
+    ),
     "too few classes": (contrast_graph, ("--classes=a,b", "--scale=1"), "found (N, 3, 64, 64)"),
     "one class": (contrast_graph, ("--classes=a", "--scale=1"), "--classes: expected the names of 2 or more classes"),
     "the same class twice": (contrast_graph, ("--classes=a,b,a", "--scale=1"), "expected distinct names"),
     "one channel of softmax": (
         lambda: contrast_graph(given="float[N,1,64,64] scores", classes=1),
-        ("--classes=a,b", "--activation=softmax", "--scale=1"), "expected softmax (N, 2, h, w)",
+        ("--classes=a,b", "--activation=softmax", "--scale=1"),
+        "expected softmax (N, 2, h, w)",
     ),
     "class ids beyond the names": (
         lambda: contrast_graph("ids = ArgMax<axis=1, keepdims=0>(scores)", "int64[N,64,64] ids"),
-        ("--classes=a,b", "--activation=labels", "--scale=1"), "the network gives class ids 0 to 2, found 2 names",
+        ("--classes=a,b", "--activation=labels", "--scale=1"),
+        "the network gives class ids 0 to 2, found 2 names",
     ),
     "class ids below zero": (
         lambda: contrast_graph(
             "all = ArgMax<axis=1, keepdims=0>(scores) ids = Sub(all, one)", "int64[N,64,64] ids", one=np.int64([1])
         ),
-        (*PLAIN, "--activation=labels"), "the network gives class ids -1 to 1, found 3 names",
+        (*PLAIN, "--activation=labels"),
+        "the network gives class ids -1 to 1, found 3 names",
     ),
     "logits that are labels": (
-        lambda: contrast_graph("ids = ArgMax<axis=1, keepdims=0>(scores)", "int64[N,64,64] ids"), PLAIN,
+        lambda: contrast_graph("ids = ArgMax<axis=1, keepdims=0>(scores)", "int64[N,64,64] ids"),
+        PLAIN,
         "expected logits (N, 3, h, w) for 3 --classes, found (N, 64, 64)",
     ),
     "labels that are logits": (
-        contrast_graph, (*PLAIN, "--activation=labels"), "expected class ids (N, 64, 64)",
+        contrast_graph,
+        (*PLAIN, "--activation=labels"),
+        "expected class ids (N, 64, 64)",
     ),
     "scores larger than the image": (
-        lambda: contrast_graph("large = Resize(scores, , twice)", "float[N,3,128,128] large", twice=np.float32([1, 1, 2, 2])),
-        PLAIN, "found (N, 3, 128, 128)",
+        lambda: contrast_graph(
+            "large = Resize(scores, , twice)", "float[N,3,128,128] large", twice=np.float32([1, 1, 2, 2])
+        ),
+        PLAIN,
+        "found (N, 3, 128, 128)",
     ),
     "scores of a row": (
-        lambda: contrast_graph("row = ReduceMean<axes=[2]>(scores)", "float[N,3,1,64] row"), PLAIN,
+        lambda: contrast_graph("row = ReduceMean<axes=[2]>(scores)", "float[N,3,1,64] row"),
+        PLAIN,
         "found (N, 3, 1, 64)",
     ),
     "another layout": (contrast_graph, (*PLAIN, "--layout=nhwc"), "in nhwc, found 64 x 3 x 64"),
     "any size": (
-        lambda: parse("scores = Neg(image)", "float[N,3,H,W] scores", taken="float[N,3,H,W] image"), PLAIN,
+        lambda: parse("scores = Neg(image)", "float[N,3,H,W] scores", taken="float[N,3,H,W] image"),
+        PLAIN,
         "takes images of any size: give the side of a tile with --tile",
     ),
     "another size": (contrast_graph, (*PLAIN, "--tile=96"), "of 3 bands x 96 x 96 in nchw, found 3 x 64 x 64"),
     "no square": (
-        lambda: parse("scores = Neg(image)", "float[N,3,64,96] scores", taken="float[N,3,64,96] image"), PLAIN,
+        lambda: parse("scores = Neg(image)", "float[N,3,64,96] scores", taken="float[N,3,64,96] image"),
+        PLAIN,
         "found 3 x 64 x 96",
     ),
     "other bands": (contrast_graph, (*PLAIN, "--bands=4"), "of 4 bands x 64 x 64 in nchw, found 3 x 64 x 64"),
@@ -881,30 +927,49 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     "a scale of 0": (contrast_graph, ("--classes=a,b,c", "--scale=0"), "--scale and --std: expected numbers above 0"),
     "an infinite scale": (contrast_graph, ("--classes=a,b,c", "--scale=inf"), "expected numbers above 0"),
     "a mean that is no number": (contrast_graph, (*PLAIN, "--mean=nan"), "and a finite --mean"),
-    "an overlap as wide as the tile": (contrast_graph, (*PLAIN, "--overlap=64"), "--overlap: expected 0 to 63 pixels, found 64"),
+    "an overlap as wide as the tile": (
+        contrast_graph,
+        (*PLAIN, "--overlap=64"),
+        "--overlap: expected 0 to 63 pixels, found 64",
+    ),
     "no distance": (contrast_graph, (*PLAIN, "--gsd=0"), "--gsd: expected metres above 0, found 0"),
-    "an unknown dtype": (contrast_graph, (*PLAIN, "--dtype=int8"), "--dtype: expected uint8, uint16, int16, float32, found 'int8'"),
+    "an unknown dtype": (
+        contrast_graph,
+        (*PLAIN, "--dtype=int8"),
+        "--dtype: expected uint8, uint16, int16, float32, found 'int8'",
+    ),
     "shipped images of another dtype": (
-        contrast_graph, (*PLAIN, "--dtype=uint16"), "this network wants 3 of uint16: give images of yours with --patches",
+        contrast_graph,
+        (*PLAIN, "--dtype=uint16"),
+        "this network wants 3 of uint16: give images of yours with --patches",
     ),
     "shipped images of other bands": (
-        lambda: contrast_graph(bands=4), PLAIN, "this network wants 4 of uint8: give images of yours with --patches",
+        lambda: contrast_graph(bands=4),
+        PLAIN,
+        "this network wants 4 of uint8: give images of yours with --patches",
     ),
     "images that are missing": (contrast_graph, (*PLAIN, "--patches=nowhere.tif"), "nowhere.tif: expected an image"),
     "a scale before its own": (
-        lambda: CASES["uint8 in"].model(), PLAIN, "takes raw uint8 and scales by itself: leave out --scale",
+        CASES["uint8 in"].model,
+        PLAIN,
+        "takes raw uint8 and scales by itself: leave out --scale",
     ),
     "a dtype beside its own": (
-        lambda: CASES["uint8 in"].model(), ("--classes=a,b,c", "--dtype=uint16"), "takes raw uint8 and scales by itself",
+        CASES["uint8 in"].model,
+        ("--classes=a,b,c", "--dtype=uint16"),
+        "takes raw uint8 and scales by itself",
     ),
     "several outputs": (
-        lambda: CASES["several outputs"].model(), PLAIN,
+        CASES["several outputs"].model,
+        PLAIN,
         "expected one output, found 3: choose with --output: peak, scores, wrong",
     ),
     "an output that is missing": (
-        contrast_graph, (*PLAIN, "--output=middle"), "has no output 'middle'; it has scores",
+        contrast_graph,
+        (*PLAIN, "--output=middle"),
+        "has no output 'middle'; it has scores",
     ),
-}  # fmt: skip
+}
 
 
 def _untyped(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -1023,7 +1088,7 @@ def four_bands():
         ("refused_networks:shapeless", ["--tile=64"], "out or logits in what the module returns, found int"),
         ("refused_networks:flat", ["--tile=64"], "the module cannot take an image (2, 3, 64, 64)"),
         ("refused_networks:four_bands", ["--tile=64"], "the module cannot take an image (2, 3, 64, 64)"),
-        ("refused_networks:four_bands", ["--tile=64", "--bands=4"], "wants 4 of uint8: give images of yours with --patches"),
+        ("refused_networks:four_bands", ["--tile=64", "--bands=4"], "wants 4 of uint8: give images of yours"),
         ("refused_networks:make", [], "a PyTorch module does not say its size: give --tile"),
         ("refused_networks:make", ["--tile=64", "--layout=nhwc"], "--layout: PyTorch modules take nchw"),
     ],

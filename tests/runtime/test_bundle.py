@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fctl.runtime.bundle import Bundle, read_bundle, sha256, write_manifest
+from fctl.runtime.contexts import ArraySource
 from fctl.runtime.errors import BundleError
+from fctl.runtime.windows import Window
 
 from . import tiny
 
@@ -208,6 +211,7 @@ WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
         ("features", "expected", "5, 5", "4, 4"),
     ),
     ("half a pixel of margin", put("contexts", 0, "factor", 1.0625), ("contexts[0].factor", "whole", "found 1")),
+    ("a fraction of a pixel", put("contexts", 0, "factor", 1.51), ("contexts[0].factor", "whole", "found 1.51")),
     ("window inside the patch", put("contexts", 0, "factor", 0.5), ("contexts[0].factor", "expected", "found")),
     ("context that nobody takes", put("contexts", 0, "name", "far"), ("segmenter", "features_far", "features_medium")),
     ("two contexts of one name", lambda d: d["contexts"].append(d["contexts"][0]), ("contexts", "expected", "medium")),
@@ -343,6 +347,12 @@ def test_a_global_context_may_do_without_cells_and_with_a_scene(tmp_path: Path) 
 
     context = read_bundle(tiny.variant(tiny.TINY, tmp_path, change)).manifest.contexts[1]
     assert (context.cells, context.window.moves, context.window.scene) == (None, True, 17)
+
+
+def test_a_factor_may_be_a_rounded_fraction(tmp_path: Path) -> None:
+    manifest = read_bundle(tiny.variant(tiny.TINY, tmp_path, put("contexts", 0, "factor", 1.99999999))).manifest
+    source = ArraySource(np.zeros((40, 40, 3), np.uint8))
+    assert manifest.contexts[0].window.around(Window(8, 8, 16, 16), source) == Window(0, 0, 32, 32)
 
 
 def test_inputs_are_named_after_what_they_hold() -> None:
