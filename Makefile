@@ -11,16 +11,16 @@ demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 
 test: $(BIN)/python ## install what the tests need, and run all of them
 	$(PIP) --editable '.[cpu,openvino,export,train,dev]' --config-settings editable_mode=strict
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-runtime: ## the runtime's tests on the built wheel, where neither torch nor onnx is installed
 	rm -rf build/runtime-venv build/wheel
 	$(PYTHON) -m venv build/runtime-venv
 	$(PYTHON) -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
 	build/runtime-venv/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		build/wheel/*.whl onnxruntime pytest hypothesis
+		build/wheel/*.whl onnxruntime pytest pytest-xdist hypothesis
 	build/runtime-venv/bin/python -c "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('onnx')"
-	build/runtime-venv/bin/python -m pytest tests/runtime
+	build/runtime-venv/bin/python -m pytest --numprocesses auto --dist loadfile tests/runtime
 
 lint: ## needs `make test` once, for the tools
 	$(BIN)/ruff format --check .

@@ -122,6 +122,8 @@ def _load(path: Path, options: ExportOptions) -> tuple[Card, FCtL]:
         return replace(card, network=network.config), network
     if options.context_files:
         flags = " and ".join(f"--{name}" for name in options.context_files)
+        if read.card:
+            raise InputError(f"{flags}: {path} is a checkpoint of fctl and holds its contexts' encoders: leave it out")
         raise InputError(f"{flags}: only {' and '.join(RELEASES)} have files of their own for contexts")
     state = read.state
     if is_published_segformer(state):
@@ -191,7 +193,7 @@ def _scored_classes(state: Mapping[str, Tensor], arch: str) -> int | None:
     if is_published_segformer(state):
         return segformer_classes(state)
     own = state.get("decoder.score.bias")
-    return None if own is None else int(own.shape[0])
+    return int(own.shape[0]) if own is not None and own.dim() else None
 
 
 def _with_windows(network: NetworkConfig, windows: Mapping[str, int]) -> NetworkConfig:
@@ -200,6 +202,8 @@ def _with_windows(network: NetworkConfig, windows: Mapping[str, int]) -> Network
         if name not in network.context_names:
             known = ", ".join(network.context_names) or "none"
             raise InputError(f"--contexts: unknown context {name!r}; this network has {known}")
+        if any(context.name == name and context.factor == GLOBAL for context in network.contexts):
+            raise InputError(f"--contexts: context {name!r} is the whole image; see --scene-size")
     try:
         contexts = tuple(
             replace(context, factor=windows[context.name] / network.patch) if context.name in windows else context

@@ -394,7 +394,7 @@ def test_bare_weights_need_an_architecture_and_classes(tmp_path: Path, options: 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (ExportOptions(arch="fctl-lite0", classes=("a", "b")), CheckpointError, "belong to another network"),
+        (ExportOptions(arch="fctl-lite0", classes=("a", "b")), CheckpointError, "the weights do not fit"),
         (ExportOptions(arch="vgg", classes=("a", "b")), InputError, "--arch: unknown architecture 'vgg'"),
         (ExportOptions(arch="fctl-lite0", classes=("a",)), InputError, "classes must be at least 2, found 1"),
     ],

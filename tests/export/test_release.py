@@ -18,12 +18,11 @@ pytest.importorskip("onnxruntime")
 
 import numpy as np
 import torch
-from click.testing import Result
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fctl.export import cli, pipeline
 from fctl.export.pipeline import ExportOptions, export_bundle
