@@ -49,11 +49,11 @@ def test_a_missing_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> Non
         (["c.pt", "--out", "out.fctl", "--fmt", "trt"], "--fmt: expected onnx, found 'trt'"),
         (["c.pt", "--out", "out.fctl", "--weights", "fp8"], "--weights: expected fp32 or fp16, found 'fp8'"),
         (["c.pt"], "--out"),
-        (["--out", "out.fctl"], "checkpoint"),
+        (["--out", "out.fctl"], "NETWORK"),
         (["c.pt", "--out", "out.fctl", "--gsd", "coarse"], "--gsd"),
         (["c.pt", "--out", "out.fctl", "--fast"], "--fast"),
     ],
-    ids=["format", "weights", "no out", "no checkpoint", "gsd", "unknown"],
+    ids=["format", "weights", "no out", "no network", "gsd", "unknown"],
 )
 def test_a_usage_error_is_exit_code_2(arguments: list[str], message: str) -> None:
     done = fctl_export(*arguments)

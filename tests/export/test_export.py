@@ -20,9 +20,10 @@ import torch
 from numpy.typing import NDArray
 
 from fctl.calib.sample import sample_patches, shipped_images
+from fctl.export import pipeline
 from fctl.export.graphs import frozen, round_weights
 from fctl.export.pipeline import ExportOptions, export_bundle
-from fctl.export.verify import MAX_ERROR, MIN_AGREEMENT, WEAK_CONTEXT, Samples, verify
+from fctl.export.verify import MAX_ERROR, MIN_AGREEMENT, WEAK_CONTEXT, Reference, Samples, verify
 from fctl.model.network import FCtL
 from fctl.runtime.bundle import SEGMENTER, Bundle, Manifest, Parity, read_bundle
 from fctl.runtime.engines import choose_engine
@@ -102,9 +103,9 @@ def segment(case: str, bundle: Bundle, batch: int, engine: str = "onnxruntime") 
     for start in range(0, 3, batch):
         part = slice(start, start + batch)
         features = {
-            context.name: staged.encode(
-                context, windows[context.name] if context.name in moving else windows[context.name][part]
-            )
+            context.name: np.repeat(staged.encode(context, windows[context.name]), batch, axis=0)
+            if context.name in moving
+            else staged.encode(context, windows[context.name][part])
             for context in bundle.manifest.contexts
         }
         logits.append(staged.segment(patch[part], features, {name: at[part] for name, at in positions.items()}))
@@ -248,7 +249,8 @@ def test_positions_reach_the_logits(exported: Callable[[str], Exported]) -> None
     found = exported("global")
     staged = StagedNetwork(found.bundle, choose_engine("onnxruntime", "fp32"), 3)
     (patch, windows), positions = windows_for(found.manifest, 3), positions_for("global", 3)
-    features = {context.name: staged.encode(context, windows[context.name]) for context in found.manifest.contexts}
+    encoded = {context.name: staged.encode(context, windows[context.name]) for context in found.manifest.contexts}
+    features = {name: np.repeat(known, 3 // len(known), axis=0) for name, known in encoded.items()}
     logits = staged.segment(patch, features, positions)
     moved = staged.segment(patch, features, {"whole": np.roll(positions["whole"], 1, axis=0)})
     assert relative_error(moved, logits) >= MAX_ERROR
@@ -347,13 +349,17 @@ def test_logits_that_are_not_numbers_fail_parity(exported: Callable[[str], Expor
 def test_one_image_is_enough_to_verify_a_global_context(exported: Callable[[str], Exported]) -> None:
     found = exported("global")
     batches = sample_patches(found.manifest, shipped_images()[:1], 3, seed=0)
-    parity = verify(found.bundle, found.network, None, Samples(batches=batches, source="one image"))
+    parity = verify(found.bundle, reference_to(found.network), Samples(batches=batches, source="one image"))
     assert all(effect.change > WEAK_CONTEXT for effect in parity.contexts)
+
+
+def reference_to(network: FCtL) -> Reference:
+    return Reference(name="PyTorch", scores=pipeline.in_torch(network), original=None)
 
 
 def _check(bundle: Bundle, network: FCtL) -> Parity:
     batches = sample_patches(bundle.manifest, shipped_images(), 3, seed=0)
-    return verify(bundle, network, None, Samples(batches=batches, source="shipped"))
+    return verify(bundle, reference_to(network), Samples(batches=batches, source="shipped"))
 
 
 def _double_one_weight(path: Path) -> None:
@@ -394,7 +400,8 @@ def test_bare_weights_need_an_architecture_and_classes(tmp_path: Path, options: 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (ExportOptions(arch="fctl-lite0", classes=("a", "b")), CheckpointError, "the weights do not fit"),
+        (ExportOptions(arch="fctl-lite0", classes=("a", "b", "c")), CheckpointError, "the weights do not fit"),
+        (ExportOptions(arch="fctl-lite0", classes=("a", "b")), InputError, "scores 3 classes, found 2 names"),
         (ExportOptions(arch="vgg", classes=("a", "b")), InputError, "--arch: unknown architecture 'vgg'"),
         (ExportOptions(arch="fctl-lite0", classes=("a",)), InputError, "classes must be at least 2, found 1"),
     ],
