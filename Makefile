@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-runtime lint bench matrix clean
+.PHONY: demo test test-runtime lint bench matrix gpu-check clean
 
 demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 	$(PIP) --editable '.[cpu]' --config-settings editable_mode=strict
 	$(BIN)/fctl-run samples/dubai.tif --out demo --overwrite
 
 test: $(BIN)/python ## install what the tests need, and run all of them
-	$(PIP) --editable '.[cpu,openvino,export,train,dev]' --config-settings editable_mode=strict
+	$(PIP) --editable '.[cpu,openvino,rtx,export,train,dev]' --config-settings editable_mode=strict
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-runtime: ## the runtime's tests on the built wheel, where neither torch nor onnx is installed
@@ -18,7 +18,7 @@ test-runtime: ## the runtime's tests on the built wheel, where neither torch nor
 	$(PYTHON) -m venv build/runtime-venv
 	$(PYTHON) -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
 	build/runtime-venv/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		build/wheel/*.whl onnxruntime pytest pytest-xdist hypothesis
+		build/wheel/*.whl onnxruntime cuda-bindings pytest pytest-xdist hypothesis
 	build/runtime-venv/bin/python -c "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('onnx')"
 	build/runtime-venv/bin/python -m pytest --numprocesses auto --dist loadfile tests/runtime
 
@@ -30,11 +30,15 @@ lint: ## needs `make test` once, for the tools
 bench: ## patches a second of the default bundle in every engine (needs `make test` once)
 	$(BIN)/python benchmarks/engines.py
 
-matrix: ## every preset at full width: size, work, parity, speed (about an hour; needs `make test` once)
+matrix: ## every preset at full width: size, work, parity, speed, TensorRT builds (hours; needs `make test` once)
 	$(BIN)/python benchmarks/matrix.py
+	$(BIN)/python benchmarks/builds.py
+
+gpu-check: ## verify and time everything that this CUDA machine can run (needs `make test` once)
+	$(BIN)/python benchmarks/gpu_check.py --out gpu-check
 
 clean:
-	rm -rf .venv build demo dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build demo gpu-check dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .segmenter import Paths, Report, Segmentation, Segmenter
+    from .segmenter import DeviceSegmentation, Paths, Report, Segmentation, Segmenter
 
-__all__ = ["Paths", "Report", "Segmentation", "Segmenter"]
+__all__ = ["DeviceSegmentation", "Paths", "Report", "Segmentation", "Segmenter"]
 
 
 def __getattr__(name: str) -> Any:

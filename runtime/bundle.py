@@ -28,7 +28,7 @@ BATCH = "N"
 _LARGEST = 1 << 16  # pixels of a tile: beyond any use, and safe to reckon with
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16", "int8"]
 Merge = Literal["uniform", "cosine"]
 Scores = Literal["logits", "probabilities"]
 SCORES: tuple[Scores, ...] = ("logits", "probabilities")
@@ -182,8 +182,13 @@ class Manifest:
         return tuple(info.name for info in self.classes)
 
     @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that it holds graphs of, in order."""
+        return tuple(dict.fromkeys(graph.precision for graph in self.graphs))
+
+    @property
     def segmenter(self) -> Graph:
-        """The segmenter graph."""
+        """The segmenter graph, of the first precision; names and shapes are the same in all."""
         return next(graph for graph in self.graphs if graph.role == SEGMENTER)
 
     @property
@@ -211,7 +216,10 @@ class Bundle:
             if (graph.role, graph.precision) == (role, precision):
                 return self.folder / graph.file, graph
         found = ", ".join(f"{graph.role} {graph.precision}" for graph in self.manifest.graphs)
-        raise BundleError(f"{self.folder} holds no {precision} graph {role!r}; it holds {found}")
+        raise BundleError(
+            f"{self.folder} holds no {precision} graph {role!r}; it holds {found}; "
+            f"make one that does: fctl-export {called(self.folder)} --precision {precision} --out NAME.fctl"
+        )
 
 
 def read_bundle(name: str | Path) -> Bundle:
@@ -224,6 +232,11 @@ def read_bundle(name: str | Path) -> Bundle:
     for index, graph in enumerate(manifest.graphs):
         _verify_file(folder, graph, f"graphs[{index}]")
     return Bundle(folder, manifest)
+
+
+def called(folder: Path) -> str:
+    """What to call a bundle on a command line."""
+    return DEFAULT if folder == _locate(DEFAULT) else str(folder)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -310,36 +323,54 @@ def _check(manifest: Manifest, path: Path) -> None:
 
 
 def _check_graphs(manifest: Manifest, expect: Any) -> None:
-    roles: dict[str, Graph] = {}
+    """Every precision has one graph for each role; all but the dtype of features is the same in each."""
+    names = [context.name for context in manifest.contexts]
+    expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
+    expect(bool(manifest.graphs), "graphs", f"a graph with role {SEGMENTER!r}", "none")
+    by_precision: dict[Precision, dict[str, Graph]] = {}
     for index, graph in enumerate(manifest.graphs):
+        roles = by_precision.setdefault(graph.precision, {})
+        expect(graph.role not in roles, f"graphs[{index}].role", f"one {graph.precision} graph each", graph.role)
         roles[graph.role] = graph
         tensors = (*graph.inputs, *graph.outputs)
         batches = {tensor.shape[:1] for tensor in tensors}
         fixed = not manifest.contexts and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
         batch = f"one batch in all tensors, {BATCH} or, without contexts, a number from 1"
         expect(batches == {(BATCH,)} or (fixed and len(batches) == 1), f"graphs[{index}]", batch, batches)
+    for roles in by_precision.values():
+        _check_roles(manifest, roles, expect)
+    outputs = {(roles[SEGMENTER].outputs[0].name, roles[SEGMENTER].outputs[0].shape) for roles in by_precision.values()}
+    expect(len(outputs) == 1, "graphs", "the same output and batch in all precisions", outputs)
+
+
+def _check_roles(manifest: Manifest, roles: dict[str, Graph], expect: Any) -> None:
+    """The graphs of one precision fit together."""
     expect(SEGMENTER in roles, "graphs", f"a graph with role {SEGMENTER!r}", ", ".join(roles) or "none")
     for index, context in enumerate(manifest.contexts):
         _check_context(manifest, roles, context, f"contexts[{index}]", expect)
-    names = [context.name for context in manifest.contexts]
-    expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
+    segmenter = roles[SEGMENTER]
     names = ["patch", *(c.input for c in manifest.contexts), *(c.positions for c in manifest.contexts if c.cells)]
-    found = {tensor.name: tensor.shape for tensor in manifest.segmenter.inputs}
+    found = {tensor.name: tensor for tensor in segmenter.inputs}
     expect(set(found) == set(names), "graphs: inputs of the segmenter", ", ".join(names), ", ".join(found))
     bands, tile = manifest.input.bands, manifest.tile
     for context in manifest.contexts:
-        made: tuple[int | str, ...] | None = (BATCH, bands, context.size, context.size)
-        if context.encoder:
-            made = {tensor.name: tensor.shape for tensor in roles[context.encoder].outputs}.get("features")
+        taken, field = found[context.input], f"graphs: {context.input}"
+        window = TensorSpec(name="", dtype=manifest.input.dtype, shape=(BATCH, bands, context.size, context.size))
+        given = roles[context.encoder].outputs if context.encoder else (window,)
+        made = next((tensor for tensor in given if tensor.name in ("features", "")), None)
         source = f"that {context.encoder} gives" if context.encoder else "as it is cut"
-        taken = found[context.input]
-        expect(made == taken, f"graphs: {context.input}", f"{made} {source}", taken)
-    expect(found["patch"][1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), found["patch"])
-    outputs = manifest.segmenter.outputs
-    given = ", ".join(tensor.name for tensor in outputs)
-    expect(len(outputs) == 1 and given in SCORES, "graphs: outputs of the segmenter", " or ".join(SCORES), given)
-    shape = (len(manifest.classes), tile, tile)
-    expect(outputs[0].shape[1:] == shape, f"graphs: {given} of the segmenter", (BATCH, *shape), outputs[0].shape)
+        expect(made is not None and made.shape == taken.shape, field, f"{made and made.shape} {source}", taken.shape)
+        expect(made is not None and made.dtype == taken.dtype, field, f"{made and made.dtype} {source}", taken.dtype)
+    patch = found["patch"].shape
+    expect(patch[1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), patch)
+    names = [tensor.name for tensor in segmenter.outputs]
+    expect(
+        len(names) == 1 and names[0] in SCORES, "graphs: outputs of the segmenter", " or ".join(SCORES),
+        ", ".join(names),
+    )  # fmt: skip
+    shape, scores = (len(manifest.classes), tile, tile), segmenter.outputs[0]
+    expect(scores.shape[1:] == shape, f"graphs: {scores.name} of the segmenter", (BATCH, *shape), scores.shape)
+    expect(scores.dtype == "float32", f"graphs: {scores.name} of the segmenter", "float32", scores.dtype)
 
 
 def _check_context(manifest: Manifest, roles: dict[str, Graph], context: Context, field: str, expect: Any) -> None:

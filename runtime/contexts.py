@@ -5,7 +5,7 @@ Serving, training and the parity gate all cut here. Arrays are (height, width, b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,6 +17,7 @@ from .errors import InputError
 from .windows import Plan, Window
 
 Pixels = NDArray[Any]
+Stack = Any  # windows (N, bands, side, side): an array, or on a GPU `cuda.windows.DeviceStack`, cut when it is needed
 Resampling = Literal["pillow-bilinear", "box"]
 
 _FILTERS = {"pillow-bilinear": Image.Resampling.BILINEAR, "box": Image.Resampling.BOX}
@@ -43,9 +44,25 @@ class Source(Protocol):
         """Where it has data (height, width); None: everywhere."""
         ...
 
+    def stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> Stack:
+        """Windows, black beyond the raster, resampled: (count, bands, side, side), black where there are fewer."""
+        ...
 
-@dataclass(frozen=True, slots=True)
-class ArraySource:
+
+class HostSource:
+    """What sources on the host share."""
+
+    def stack(self: Source, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> NDArray[Any]:
+        """Windows, black beyond the raster, resampled: (count, bands, side, side), black where there are fewer."""
+        images = [resample(read_padded(self, window), side, resampling) for window in windows]
+        stacked = np.zeros((count, images[0].shape[2], side, side), images[0].dtype)
+        for index, image in enumerate(images):
+            stacked[index] = image.transpose(2, 0, 1)
+        return stacked
+
+
+@dataclass(frozen=True)
+class ArraySource(HostSource):
     """A raster in memory: (height, width, bands)."""
 
     pixels: Pixels

@@ -26,6 +26,10 @@ class EngineError(FctlError, RuntimeError):
     """An inference engine that is not installed, or cannot do what was asked."""
 
 
+class DeviceMemoryError(EngineError, MemoryError):
+    """The GPU's memory is too small for what was asked."""
+
+
 class InputError(FctlError, ValueError):
     """An argument that does not fit."""
 

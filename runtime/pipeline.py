@@ -10,16 +10,17 @@ import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Context, Manifest, Scores
-from .contexts import Pixels, Source, cell_positions, cut_context, read_padded, resample, scene_starts
-from .inference import StagedNetwork
-from .merge import NODATA, Merger, Strip
+from .bundle import Context, Manifest
+from .contexts import Source, Stack, cell_positions, scene_starts
+from .inference import Merges, Network
+from .merge import NODATA, FinishedRows
 from .turns import UPRIGHT, Turn
 from .windows import Grid, Window
 
@@ -50,14 +51,14 @@ class Batch:
     """
 
     tiles: tuple[Window, ...]
-    patch: NDArray[Any]
-    contexts: dict[str, NDArray[Any]]
+    patch: Stack
+    contexts: dict[str, Stack]
     scenes: dict[str, tuple[Window, ...]]
     positions: dict[str, NDArray[np.float32]]
 
 
 def segment_rows(
-    network: StagedNetwork,
+    network: Network[Any, Any],
     source: Source,
     *,
     probabilities: bool = False,
@@ -71,18 +72,23 @@ def segment_rows(
     """
     manifest = network.manifest
     grid = grid_of(manifest, source.height, source.width)
-    _tell_scene_blocks(manifest, source)
-    merger = Merger(grid, len(manifest.classes), manifest.merge)
+    merger = network.merger(grid, probabilities)
     with ThreadPoolExecutor(1, "fctl-read") as reader:
-        for strip in _strips(network, source, grid, merger, reader, turns, progress):
+        for strip in segment_strips(network, source, grid, merger, reader, turns, progress):
             window = Window(strip.y, 0, strip.rows, source.width)
-            shares = _shares(strip, manifest.scores) if probabilities else None
+            shares = strip.shares() if probabilities else None
             yield _rows(strip, reader.submit(source.valid, window).result(), shares)
 
 
 def grid_of(manifest: Manifest, height: int, width: int) -> Grid:
     """The tiles of a raster of that size."""
     return Grid.over(height, width, manifest.tile, manifest.plan)
+
+
+def rows_in_work(manifest: Manifest) -> int:
+    """Rows of a raster that one row of tiles and its contexts span."""
+    factors = [context.factor for context in manifest.contexts if context.factor != "global"]
+    return round(max([1.0, *factors]) * manifest.tile)
 
 
 def _tell_scene_blocks(manifest: Manifest, source: Source) -> None:
@@ -97,43 +103,49 @@ def _tell_scene_blocks(manifest: Manifest, source: Source) -> None:
             )  # fmt: skip
 
 
-def _strips(
-    network: StagedNetwork,
+def segment_strips(
+    network: Network[Any, Any],
     source: Source,
     grid: Grid,
-    merger: Merger,
+    merger: Merges[Any],
     reader: ThreadPoolExecutor,
     turns: tuple[Turn, ...],
     progress: Progress | None,
-) -> Iterator[Strip]:
+) -> Iterator[FinishedRows]:
+    """Finished rows of a source, top to bottom.
+
+    They are handed out one batch late: on a GPU, the next batch is under way while somebody waits for them.
+    """
+    _tell_scene_blocks(network.manifest, source)
     scenes = _Scenes(network, source, reader)
-    done = 0
+    done, ready = 0, list[FinishedRows]()
     for batch in _batches(network.manifest, source, grid, network.batch, reader):
-        scores = _infer(network, batch, scenes, turns)
-        for tile, tile_scores in zip(batch.tiles, scores, strict=False):  # the padding of the last batch is dropped
-            yield from merger.add(tile, tile_scores)
+        scores = network.averaged(turns, partial(_infer, network, batch, scenes))
+        finished, ready = ready, list(merger.add(batch.tiles, scores))
+        yield from finished
         done += len(batch.tiles)
         if progress:
             progress(done, len(grid))
+    yield from ready
     yield from merger.flush()
 
 
 class _Scenes:
     """Features of contexts that move: each window is encoded once per turn, and forgotten when tiles have left it."""
 
-    def __init__(self, network: StagedNetwork, source: Source, reader: ThreadPoolExecutor) -> None:
+    def __init__(self, network: Network[Any, Any], source: Source, reader: ThreadPoolExecutor) -> None:
         self._network, self._source, self._reader = network, source, reader
-        self._pixels: dict[tuple[str, Window], NDArray[Any]] = {}
-        self._features: dict[tuple[str, Window, Turn], NDArray[Any]] = {}
+        self._pixels: dict[tuple[str, Window], Stack] = {}
+        self._features: dict[tuple[str, Window, Turn], Any] = {}
 
-    def features(self, context: Context, batch: Batch, turn: Turn) -> NDArray[Any]:
+    def features(self, context: Context, batch: Batch, turn: Turn) -> Any:
         """(N, C, H, W) for the patches of a batch."""
         windows = batch.scenes[context.name]
         self._forget(context, min(window.y for window in windows))
         found = [self._encoded(context, window, turn) for window in windows]
-        return np.concatenate(found + found[-1:] * (self._network.batch - len(found)))
+        return self._network.join(context, found + found[-1:] * (self._network.batch - len(found)))
 
-    def _encoded(self, context: Context, window: Window, turn: Turn) -> NDArray[Any]:
+    def _encoded(self, context: Context, window: Window, turn: Turn) -> Any:
         cut, encoded = (context.name, window), (context.name, window, turn)
         if cut not in self._pixels:
             self._pixels[cut] = self._reader.submit(cut_scene, self._source, window, context).result()
@@ -149,17 +161,9 @@ class _Scenes:
         }
 
 
-def _infer(network: StagedNetwork, batch: Batch, scenes: _Scenes, turns: tuple[Turn, ...]) -> NDArray[np.float32]:
-    """Scores (N, classes, P, P), averaged over the turns."""
-    total: NDArray[np.float32] | None = None
-    for turn in turns:
-        scores = turn.back(_infer_turned(network, turned(network.manifest, batch, turn), scenes, turn))
-        total = scores if total is None else total + scores
-    assert total is not None
-    return total if len(turns) == 1 else total / np.float32(len(turns))
-
-
-def _infer_turned(network: StagedNetwork, batch: Batch, scenes: _Scenes, turn: Turn) -> NDArray[np.float32]:
+def _infer(network: Network[Any, Any], batch: Batch, scenes: _Scenes, turn: Turn) -> Any:
+    """Scores (N, classes, P, P) of a batch that is turned."""
+    batch = turned(network.manifest, batch, turn)
     features = {}
     for context in network.manifest.contexts:
         if context.window.moves:
@@ -186,18 +190,20 @@ def cut_batch(manifest: Manifest, source: Source, tiles: tuple[Window, ...], siz
     moving = [context for context in manifest.contexts if context.window.moves]
     scenes = {context.name: tuple(context.window.around(tile, source) for tile in tiles) for context in moving}
     contexts = {
-        context.name: _stacked([cut_context(source, tile, context.window) for tile in tiles], size)
+        context.name: source.stack(
+            [context.window.around(tile, source) for tile in tiles], context.size, context.resampling, size
+        )
         for context in manifest.contexts
         if context not in moving
     }
-    patch = _stacked([read_padded(source, tile) for tile in tiles], size)
+    patch = source.stack(tiles, manifest.tile, "box", size)  # at its own size: nothing is resampled
     positions = _positions(manifest, tiles, scenes, size, UPRIGHT)
     return Batch(tiles=tiles, patch=patch, contexts=contexts, scenes=scenes, positions=positions)
 
 
-def cut_scene(source: Source, window: Window, context: Context) -> NDArray[Any]:
+def cut_scene(source: Source, window: Window, context: Context) -> Stack:
     """One window of a context that moves: (1, bands, S, S)."""
-    return _stacked([resample(read_padded(source, window), context.size, context.resampling)], 1)
+    return source.stack([window], context.size, context.resampling, 1)
 
 
 def turned(manifest: Manifest, batch: Batch, turn: Turn) -> Batch:
@@ -230,20 +236,7 @@ def _positions(
     return positions
 
 
-def _stacked(images: list[Pixels], size: int) -> NDArray[Any]:
-    """Images (height, width, bands) -> (size, bands, height, width), black where there are fewer."""
-    height, width, bands = images[0].shape
-    stacked = np.zeros((size, bands, height, width), images[0].dtype)
-    for index, image in enumerate(images):
-        stacked[index] = image.transpose(2, 0, 1)
-    return stacked
-
-
-def _shares(strip: Strip, scores: Scores) -> NDArray[np.float32]:
-    return strip.softmax() if scores == "logits" else strip.scores
-
-
-def _rows(strip: Strip, valid: NDArray[np.bool_] | None, shares: NDArray[np.float32] | None) -> Rows:
+def _rows(strip: FinishedRows, valid: NDArray[np.bool_] | None, shares: NDArray[np.float32] | None) -> Rows:
     ids = strip.ids()
     if valid is not None:
         ids[~valid] = NODATA

@@ -19,7 +19,7 @@ import rasterio.windows
 from numpy.typing import NDArray
 
 from .bundle import InputSpec
-from .contexts import Pixels
+from .contexts import HostSource, Pixels
 from .errors import RasterError
 from .windows import Window
 
@@ -39,7 +39,7 @@ class Georeference:
     gcps: tuple[Any, Any]
 
 
-class RasterSource:
+class RasterSource(HostSource):
     """An open raster as a source of windows. Use `open_raster`; not for several threads at once."""
 
     def __init__(self, dataset: Any, path: Path, bands: tuple[int, ...]) -> None:
@@ -120,7 +120,7 @@ def open_raster(path: Path, spec: InputSpec, bands: Sequence[int] | None, cached
     Raises RasterError for a file that is missing, no image, or does not fit.
     """
     with contextlib.ExitStack() as stack:
-        dataset = stack.enter_context(_open(path))
+        dataset = stack.enter_context(open_any(path))
         chosen = _choose_bands(dataset, path, spec, bands)
         dtypes = {dataset.dtypes[band - 1] for band in chosen}
         if dtypes != {spec.dtype}:
@@ -134,15 +134,17 @@ def open_raster(path: Path, spec: InputSpec, bands: Sequence[int] | None, cached
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def open_any(path: Path) -> Iterator[Any]:
+    """Any raster that GDAL reads, as rasterio has it. Raises RasterError for a file that is missing, or no image."""
     if not path.exists():
         raise RasterError(f"{path}: expected an image, found no such file")
-    try:
-        dataset = rasterio.open(path)
-    except (rasterio.errors.RasterioError, UnicodeError) as error:
-        raise RasterError(f"{path}: expected an image that GDAL reads, found none ({error})") from error
-    with dataset:
-        yield dataset
+    with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM=False):  # read at once, a PNG that ends early would be no error
+        try:
+            dataset = rasterio.open(path)
+        except (rasterio.errors.RasterioError, UnicodeError) as error:
+            raise RasterError(f"{path}: expected an image that GDAL reads, found none ({error})") from error
+        with dataset:
+            yield dataset
 
 
 def _choose_bands(dataset: Any, path: Path, spec: InputSpec, bands: Sequence[int] | None) -> tuple[int, ...]:
@@ -233,7 +235,7 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
 def _check_complete(path: Path) -> None:
     """Raise OSError unless every block lies in the file: closing hides that the disk was full."""
     try:
-        with _open(path) as dataset:
+        with open_any(path) as dataset:
             ends = [
                 _block_end(dataset, band, *index)
                 for band in dataset.indexes
@@ -255,7 +257,7 @@ def _block_end(dataset: Any, band: int, row: int, column: int) -> int | None:
 
 def read_thumbnail(path: Path, height: int, width: int) -> Pixels:
     """Band 1 of a raster at (height, width), nearest: for class ids."""
-    with _open(path) as dataset:
+    with open_any(path) as dataset:
         return dataset.read(1, out_shape=(height, width), resampling=rasterio.enums.Resampling.nearest)  # type: ignore[no-any-return]
 
 

@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import Bundle, read_bundle
 from .contexts import ArraySource, Pixels, Source
-from .engines import RunPrecision, choose_engine
-from .errors import InputError, RasterError
+from .engines import GpuEngine, RunPrecision
+from .errors import EngineError, InputError, RasterError
 from .files import refuse_existing, whole
-from .inference import StagedNetwork
+from .inference import Network, open_network
 from .outputs import create_outputs, draw_preview, preview_size
-from .pipeline import Progress, Rows, grid_of, segment_rows
+from .pipeline import Progress, Rows, grid_of, rows_in_work, segment_rows
 from .raster import open_raster, read_thumbnail
 from .turns import DIHEDRAL, UPRIGHT
 from .windows import Window
+
+if TYPE_CHECKING:
+    from .cuda.arrays import DeviceArray
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +39,17 @@ class Segmentation:
 
     ids: NDArray[np.uint8]
     probabilities: NDArray[np.float32] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceSegmentation:
+    """On the GPU, for any library that speaks DLPack or ``__cuda_array_interface__``.
+
+    ids: class ids (height, width) uint8. probabilities: (classes, height, width) float32, or None.
+    """
+
+    ids: DeviceArray
+    probabilities: DeviceArray | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +103,9 @@ class Estimate:
 
 
 class Segmenter:
-    """Segments arrays, files and streams with one bundle, loaded once. A context manager; one per thread.
+    """Segments arrays, files and streams with one bundle, loaded once. A context manager.
+
+    Several threads may share one; they take turns.
 
     >>> from fctl.runtime import Segmenter
     >>> with Segmenter("default") as segmenter:
@@ -97,6 +115,7 @@ class Segmenter:
     `engine`. batch: tiles per run of the engine, unless the bundle's is fixed; the result does not depend on it. tta:
     test-time augmentation, every patch in all eight turns (§4.2), eight times the work. scene_size: side in pixels of
     the scene blocks that a global context shows of large rasters, instead of the bundle's (§4.2, DeepGlobe).
+    build_engines: build engines of TensorRT that are missing, into the cache; it takes minutes, once.
     Raises BundleError, InputError or EngineError.
     """
 
@@ -109,6 +128,7 @@ class Segmenter:
         batch: int = 4,
         tta: bool = False,
         scene_size: int | None = None,
+        build_engines: bool = False,
     ) -> None:
         if batch < 1:
             raise InputError(f"batch must be at least 1, found {batch}")
@@ -117,8 +137,9 @@ class Segmenter:
             self.bundle = _with_scene_size(self.bundle, scene_size)
         self.manifest = self.bundle.manifest
         self.turns = DIHEDRAL if tta else (UPRIGHT,)
-        self.engine = choose_engine(backend, precision)
-        self._network: StagedNetwork | None = StagedNetwork(self.bundle, self.engine, batch)
+        self._lock = threading.Lock()
+        self._network: Network[Any, Any] | None = open_network(self.bundle, backend, precision, batch, build_engines)
+        self.engine = self._network.engine
         log.info(
             "bundle %s runs on %s, %s, %s",
             self.manifest.name,
@@ -137,12 +158,32 @@ class Segmenter:
             raise RasterError(
                 f"expected an image (height, width, {spec.bands}) of {spec.dtype}, found {image.shape} of {image.dtype}"
             )
-        rows = list(self._rows(ArraySource(image), probabilities))
+        with self._lock:
+            rows = list(self._rows(ArraySource(image), probabilities))
         shares = [row.probabilities for row in rows if row.probabilities is not None]
         return Segmentation(
             ids=np.concatenate([row.ids for row in rows]),
             probabilities=np.concatenate(shares, axis=1) if shares else None,
         )
+
+    def segment_device(self, image: Any, *, probabilities: bool = False) -> DeviceSegmentation:
+        """Segment an image that lies on the GPU, (height, width, bands) in the bundle's dtype, without copying it out.
+
+        image: an array with DLPack or ``__cuda_array_interface__``, as of PyTorch, CuPy or JAX; any strides. The result
+        is ready when this returns, and may outlive the segmenter. Raises EngineError for an engine that is not on a
+        GPU, InputError and RasterError for another kind of array, DeviceMemoryError where its memory is too small.
+        """
+        with self._lock:
+            network = self._loaded()
+            if not isinstance(network.engine, GpuEngine):
+                raise EngineError(
+                    f"expected an engine on a GPU, found {network.engine.name}; choose another backend, or use "
+                    "segment()"
+                )
+            from .cuda.segment import segment_on_device
+
+            ids, shares = segment_on_device(network, image, self.turns, probabilities)  # type: ignore[arg-type]
+        return DeviceSegmentation(ids=ids, probabilities=shares)
 
     def stream(self, frames: Iterable[Pixels], *, probabilities: bool = False) -> Iterator[Segmentation]:
         """Segment frame after frame, each as `segment` does, as they come."""
@@ -166,8 +207,8 @@ class Segmenter:
         image, started = Path(image), time.monotonic()
         self._loaded()
         _check_outputs(image, paths, overwrite)
-        with ExitStack() as stack:
-            source = stack.enter_context(open_raster(image, self.manifest.input, bands, self._rows_in_work()))
+        with self._lock, ExitStack() as stack:
+            source = stack.enter_context(open_raster(image, self.manifest.input, bands, rows_in_work(self.manifest)))
             preview = stack.enter_context(whole(paths.preview)) if paths.preview else None
             shares = stack.enter_context(whole(paths.probabilities)) if paths.probabilities else None
             mask = stack.enter_context(whole(paths.mask))  # innermost, so that what cannot be written is named after it
@@ -190,7 +231,7 @@ class Segmenter:
 
     def estimate(self, image: str | Path, paths: Paths, *, bands: Sequence[int] | None = None) -> Estimate:
         """What `segment_file` would take, without running it. Raises RasterError."""
-        image, rows = Path(image), self._rows_in_work()
+        image, rows = Path(image), rows_in_work(self.manifest)
         with open_raster(image, self.manifest.input, bands, rows) as source:
             size = (source.height, source.width)
             anywhere = Window(0, 0, self.manifest.tile, self.manifest.tile)
@@ -206,7 +247,10 @@ class Segmenter:
 
     def close(self) -> None:
         """Let go of the engine; the segmenter cannot be used afterwards."""
-        self._network = None
+        with self._lock:
+            network, self._network = self._network, None
+            if network:
+                network.close()
 
     def __enter__(self) -> Segmenter:
         return self
@@ -216,18 +260,13 @@ class Segmenter:
     ) -> None:
         self.close()
 
-    def _loaded(self) -> StagedNetwork:
+    def _loaded(self) -> Network[Any, Any]:
         if self._network is None:
             raise InputError("this segmenter is closed; make a new one")
         return self._network
 
     def _rows(self, source: Source, probabilities: bool, progress: Progress | None = None) -> Iterator[Rows]:
         return segment_rows(self._loaded(), source, probabilities=probabilities, turns=self.turns, progress=progress)
-
-    def _rows_in_work(self) -> int:
-        """Rows of a raster that one row of tiles and its contexts span."""
-        factors = [context.factor for context in self.manifest.contexts if context.factor != "global"]
-        return round(max([1.0, *factors]) * self.manifest.tile)
 
 
 def _with_scene_size(bundle: Bundle, side: int) -> Bundle:

@@ -18,8 +18,10 @@ class Turn:
     mirrored: bool
     quarters: int
 
-    def pixels(self, array: NDArray[Any]) -> NDArray[Any]:
-        """An array (..., height, width), turned."""
+    def pixels(self, array: Any) -> Any:
+        """An array (..., height, width), turned; or what can turn itself, as stacks on a GPU do."""
+        if not isinstance(array, np.ndarray):
+            return array.turned(self)
         flipped = array[..., ::-1] if self.mirrored else array
         return np.ascontiguousarray(np.rot90(flipped, self.quarters, axes=(-2, -1)))
 

@@ -1,23 +1,44 @@
-"""ONNX Runtime, on the CPU."""
+"""ONNX Runtime: on the CPU, and on a GPU through its CUDA and TensorRT providers.
+
+On a GPU it reads and writes device memory (IOBinding). Where a provider's libraries are missing, ONNX Runtime would go
+on on the CPU without a word: here that is an error.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ..bundle import Graph
-from ..errors import EngineError
-from .base import Arrays, Engine, RunPrecision, Session
+from ..errors import DeviceMemoryError, EngineError
+from .base import (
+    Arrays,
+    DeviceSession,
+    GpuEngine,
+    HostEngine,
+    Request,
+    RunPrecision,
+    Session,
+    first_line,
+    shape_of,
+)
+from .plans import cache_folder
 
-_PROVIDER = "CPUExecutionProvider"
+_CPU = "CPUExecutionProvider"
+_NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed")
+
+Providers = list[tuple[str, dict[str, str]]]
 
 
-class OnnxRuntime(Engine):
-    """Runs fp32 graphs with the CPU execution provider."""
+class OnnxRuntime(HostEngine):
+    """Runs graphs with the CPU execution provider; fp16 graphs mostly in fp32, so their numbers are not a GPU's."""
 
     name = "onnxruntime"
 
@@ -29,7 +50,7 @@ class OnnxRuntime(Engine):
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
         """What this machine can run."""
-        return ("fp32",)
+        return ("fp32", "fp16", "int8")
 
     def session(self, path: Path, graph: Graph, batch: int) -> Session:
         """Load one graph."""
@@ -39,24 +60,148 @@ class OnnxRuntime(Engine):
 class _OnnxRuntimeSession(Session):
     def __init__(self, path: Path, graph: Graph, batch: int) -> None:
         super().__init__(graph, batch)
-        options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors; its warnings are about its own optimiser
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=[_PROVIDER])
-        except Exception as error:  # its exceptions share no base class of their own
-            raise EngineError(f"ONNX Runtime cannot load {path}: {_first_line(error)}") from error
-        self._check_graph(path, {node.name: _dtype(node.type) for node in self._session.get_inputs()})
+        self._session = _load(path, [_CPU])
+        self._check_graph(path, _inputs(self._session))
         self._outputs = [spec.name for spec in graph.outputs]
 
     def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
 
+class OnnxRuntimeCuda(GpuEngine):
+    """Runs graphs with the CUDA execution provider."""
+
+    name = "onnxruntime-cuda"
+    provider: ClassVar[str] = "CUDAExecutionProvider"
+
+    @classmethod
+    def precisions(cls) -> tuple[RunPrecision, ...]:
+        """What this machine can run."""
+        return ("fp32", "fp16", "int8")
+
+    @classmethod
+    def refusal(cls, request: Request) -> str | None:
+        """Why it cannot do what is asked, on this machine."""
+        _find_libraries()
+        if cls.provider not in ort.get_available_providers():
+            return (
+                f"{cls.name} needs the GPU build of ONNX Runtime, found the CPU's (pip uninstall onnxruntime, then "
+                "pip install 'fctl[gpu]': they overwrite each other)"
+            )
+        return super().refusal(request)
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        if not self.gpu.in_primary:
+            raise EngineError(
+                f"{self.name} works in the GPU's primary context only, found another one in this thread: leave that "
+                "first (with PyCUDA use pycuda.autoprimaryctx), or use tensorrt"
+            )
+
+    def device_session(self, path: Path, graph: Graph, batch: int, stream: int) -> DeviceSession:
+        """Load one graph, to run on a stream of the GPU."""
+        return OnnxRuntimeDeviceSession(path, graph, batch, self._providers(stream), ("cuda", self.gpu.index))
+
+    def _providers(self, stream: int) -> Providers:
+        """TF32, on unless one says so, keeps 10 bits of fp32's 23. Memory grows by what is needed, not twofold."""
+        return [
+            (
+                "CUDAExecutionProvider",
+                self._on(stream) | {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"},
+            )
+        ]
+
+    def _on(self, stream: int) -> dict[str, str]:
+        return {"device_id": str(self.gpu.index), "user_compute_stream": str(stream)}
+
+
+class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
+    """Runs graphs with the TensorRT execution provider, which builds engines when it loads them and caches them."""
+
+    name = "onnxruntime-tensorrt"
+    provider = "TensorrtExecutionProvider"
+
+    def _providers(self, stream: int) -> Providers:
+        """What TensorRT does not take goes to CUDA, not to the CPU."""
+        folder = cache_folder() / "onnxruntime"
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {
+            "trt_fp16_enable": str(self.precision == "fp16"),
+            "trt_int8_enable": str(self.precision == "int8"),
+            "trt_engine_cache_enable": "True",
+            "trt_engine_cache_path": str(folder),
+        }
+        return [(self.provider, self._on(stream) | options), *super()._providers(stream)]
+
+
+class OnnxRuntimeDeviceSession(DeviceSession):
+    """One graph with inputs and outputs bound to device memory."""
+
+    capturable = False  # ONNX Runtime waits for the stream itself
+
+    def __init__(
+        self, path: Path, graph: Graph, batch: int, providers: Providers, device: tuple[str, int] = ("cpu", 0)
+    ) -> None:
+        super().__init__(graph, batch)
+        self._device = device
+        self._session = _load(path, providers)
+        wanted, found = providers[0][0], self._session.get_providers()
+        if found[0] != wanted:
+            raise EngineError(
+                f"ONNX Runtime cannot use its {wanted} and would run on the CPU: libraries of CUDA, cuDNN or TensorRT "
+                "are missing (pip install 'onnxruntime-gpu[cuda,cudnn]'), or the driver is too old for them"
+            )
+        self._check_graph(path, _inputs(self._session))
+        self._tensors = {spec.name: (spec.dtype, shape_of(spec, batch)) for spec in (*graph.inputs, *graph.outputs)}
+        self._names = tuple(self._expected)
+
+    def enqueue(self, pointers: Mapping[str, int]) -> None:
+        """Run once, on the stream that the session was made with."""
+        binding = self._session.io_binding()
+        for name, pointer in pointers.items():
+            bind = binding.bind_input if name in self._names else binding.bind_output
+            dtype, shape = self._tensors[name]
+            bind(name, *self._device, dtype, list(shape), pointer)
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # its exceptions share no base class of their own
+            reason = f"{self._graph.role}: the engine failed: {first_line(error)}"
+            if _lacks_memory(error):
+                raise DeviceMemoryError(f"{reason}; try a smaller batch") from error
+            raise EngineError(reason) from error
+
+    def close(self) -> None:
+        """Let go of the session and its memory."""
+        del self._session
+
+
+def _load(path: Path, providers: list[Any]) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    except Exception as error:  # its exceptions share no base class of their own
+        kind = DeviceMemoryError if _lacks_memory(error) else EngineError
+        raise kind(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
+
+
+def _lacks_memory(error: Exception) -> bool:
+    return any(words in str(error).lower() for words in _NO_MEMORY)
+
+
+@cache
+def _find_libraries() -> None:
+    """Let ONNX Runtime find the CUDA and cuDNN that pip installed; it prints what it does not find."""
+    if hasattr(ort, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):
+            ort.preload_dlls()
+
+
+def _inputs(session: ort.InferenceSession) -> dict[str, str]:
+    return {node.name: _dtype(node.type) for node in session.get_inputs()}
+
+
 def _dtype(kind: str) -> str:
     """ "tensor(float)" as NumPy calls it."""
     name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "float16": "float16", "double": "float64"}.get(name, name)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

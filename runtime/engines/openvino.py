@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from ..bundle import BATCH, Graph
 from ..errors import EngineError
-from .base import Arrays, Engine, RunPrecision, Session
+from .base import Arrays, HostEngine, Request, RunPrecision, Session
 
 _DEVICE = "CPU"
 _TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
 
 
-class OpenVino(Engine):
+class OpenVino(HostEngine):
     """Runs fp32 graphs in fp32, or in bf16 where the processor has instructions for it."""
 
     name = "openvino"
 
-    def __init__(self, precision: RunPrecision) -> None:
-        super().__init__(precision)
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
         self._core = ov.Core()
 
     @property

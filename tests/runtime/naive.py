@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fctl.runtime import Segmenter
-from fctl.runtime.contexts import ArraySource, Pixels
+from fctl.runtime.contexts import ArraySource, HostSource, Pixels
 from fctl.runtime.windows import Window
 
 from . import tiny
@@ -121,7 +121,7 @@ def softmax(scores: Array) -> Array:
     return powers / powers.sum(axis=0)
 
 
-class RecordingSource:
+class RecordingSource(HostSource):
     """An image that remembers its reads, and fails to read below a row."""
 
     def __init__(self, pixels: Array, broken_below: int | None = None) -> None:

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from fctl.runtime import Segmenter
 from fctl.runtime.bundle import SEGMENTER, Graph, read_bundle, sha256
+from fctl.runtime.cuda import driver
 from fctl.runtime.engines import BACKENDS, Session, choose_engine
 from fctl.runtime.errors import EngineError, FctlError, InputError
 
 from . import tiny
 
-ENGINES = [name for name in BACKENDS if name != "auto"]
+ENGINES = ["openvino", "onnxruntime"]  # on the CPU, in the order of "auto"; tests/runtime/cuda has the others
+ON_GPU = [name for name in BACKENDS if name not in ("auto", *ENGINES)]
 
 Array = NDArray[Any]
 
@@ -58,6 +60,25 @@ def test_auto_takes_the_first_that_is_installed_and_says_which() -> None:
             continue
         break
     assert choose_engine("auto", "fp32").name == first.name
+
+
+@pytest.mark.parametrize("name", ON_GPU)
+def test_without_a_gpu_an_engine_for_one_says_what_is_missing(name: str) -> None:
+    if driver.missing() is None:
+        pytest.skip("for machines without a GPU")
+    with pytest.raises(EngineError, match=rf"no engine for fp32: {name}(:| is not installed)") as caught:
+        choose_engine(name, "fp32", read_bundle(tiny.TINY), batch=4, build=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_cpu_build_of_onnxruntime_does_not_pass_for_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("for machines with the CPU's build")
+    monkeypatch.setattr(driver, "missing", lambda: None)
+    for name in ("onnxruntime-cuda", "onnxruntime-tensorrt"):
+        with pytest.raises(EngineError, match=f"{name} needs the GPU build of ONNX Runtime"):
+            choose_engine(name, "fp32")
 
 
 def test_onnxruntime_does_not_pretend_to_run_bf16() -> None:

@@ -41,7 +41,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def strips_of(case: Case) -> list[Strip]:
     merger = Merger(case.grid, case.classes, case.rule)
-    strips = [strip for tile, logits in case.tiles for strip in merger.add(tile, logits)]
+    strips = [strip for tile, logits in case.tiles for strip in merger.add([tile], logits[None])]
     return strips + list(merger.flush())
 
 
@@ -97,7 +97,7 @@ def test_no_strip_is_higher_than_a_tile(case: Case) -> None:
 @settings(deadline=None, max_examples=30)
 @given(cases())
 def test_softmax_is_that_of_the_average(case: Case) -> None:
-    shares = np.concatenate([strip.softmax() for strip in strips_of(case)], axis=1)
+    shares = np.concatenate([strip.shares() for strip in strips_of(case)], axis=1)
     powers = np.exp(whole_average(case))
     assert shares.dtype == np.float32
     np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-5)
@@ -105,7 +105,7 @@ def test_softmax_is_that_of_the_average(case: Case) -> None:
 
 
 def test_softmax_of_large_logits_is_finite() -> None:
-    shares = Strip(0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).softmax()
+    shares = Strip(0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).shares()
     np.testing.assert_array_equal(shares[:, 0, 0], [1, 0, 0])
 
 
@@ -139,6 +139,6 @@ def test_one_tile_is_handed_back_as_it_is(rng: np.random.Generator) -> None:
     grid = Grid.over(5, 3, 8, Plan(kind="stride", overlap=0))
     logits = rng.normal(size=(4, 8, 8)).astype(np.float32)
     merger = Merger(grid, 4, "uniform")
-    assert list(merger.add(Window(0, 0, 8, 8), logits)) == []
+    assert list(merger.add([Window(0, 0, 8, 8)], logits[None])) == []
     (strip,) = merger.flush()
     np.testing.assert_array_equal(strip.scores, logits[:, :5, :3])

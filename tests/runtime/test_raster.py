@@ -375,3 +375,14 @@ def test_a_damaged_raster_is_an_error_of_ours(tmp_path: Path, segmenter: Segment
     with pytest.raises(RasterError, match="damaged or cut short"):
         mask_of(segmenter, path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_png_that_ends_early_is_no_black_image(
+    tmp_path: Path, segmenter: Segmenter, rng: np.random.Generator
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(rng.integers(0, 256, (14, 16, 3), np.uint8)).save(path)  # one tile: it is read at once
+    path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(RasterError, match="damaged or cut short"):
+        mask_of(segmenter, path)
+    assert list(tmp_path.iterdir()) == [path]

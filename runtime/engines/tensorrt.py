@@ -1,0 +1,150 @@
+"""TensorRT and TensorRT-RTX: engines that were built ahead, run on memory of the GPU.
+
+Plans are looked up in the bundle and in the cache, see `plans`; building them is `builder`'s work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..bundle import Graph
+from ..cuda import driver
+from ..errors import DeviceMemoryError, EngineError
+from .base import DeviceSession, GpuEngine, Request, RunPrecision, graphs_for, shape_of
+from .builder import build_plans, machine_of
+from .flavours import Flavour, complaint, load_flavour, missing_flavour, recorder
+from .plans import BuildOptions, Machine, StoredPlan, batches_of, cache_folder, find_plan, read_plan
+
+
+class TensorRt(GpuEngine):
+    """Runs plans of TensorRT 10.3 to 11."""
+
+    name = "tensorrt"
+    flavour: ClassVar[Flavour] = "tensorrt"
+    capturable: ClassVar[bool] = True
+
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        trt = load_flavour(self.flavour)
+        self._logger = recorder(trt)
+        with self.gpu.active():
+            self._runtime = trt.Runtime(self._logger)  # can crash without a driver: `refusal` asked for it
+        self._machine = machine_of(self.flavour, self.gpu)
+        self._plans: dict[Path, Any] = {}
+
+    @classmethod
+    def precisions(cls) -> tuple[RunPrecision, ...]:
+        """What this machine can run: what the graphs say."""
+        return ("fp32", "fp16", "int8")
+
+    @classmethod
+    def refusal(cls, request: Request) -> str | None:
+        """Why it cannot do what is asked, on this machine: plans are missing and may not be built, for example."""
+        reason = missing_flavour(cls.flavour) or super().refusal(request)
+        if reason or request.bundle is None:
+            return reason
+        with closing(driver.open_device()) as device:
+            machine = machine_of(cls.flavour, device)
+        return cls._missing_plans(request, machine)
+
+    @classmethod
+    def _missing_plans(cls, request: Request, machine: Machine) -> str | None:
+        """Why there are no plans for a bundle; builds them into the cache where that is allowed."""
+        assert request.bundle is not None
+        precision = graphs_for(request.precision)
+        try:
+            for graph in request.bundle.manifest.graphs:
+                if graph.precision == precision:
+                    for batch in batches_of(request.bundle.manifest, graph, (request.batch,)):
+                        find_plan(graph, request.bundle.folder / graph.file, cls.flavour, batch, machine)
+        except EngineError as error:
+            if not request.build:
+                return str(error)
+            options = BuildOptions(flavour=cls.flavour, batches=(request.batch,))
+            build_plans(request.bundle, precision, options, cache_folder())
+        return None
+
+    def device_session(self, path: Path, graph: Graph, batch: int, stream: int) -> DeviceSession:
+        """Load one graph's plan, to run on a stream of the GPU."""
+        plan = find_plan(graph, path, self.flavour, batch, self._machine)
+        if plan.path not in self._plans:
+            self._plans[plan.path] = self._load(plan)
+        trt = load_flavour(self.flavour)
+        # Scratch memory of the profile in use, not of the largest that the plan has.
+        strategy = trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        session = _TensorRtSession(self._plans[plan.path], plan, graph, batch, stream, strategy, self._logger)
+        session.capturable = self.capturable
+        return session
+
+    def close(self) -> None:
+        """Let go of the plans, then of the GPU."""
+        with suppress(EngineError), self.gpu.active():
+            self._plans.clear()
+            self._runtime = None
+        super().close()
+
+    def _load(self, plan: StoredPlan) -> Any:
+        # A plan for other versions brings code of its own, and TensorRT asks whether it may run.
+        self._runtime.engine_host_code_allowed = plan.record.options.version_compatible
+        complaint(self._logger)
+        engine = self._runtime.deserialize_cuda_engine(read_plan(plan))
+        if engine is None:
+            raise _failure(f"{plan.path}: {self.name} cannot load this engine", self._logger, "build it again")
+        return engine
+
+
+class TensorRtRtx(TensorRt):
+    """Runs plans of TensorRT-RTX, which finishes their kernels for the GPU when it loads them."""
+
+    name = "tensorrt-rtx"
+    flavour = "tensorrt-rtx"
+    capturable = False  # it swaps better kernels in while it runs; a CUDA graph would keep the first ones
+
+
+class _TensorRtSession(DeviceSession):
+    """One execution context at one of its plan's profiles. The context allocates its scratch memory once."""
+
+    def __init__(
+        self, engine: Any, plan: StoredPlan, graph: Graph, batch: int, stream: int, strategy: Any, logger: Any
+    ) -> None:
+        super().__init__(graph, batch)
+        self._stream, self._logger, self._addresses = stream, logger, dict[str, int]()
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        expected = [spec.name for spec in (*graph.inputs, *graph.outputs)]
+        if sorted(names) != sorted(expected):
+            raise EngineError(
+                f"{plan.path}: expected tensors {', '.join(sorted(expected))}, found {', '.join(sorted(names))}; "
+                "build it again"
+            )
+        complaint(logger)
+        self._context = engine.create_execution_context(strategy)
+        profile = plan.record.profiles.index(batch)
+        if self._context is None or not self._context.set_optimization_profile_async(profile, stream):
+            self._context = None
+            raise _failure(f"{plan.path}: no context for batch {batch}", logger, "try a smaller batch")
+        shaped = all(self._context.set_input_shape(spec.name, shape_of(spec, batch)) for spec in graph.inputs)
+        if not shaped or self._context.infer_shapes():
+            self._context = None
+            raise _failure(f"{plan.path}: batch {batch} does not fit its profile {profile}", logger, "build it again")
+
+    def enqueue(self, pointers: Mapping[str, int]) -> None:
+        """Queue one run."""
+        for name, pointer in pointers.items():
+            if self._addresses.get(name) != pointer:
+                self._context.set_tensor_address(name, pointer)
+                self._addresses[name] = pointer
+        if not self._context.execute_async_v3(self._stream):
+            raise _failure(f"{self._graph.role}: the engine failed", self._logger, "try a smaller batch")
+
+    def close(self) -> None:
+        """Let go of the context and its scratch memory."""
+        self._context = None
+
+
+def _failure(what: str, logger: Any, remedy: str) -> EngineError:
+    said = complaint(logger)
+    kind = DeviceMemoryError if said.memory else EngineError
+    return kind(f"{what}: {said.reason}; {remedy}")

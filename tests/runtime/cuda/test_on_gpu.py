@@ -1,0 +1,17 @@
+"""The tests of on_gpu/, each file in a process that has a simulated GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from .simulated import SimulatedGpu
+
+FILES = sorted(path for path in Path(__file__).with_name("on_gpu").glob("*.py") if "def test_" in path.read_text())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.stem))
+def test_on_a_simulated_gpu(simulated_gpu: SimulatedGpu, path: Path) -> None:
+    root = Path(__file__).parents[3]
+    simulated_gpu.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", root, path)
