@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import Bundle, ContextEffect, Parity
+from fctl.runtime.bundle import Bundle, ContextEffect, Parity, Precision
 from fctl.runtime.engines import choose_engine
 from fctl.runtime.errors import ParityError
 from fctl.runtime.inference import StagedNetwork
@@ -21,8 +21,23 @@ log = logging.getLogger(__name__)
 MAX_ERROR = 1e-3  # of max |logit|
 MIN_AGREEMENT = 0.9999
 WEAK_CONTEXT = 10 * MAX_ERROR
+_AT_ONCE = 2  # patches in a run: enough to try the symbolic batch, and a full VGG16 in 16 GB
 
 Scores = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """What the gate lets pass: at most this difference, of max |logit|; the same class on this share of the pixels."""
+
+    error: float
+    agreement: float
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(error=MAX_ERROR, agreement=MIN_AGREEMENT),
+    "fp16": Tolerance(error=1e-2, agreement=0.995),  # docs/precision.md
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,18 +60,27 @@ class Reference:
     original: Callable[[Batch], Scores] | None
 
 
-def verify(bundle: Bundle, reference: Reference, samples: Samples) -> Parity:
+def verify(bundle: Bundle, reference: Reference, samples: Samples, precision: Precision = "fp32") -> Parity:
     """Compare a bundle's fp32 graphs in ONNX Runtime with their reference; the figures, if they pass.
 
-    Raises ParityError when the largest difference exceeds 1e-3 of the largest score, when fewer than 99.99 % of the
-    pixels have the same class, or when replacing a context's features by another patch's changes nothing.
+    precision: what the graphs stand for, where they are simulations of others (`rounding.rounding_bundle`).
+    Raises ParityError when the largest difference exceeds the precision's tolerance (in fp32 1e-3 of the largest
+    score), when too few pixels have the same class (99.99 %), or when replacing a context's features by another
+    patch's changes nothing.
     """
-    staged = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), len(samples.batches))
+    parity = compare(bundle, reference, samples, precision)
+    _judge(parity)
+    return parity
+
+
+def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: Precision = "fp32") -> Parity:
+    """The figures that `verify` judges."""
+    staged = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), min(_AT_ONCE, len(samples.batches)))
     inputs = _gather(staged, samples.batches)
     found = _segment(staged, inputs)
     expected = _concatenated(reference.scores, samples.batches)
-    parity = Parity(
-        precision="fp32",
+    return Parity(
+        precision=precision,
         reference=reference.name,
         patches=len(samples.batches),
         source=samples.source,
@@ -68,8 +92,16 @@ def verify(bundle: Bundle, reference: Reference, samples: Samples) -> Parity:
         ),
         contexts=_effects(staged, inputs, found),
     )
-    _judge(parity)
-    return parity
+
+
+def fp32_reference(bundle: Bundle) -> Reference:
+    """A bundle's own fp32 graphs, for those of other precisions that were made from them."""
+    staged = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1)
+
+    def scores(batch: Batch) -> Scores:
+        return _segment(staged, _gather(staged, [batch]))
+
+    return Reference(name="the fp32 graphs in ONNX Runtime", scores=scores, original=None)
 
 
 @dataclass(frozen=True)
@@ -80,26 +112,36 @@ class _Inputs:
 
 
 def _gather(staged: StagedNetwork, batches: Sequence[Batch]) -> _Inputs:
-    """All patches as one batch, so that the symbolic batch is tried too."""
+    """All patches, with features of their contexts."""
     features = {}
     for context in staged.manifest.contexts:
-        windows = [batch.contexts[context.name] for batch in batches]
-        if context.window.moves:
-            features[context.name] = np.concatenate([staged.encode(context, window) for window in windows])
-        else:
-            features[context.name] = staged.encode(context, np.concatenate(windows))
+        windows, size = np.concatenate([batch.contexts[context.name] for batch in batches]), staged.batch_of(context)
+        parts = [staged.encode(context, part) for part in _parts(windows, size)]
+        features[context.name] = np.concatenate(parts)[: len(windows)]
     positions = {name: np.concatenate([batch.positions[name] for batch in batches]) for name in batches[0].positions}
     return _Inputs(np.concatenate([batch.patch for batch in batches]), features, positions)
 
 
 def _segment(staged: StagedNetwork, inputs: _Inputs) -> Scores:
-    """Scores of all patches; where the batch is fixed, in as many runs as that takes."""
-    count = len(inputs.patch)
-    if staged.batch == count:
-        return staged.segment(inputs.patch, inputs.features, inputs.positions)
-    padded = np.concatenate([inputs.patch, np.repeat(inputs.patch[-1:], -count % staged.batch, axis=0)])
-    runs = [staged.segment(part, {}, {}) for part in np.split(padded, len(padded) // staged.batch)]
-    return np.concatenate(runs)[:count]
+    """Scores of all patches, in batches."""
+    size = staged.batch
+    features = {name: _parts(array, size) for name, array in inputs.features.items()}
+    positions = {name: _parts(array, size) for name, array in inputs.positions.items()}
+    runs = [
+        staged.segment(
+            patch,
+            {name: parts[index] for name, parts in features.items()},
+            {name: parts[index] for name, parts in positions.items()},
+        )
+        for index, patch in enumerate(_parts(inputs.patch, size))
+    ]
+    return np.concatenate(runs)[: len(inputs.patch)]
+
+
+def _parts(array: NDArray[Any], size: int) -> list[NDArray[Any]]:
+    """An array in batches of `size`; the last one is filled up with its last entry."""
+    padded = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
+    return np.split(padded, len(padded) // size)
 
 
 def _effects(staged: StagedNetwork, inputs: _Inputs, scores: Scores) -> tuple[ContextEffect, ...]:
@@ -122,12 +164,14 @@ def _concatenated(scores: Callable[[Batch], Scores], batches: Sequence[Batch]) -
 
 
 def _judge(parity: Parity) -> None:
-    problems = []
-    if not parity.max_error <= MAX_ERROR:  # also catches NaN
-        problems.append(f"max |difference| / max |logit|: expected at most {MAX_ERROR:g}, found {parity.max_error:.2e}")
-    if parity.agreement < MIN_AGREEMENT:
-        problems.append(f"pixels of the same class: expected {MIN_AGREEMENT:.2%}, found {parity.agreement:.4%}")
-    for effect in parity.contexts:
+    problems, tolerance = [], TOLERANCES[parity.precision]
+    if not parity.max_error <= tolerance.error:  # also catches NaN
+        problems.append(
+            f"max |difference| / max |logit|: expected at most {tolerance.error:g}, found {parity.max_error:.2e}"
+        )
+    if parity.agreement < tolerance.agreement:
+        problems.append(f"pixels of the same class: expected {tolerance.agreement:.2%}, found {parity.agreement:.4%}")
+    for effect in parity.contexts if np.isfinite(parity.max_error) else ():
         if not effect.change > 0:
             problems.append(f"context {effect.name!r} is not wired in: another patch's changes no logit")
         elif effect.change < WEAK_CONTEXT:
@@ -137,7 +181,10 @@ def _judge(parity: Parity) -> None:
                 effect.change,
             )
     if problems:
-        raise ParityError(f"the exported graphs differ from the network: {'; '.join(problems)}; nothing was written")
+        graphs = "exported graphs differ from the network"
+        if parity.precision != "fp32":
+            graphs = f"{parity.precision} graphs differ from {parity.reference}"
+        raise ParityError(f"the {graphs}: {'; '.join(problems)}; nothing was written")
 
 
 def _relative(difference: Scores, scores: Scores) -> float:

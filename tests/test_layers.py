@@ -93,8 +93,21 @@ def test_rasterio_has_one_home() -> None:
 
 @pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
 def test_an_engine_has_one_home(library: str) -> None:
-    comparing = {"export/foreign/reference.py"} if library == "onnxruntime" else set()  # a graph as it came
-    assert importers(library) - comparing == {f"runtime/engines/{library}.py"}
+    making = {"export/onnx_session.py", "export/half.py"} if library == "onnxruntime" else set()  # graphs on their way
+    assert importers(library) - making == {f"runtime/engines/{library}.py"}
+
+
+@pytest.mark.parametrize(
+    ("library", "home"), [("cuda", "runtime/cuda/_bindings.py"), ("pycuda", "runtime/cuda/_pycuda.py")]
+)
+def test_cuda_has_one_home(library: str, home: str) -> None:
+    assert importers(library) == {home}
+
+
+@pytest.mark.parametrize("library", ["tensorrt", "tensorrt_rtx"])
+def test_tensorrt_is_loaded_by_name(library: str) -> None:
+    assert importers(library) == set()
+    assert f'"{library}"' in (ROOT / "runtime" / "engines" / "flavours.py").read_text("utf-8")
 
 
 def test_onnx_is_for_making_bundles() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from PIL import Image
 
 from fctl.runtime.errors import CheckpointError, InputError
 
+from ..onnx_session import InferenceSession, load_session
 from .options import Array, Contract, ForeignOptions, first_line
 
 
@@ -16,17 +16,15 @@ class RunError(CheckpointError):
     """A graph that ONNX Runtime cannot run, or that does not give one output for each image."""
 
 
-def load_graph(model: onnx.ModelProto) -> ort.InferenceSession:
+def load_graph(model: onnx.ModelProto) -> InferenceSession:
     """The graph in ONNX Runtime. Raises RunError."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return load_session(model)
     except Exception as error:  # its exceptions share no base class of their own
         raise RunError(_refusal(error)) from error
 
 
-def run_graph(session: ort.InferenceSession, contract: Contract, images: Array) -> Array:
+def run_graph(session: InferenceSession, contract: Contract, images: Array) -> Array:
     """Images as the graph takes them (N, ...) -> its output, in batches that it takes. Raises RunError."""
     size = contract.batch or len(images)
     padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])

@@ -1,0 +1,116 @@
+"""A bundle with graphs of another precision beside its fp32 ones. Needs no torch."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from fctl.calib.sample import sample_patches
+from fctl.runtime.bundle import Bundle, Graph, Manifest, Parity, Precision, sha256, write_manifest
+from fctl.runtime.errors import BundleError, ParityError
+from fctl.runtime.files import refuse_existing, whole
+
+from .half import EXCEPTIONS, to_half
+from .onnx_graph import save_model
+from .origin import PARITY_PATCHES, parity_images
+from .ranges import Peaks, peaks
+from .rounding import overflows, rounding_bundle
+from .verify import Samples, fp32_reference, verify
+
+log = logging.getLogger(__name__)
+
+_NAMED = 3  # nodes to blame in an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrecisionOptions:
+    """What to add to a bundle.
+
+    patches: images or folders, for the ranges of values and for the parity gate; empty: those shipped with fctl.
+    exceptions: what may stay in fp32, by its name in `half.EXCEPTIONS`; fewer than all, to measure what one is worth.
+    """
+
+    precision: Literal["fp16"]
+    patches: tuple[Path, ...] = ()
+    exceptions: tuple[str, ...] = tuple(EXCEPTIONS)
+
+
+def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manifest:
+    """Copy a bundle to the folder `out`, with graphs of another precision made from its fp32 ones and verified.
+
+    The reference is the fp32 graphs; fp16 graphs are rounded at every node (`rounding`). Raises BundleError for a
+    bundle that holds such graphs already or cannot have them, InputError, RasterError, OutputError or ParityError; then
+    nothing is left behind.
+    """
+    refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
+    _check(bundle, options.precision)
+    spec = bundle.manifest.input
+    images, source = parity_images(spec.bands, options.patches, spec.dtype)
+    samples = Samples(batches=sample_patches(bundle.manifest, images, PARITY_PATCHES, seed=0), source=source)
+    files = sorted(path for path in bundle.folder.rglob("*") if path.is_file())
+    ranges = peaks(bundle, samples.batches)
+    with whole(out) as folder:
+        for path in files:
+            _copy(path, folder / path.relative_to(bundle.folder))
+        graphs = tuple(
+            _write_half(bundle, graph, folder, ranges[graph.role], options.exceptions)
+            for graph in bundle.manifest.graphs
+            if graph.precision == "fp32"
+        )
+        draft = replace(bundle.manifest, name=out.stem, graphs=(*bundle.manifest.graphs, *graphs))
+        write_manifest(folder, draft)
+        parity = _verify(Bundle(folder, draft), samples, options.precision)
+        manifest = replace(draft, parity=(*draft.parity, parity))
+        write_manifest(folder, manifest)
+    return manifest
+
+
+def _check(bundle: Bundle, precision: Precision) -> None:
+    found = bundle.manifest.precisions
+    if precision in found:
+        raise BundleError(f"{bundle.folder} holds {precision} graphs already: run it with --precision {precision}")
+    if "fp32" not in found:
+        raise BundleError(
+            f"{bundle.folder}: {precision} graphs are made from fp32 ones, found {' and '.join(found)}; export it again"
+        )
+
+
+def _copy(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(path, target)  # not its permissions: an installed bundle may be read-only
+
+
+def _write_half(bundle: Bundle, graph: Graph, folder: Path, ranges: Peaks, exceptions: Sequence[str]) -> Graph:
+    """Write the fp16 copy of one graph."""
+    source = bundle.folder / graph.file
+    log.info("converting %s to fp16", graph.role)
+    half = to_half(onnx.load(source), str(source), ranges, exceptions)
+    for name, nodes in half.kept.items():
+        log.info("%s: in fp32 for %s: %d of %d nodes", graph.role, name, len(nodes), len(half.model.graph.node))
+    if lost := half.kept.get("constants"):
+        shown = ", ".join(lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
+        log.warning("warning: %s: fp16 does not hold the constants of %s, which stay in fp32", graph.role, shown)
+    path = folder / f"{Path(graph.file).stem}.fp16.onnx"
+    ins, outs = save_model(half.model, path)
+    return Graph(role=graph.role, precision="fp16", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+
+
+def _verify(bundle: Bundle, samples: Samples, precision: Precision) -> Parity:
+    """The gate, on rounding graphs; where it fails for infinity or NaN, the error says which nodes begin with them."""
+    with tempfile.TemporaryDirectory() as folder:
+        simulated = rounding_bundle(bundle, precision, Path(folder))
+        try:
+            return verify(simulated, fp32_reference(bundle), samples, precision)
+        except ParityError as error:
+            nodes = overflows(simulated, samples.batches)
+            if not nodes:
+                raise
+            more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
+            raise ParityError(f"{error}; beyond fp16: {', '.join(nodes[:_NAMED])}{more}") from error
