@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fctl.runtime.console import command, one_line_errors, show_log, usage
-from fctl.runtime.errors import EngineError
+from fctl.runtime.errors import EngineError, InputError
 
 if TYPE_CHECKING:
-    from fctl.runtime.bundle import Manifest
+    from fctl.runtime.bundle import Bundle, Manifest
+    from fctl.runtime.engines.plans import StoredPlan
 
 _FOR_ONNX = ("onnx", "onnxruntime")
 _FOR_TORCH = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -24,15 +26,23 @@ _ARCHITECTURES = (
 )
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _CHOICES = {
-    "fmt": ("onnx",),
+    "fmt": ("onnx", "trt", "triton"),
+    "precision": ("fp32", "fp16", "int8"),
+    "flavour": ("tensorrt", "tensorrt-rtx"),
     "graph": ("staged", "fused"),
     "weights": ("fp32", "fp16"),
     "layout": ("nchw", "nhwc"),
     "activation": ("logits", "softmax", "sigmoid", "labels"),
 }
-# What belongs to one kind of network only; the other kind refuses it.
+# What belongs to one kind of network, or to one format, and is refused elsewhere.
+_OWN = "networks of your own (MODEL.onnx, package.module:factory)"
 _OF_CHECKPOINTS = ("arch", "medium", "large", "contexts", "scene_size", "graph", "weights")
 _OF_FOREIGN = ("tile", "overlap", "scale", "mean", "std", "layout", "activation", "dtype", "bands", "output")
+_OF_BOTH = ("classes", "licence", "gsd")
+_OF_TRITON = ("max_batch", "plan")
+_OF_TRT = (
+    "flavour", "batch", "compute_capability", "workspace", "opt_level", "hardware_compatible", "version_compatible",
+)  # fmt: skip
 
 
 def export(
@@ -41,15 +51,41 @@ def export(
         str,
         typer.Argument(
             metavar="NETWORK",
-            help="A checkpoint of fctl; a PyTorch state_dict, with --arch; or a segmenter of your own as MODEL.onnx or "
-            "package.module:factory.",
+            help="A checkpoint of fctl; a PyTorch state_dict, with --arch; a segmenter of your own as MODEL.onnx or "
+            "package.module:factory; or a bundle, to make another precision or format of it.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The bundle folder to make, NAME.fctl.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The bundle folder to make, NAME.fctl; a repository folder for triton. trt may leave it out: engines "
+            "of a bundle then go to this machine's cache, where fctl-run finds them."
+        ),
+    ] = None,
     classes: Annotated[
         str | None, typer.Option(help="Class names in order, as land,water. A checkpoint of fctl knows them.")
     ] = None,
-    fmt: Annotated[str, typer.Option(help="Format of the graphs: onnx.")] = "onnx",
+    fmt: Annotated[
+        str, typer.Option(help="onnx; trt (adds TensorRT engines for this machine); triton (a model repository).")
+    ] = "onnx",
+    precision: Annotated[
+        str, typer.Option(help="Of the graphs: fp32, fp16, or int8 where the bundle has them.")
+    ] = "fp32",
+    flavour: Annotated[str, typer.Option(help="trt: tensorrt or tensorrt-rtx.")] = "tensorrt",
+    batch: Annotated[str, typer.Option(help="trt: batch sizes to build for, as 1,4,8.")] = "4",
+    compute_capability: Annotated[
+        int | None, typer.Option(help="tensorrt-rtx: build for GPUs that are not here, as 86 or 120.")
+    ] = None,
+    workspace: Annotated[int | None, typer.Option(min=1, help="trt: MiB of scratch memory at most.")] = None,
+    opt_level: Annotated[int | None, typer.Option(min=0, max=5, help="trt: how long to search for kernels.")] = None,
+    hardware_compatible: Annotated[
+        bool, typer.Option("--hardware-compatible", help="tensorrt: for all GPUs from Ampere on; slower.")
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="tensorrt: also for later minor versions; slower.")
+    ] = False,
+    max_batch: Annotated[int, typer.Option(min=1, help="triton: largest batch that it may form.")] = 8,
+    plan: Annotated[Path | None, typer.Option(help="triton: serve this TensorRT plan of the fused graph.")] = None,
     patches: Annotated[
         list[Path] | None, typer.Option(help="Images or folders for the parity gate. Default: those shipped with fctl.")
     ] = None,
@@ -91,23 +127,114 @@ def export(
     ] = None,
     output: Annotated[str | None, typer.Option(help="Own network: which output, where it has several.")] = None,
 ) -> None:
-    """Export a network to a verified bundle that runs without PyTorch."""
+    """Export a network to a verified bundle that runs without PyTorch, and to the engines that run it."""
     given = context.params
     for name, choices in _CHOICES.items():
         if given[name] not in choices:
             raise usage(f"--{name}: expected {' or '.join(choices)}, found {given[name]!r}")
-    foreign = network.lower().endswith(".onnx") or bool(_FACTORY.fullmatch(network) and not Path(network).exists())
-    _refuse_strangers(context, _OF_CHECKPOINTS if foreign else _OF_FOREIGN, foreign)
+    kind = _kind(network)
+    _refuse_strangers(context, kind, fmt)
+    if out is None and (fmt != "trt" or kind != "bundle"):
+        raise usage("--out: expected where to write; only --fmt trt of a bundle can do without it")
+    if kind == "bundle" and fmt == "onnx" and precision == "fp32":
+        raise usage("a bundle holds its fp32 graphs already: give --precision fp16, --fmt trt or --fmt triton")
+    batches = _batches(batch)
     show_log()
-    with one_line_errors():
-        manifest = _export_foreign(network, out, given) if foreign else _export_checkpoint(Path(network), out, given)
+    with one_line_errors(), tempfile.TemporaryDirectory(prefix="fctl-") as scratch:
+        if fmt == "onnx":
+            assert out is not None
+            _show(_bundle_of(network, kind, out, Path(scratch), given).manifest, out)
+            return
+        bundle = _bundle_of(network, kind, None, Path(scratch), given)
+        if fmt == "trt":
+            _show_plans(_build(bundle, out, batches, given))
+        else:
+            assert out is not None
+            _require(_FOR_ONNX, "fctl[quant,cpu]")
+            from .triton import write_repository
+
+            images = tuple(given["patches"] or ())
+            written = write_repository(
+                bundle, out, precision=given["precision"], max_batch=max_batch, plan=plan, patches=images
+            )
+            typer.echo(f"wrote {written}")
+
+
+def _kind(network: str) -> str:
+    """What sort of network an argument names."""
+    if network.lower().endswith(".onnx") or (_FACTORY.fullmatch(network) and not Path(network).exists()):
+        return "foreign"
+    return "bundle" if network == "default" or Path(network).is_dir() else "checkpoint"
+
+
+def _bundle_of(network: str, kind: str, out: Path | None, scratch: Path, given: dict[str, Any]) -> Bundle:
+    """A bundle with graphs of the precision asked for. out: where it is to lie; None: it is only on the way."""
+    from fctl.runtime.bundle import read_bundle
+
+    wanted, name = given["precision"], given["out"].name if given["out"] else "bundle.fctl"
+    if kind == "bundle":
+        bundle = read_bundle(network)
+        if out is None and wanted in bundle.manifest.precisions:
+            return bundle
+    else:
+        first = out if out and wanted == "fp32" else scratch / "fp32" / name
+        export = _export_foreign if kind == "foreign" else _export_checkpoint
+        export(network, first, given)
+        bundle = read_bundle(first)
+        if wanted == "fp32":
+            return bundle
+    if given["out"] is None:
+        raise InputError(f"{network} holds no {wanted} graphs: give --out NAME.fctl, so that those made now are kept")
+    return _halved(bundle, out or scratch / name, given)
+
+
+def _halved(bundle: Bundle, out: Path, given: dict[str, Any]) -> Bundle:
+    """A copy with fp16 graphs."""
+    from fctl.runtime.bundle import read_bundle
+
+    if given["precision"] != "fp16":
+        bundle.graph("segmenter", given["precision"])  # says what it holds
+        raise InputError(f"{bundle.folder} holds {given['precision']} graphs already: give --fmt trt or --fmt triton")
+    _require(_FOR_ONNX, "fctl[quant,cpu]")
+    from .precision import PrecisionOptions, add_precision
+
+    add_precision(bundle, out, PrecisionOptions(precision="fp16", patches=tuple(given["patches"] or ())))
+    return read_bundle(out)
+
+
+def _build(bundle: Bundle, out: Path | None, batches: tuple[int, ...], given: dict[str, Any]) -> Sequence[StoredPlan]:
+    from fctl.runtime.engines.plans import BuildOptions
+
+    from .deploy import build_engines
+
+    options = BuildOptions(
+        flavour=given["flavour"],
+        batches=batches,
+        compute_capability=given["compute_capability"],
+        workspace=given["workspace"],
+        optimisation=given["opt_level"],
+        hardware_compatible=given["hardware_compatible"],
+        version_compatible=given["version_compatible"],
+    )
+    return build_engines(bundle, given["precision"], options, out)
+
+
+def _show(manifest: Manifest, out: Path) -> None:
     from fctl.runtime.cli import print_parity
 
     print_parity(manifest)
     typer.echo(f"wrote {out}")
 
 
-def _export_checkpoint(checkpoint: Path, out: Path, given: dict[str, Any]) -> Manifest:
+def _show_plans(plans: Sequence[StoredPlan]) -> None:
+    from fctl.runtime.cli import print_engines
+
+    print_engines("Engines", plans)
+    for plan in plans:
+        typer.echo(f"wrote {plan.path}")
+
+
+def _export_checkpoint(checkpoint: str, out: Path, given: dict[str, Any]) -> Manifest:
     _require(_FOR_TORCH, "fctl[export,cpu]")
     from fctl.export.pipeline import ExportOptions, export_bundle
 
@@ -124,7 +251,7 @@ def _export_checkpoint(checkpoint: Path, out: Path, given: dict[str, Any]) -> Ma
         licence=given["licence"],
         ground_sample_distance=given["gsd"],
     )
-    return export_bundle(checkpoint, out, options)
+    return export_bundle(Path(checkpoint), out, options)
 
 
 def _export_foreign(network: str, out: Path, given: dict[str, Any]) -> Manifest:
@@ -155,12 +282,27 @@ def _export_foreign(network: str, out: Path, given: dict[str, Any]) -> Manifest:
     return export_foreign_module(network, out, options)
 
 
-def _refuse_strangers(context: typer.Context, names: Sequence[str], foreign: bool) -> None:
-    for name in names:
+def _refuse_strangers(context: typer.Context, kind: str, fmt: str) -> None:
+    """Options that mean nothing to this kind of network or format are an error, not ignored."""
+    refused = {name: "checkpoints" for name in _OF_CHECKPOINTS if kind != "checkpoint"}
+    refused |= {name: _OWN for name in _OF_FOREIGN if kind != "foreign"}
+    refused |= {name: "networks; a bundle says it itself" for name in _OF_BOTH if kind == "bundle"}
+    refused |= {name: "--fmt trt" for name in _OF_TRT if fmt != "trt"}
+    refused |= {name: "--fmt triton" for name in _OF_TRITON if fmt != "triton"}
+    for name, whose in refused.items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            whose = "checkpoints" if foreign else "networks of your own (MODEL.onnx, package.module:factory)"
             raise usage(f"--{name.replace('_', '-')} is for {whose}: leave it out")
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        batches = tuple(sorted({int(part) for part in text.split(",")}))
+    except ValueError:
+        batches = (0,)
+    if min(batches) < 1:
+        raise usage(f"--batch: expected numbers from 1 as in 1,4,8, found {text!r}")
+    return batches
 
 
 def _names(text: str | None) -> tuple[str, ...]:

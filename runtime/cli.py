@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import command, fail, one_line_errors, print_table, show_log, usage
+from .console import command, fail, one_line_errors, parse_bands, print_table, show_log, usage
 from .errors import FctlError
 
 if TYPE_CHECKING:
     from .bundle import Context, Manifest
+    from .engines.plans import StoredPlan
     from .segmenter import Estimate, Paths, Report, Segmenter
 
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 _Action = Callable[[Path, "Paths"], "Report | Estimate"]
 
 
@@ -28,9 +30,22 @@ def run(
         Path, typer.Option(help="A folder; or, for one image, a name ending in .tif for the mask itself.")
     ] = Path(),
     backend: Annotated[
-        str, typer.Option(help="auto, onnxruntime or openvino. auto: the fastest installed one.")
+        str,
+        typer.Option(
+            help="auto, openvino, onnxruntime, tensorrt, tensorrt-rtx, onnxruntime-cuda or onnxruntime-tensorrt. auto: "
+            "the fastest that is installed and ready."
+        ),
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32 or bf16 (OpenVINO, where the processor can).")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32, bf16 (OpenVINO, where the processor can), or fp16 and int8 where the bundle has them."
+        ),
+    ] = "fp32",
+    build_engines: Annotated[
+        bool,
+        typer.Option("--build-engines", help="tensorrt, tensorrt-rtx: build engines that are missing; takes minutes."),
+    ] = False,
     batch: Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")] = 4,
     tta: Annotated[
         bool, typer.Option("--tta", help="Segment every patch in all 8 turns and average: better, 8 times the work.")
@@ -51,15 +66,15 @@ def run(
 ) -> None:
     """Segment images into masks: <name>_mask.tif with class ids, colours and the image's georeference,
     <name>_prob.tif, <name>_preview.png."""
-    chosen = _parse_bands(bands)
-    if precision not in ("fp32", "bf16"):
-        raise usage(f"--precision: expected fp32 or bf16, found {precision!r}")
+    chosen = parse_bands(bands)
+    if precision not in _PRECISIONS:
+        raise usage(f"--precision: expected {' or '.join(_PRECISIONS)}, found {precision!r}")
     targets = _targets(images, out, probabilities, preview)
     show_log()
     with one_line_errors():
         from .segmenter import Segmenter
 
-        engine = {"backend": backend, "precision": precision, "batch": batch}
+        engine = {"backend": backend, "precision": precision, "batch": batch, "build_engines": build_engines}
         with Segmenter(bundle, **engine, tta=tta, scene_size=scene_size) as segmenter:  # type: ignore[arg-type]
             action = _estimator(segmenter, chosen) if dry_run else _runner(segmenter, chosen, overwrite)
             reports = [_attempt(action, image, paths) for image, paths in targets.items()]
@@ -76,11 +91,30 @@ def info(bundle: Annotated[str, typer.Argument(help="A bundle folder, or 'defaul
     """Show what a bundle holds, after verifying its files."""
     with one_line_errors():
         from .bundle import read_bundle
+        from .engines.plans import plans_in
 
         found = read_bundle(bundle)
+        plans = plans_in(found.folder)
     print_table(f"{found.manifest.name} ({found.folder})", _summary(found.manifest), ("field", "value"))
     _print_graphs(found.manifest)
+    print_engines("Engines", plans)
     print_parity(found.manifest)
+
+
+def print_engines(title: str, plans: Sequence[StoredPlan]) -> None:
+    """One row per engine: what for, how large, and what its layers became."""
+    rows = []
+    for plan in plans:
+        record = plan.record
+        machine, batches = record.machine, " and ".join(map(str, record.profiles))
+        target = machine.gpu or f"compute capability {machine.compute_capability / 10:.1f}"
+        rows.append((
+            f"{record.role}, {record.precision}", batches, f"{target}, {record.options.flavour} {machine.version}",
+            f"{plan.path.stat().st_size / 1e6:.1f} MB, {record.seconds:.1f} s",
+            record.layers.summary if record.layers else "",
+        ))  # fmt: skip
+    if rows:
+        print_table(title, rows, ("graph", "batch", "runs on", "built", "products by data type"))
 
 
 def print_parity(manifest: Manifest) -> None:
@@ -100,18 +134,6 @@ def print_parity(manifest: Manifest) -> None:
             (f"change when {effect.name} is another patch's", f"{effect.change:.2e}") for effect in parity.contexts
         ]
     print_table("Parity", rows, ("measure", "value"))
-
-
-def _parse_bands(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    try:
-        bands = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        bands = (0,)
-    if min(bands) < 1:
-        raise usage(f"--bands: expected numbers from 1 as in 3,2,1, found {text!r}")
-    return bands
 
 
 def _targets(images: list[Path], out: Path, probabilities: bool, preview: bool) -> dict[Path, Paths]:

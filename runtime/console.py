@@ -41,6 +41,19 @@ def usage(message: str) -> typer.BadParameter:
     return typer.BadParameter(message)
 
 
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
+    """--bands, as 3,2,1."""
+    if text is None:
+        return None
+    try:
+        bands = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        bands = (0,)
+    if min(bands) < 1:
+        raise usage(f"--bands: expected numbers from 1 as in 3,2,1, found {text!r}")
+    return bands
+
+
 def show_log(name: str = "fctl") -> None:
     """Send our log lines to the terminal, on standard error."""
     handler = logging.StreamHandler()

@@ -46,7 +46,7 @@ def test_a_missing_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["c.pt", "--out", "out.fctl", "--fmt", "trt"], "--fmt: expected onnx, found 'trt'"),
+        (["c.pt", "--out", "out.fctl", "--fmt", "tvm"], "--fmt: expected onnx or trt or triton, found 'tvm'"),
         (["c.pt", "--out", "out.fctl", "--weights", "fp8"], "--weights: expected fp32 or fp16, found 'fp8'"),
         (["c.pt"], "--out"),
         (["--out", "out.fctl"], "NETWORK"),

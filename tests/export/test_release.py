@@ -28,11 +28,11 @@ from fctl.export import cli, pipeline
 from fctl.export.pipeline import ExportOptions, export_bundle
 from fctl.model.presets import Preset, narrow, preset
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle import Manifest, Plan, read_bundle
+from fctl.runtime.bundle import Manifest, Plan, Precision, read_bundle
 from fctl.runtime.errors import CheckpointError, FctlError, InputError
 
 from ..model.helpers import build, save_small, small_config
-from . import release_files
+from . import builds, release_files
 from .release_files import BRANCHES, DEEPGLOBE, INRIA, LOCAL, NARROW, Branch, State
 
 Pixels = NDArray[np.uint8]
@@ -575,3 +575,15 @@ def test_windows_that_cannot_be_are_refused(
 ) -> None:
     found = refused(files_of(INRIA), tmp_path / "out.fctl", InputError, windows=windows)
     assert re.fullmatch(f"--contexts: {message}", found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_builder_makes_of_every_layer_what_is_listed(
+    exported: Callable[[Branch], Path], branch: Branch, precision: Precision, tmp_path: Path
+) -> None:
+    """As in test_presets.py."""
+    pytest.importorskip("tensorrt_rtx")
+    bundle = read_bundle(exported(branch))
+    if precision == "fp16":
+        bundle = builds.halved(bundle, tmp_path)
+    builds.assert_listed(bundle, precision, branch.arch)

@@ -1,0 +1,116 @@
+"""Graphs through TensorRT-RTX's builder, which needs no GPU, and the committed list of what their layers became.
+
+`WRITE_LAYERS=1 pytest tests/export -k builder` writes the list anew: look at what changed before you commit it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from fctl.calib.sample import sample_patches
+from fctl.export.half import to_half
+from fctl.export.onnx_graph import save_model
+from fctl.export.origin import parity_images
+from fctl.export.ranges import peaks
+from fctl.runtime.bundle import Bundle, Graph, Precision, sha256
+from fctl.runtime.engines.base import shape_of
+from fctl.runtime.engines.builder import build_plan, machine_for
+from fctl.runtime.engines.plans import BuildOptions
+
+LIST = Path(__file__).parents[1] / "data" / "layers.json"
+OPTIONS = BuildOptions(flavour="tensorrt-rtx", batches=(2,), compute_capability=86)
+_PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+Layers = dict[str, Any]
+
+
+def layers_of(bundle: Bundle, precision: Precision) -> Layers:
+    """By role, ONNX nodes of every data type that products run in, and softmaxes that went into a fused attention."""
+    return {
+        graph.role: _built(bundle.folder / graph.file, graph)
+        for graph in bundle.manifest.graphs
+        if graph.precision == precision
+    }
+
+
+def halved(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle's fp32 graphs in fp16 as `add_precision` makes them, without its gate: random networks may miss it."""
+    spec = bundle.manifest.input
+    images, _ = parity_images(spec.bands, (), spec.dtype)
+    ranges = peaks(bundle, sample_patches(bundle.manifest, images, 1, seed=0))
+    graphs = []
+    for graph in bundle.manifest.graphs:
+        if graph.precision == "fp32":
+            source, path = bundle.folder / graph.file, folder / f"{graph.role}.fp16.onnx"
+            ins, outs = save_model(to_half(onnx.load(source), str(source), ranges[graph.role]).model, path)
+            changes = {"file": path.name, "sha256": sha256(path), "inputs": ins, "outputs": outs}
+            graphs.append(replace(graph, precision="fp16", **changes))  # type: ignore[arg-type]
+    return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))
+
+
+def quantised(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle's fp32 graphs with Q/DQ around convolutions: TensorRT's rules, ranges of one random batch.
+
+    Accuracy is for another day: this is to see what the builder makes of int8.
+    """
+    graphs = []
+    for graph in bundle.manifest.graphs:
+        if graph.precision == "fp32":
+            path = folder / f"{graph.role}.int8.onnx"
+            quantize_static(
+                bundle.folder / graph.file, path, _Once(graph), quant_format=QuantFormat.QDQ, per_channel=True,
+                op_types_to_quantize=["Conv"], activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
+                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+            )  # fmt: skip
+            graphs.append(replace(graph, precision="int8", file=path.name, sha256=sha256(path)))
+    return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))
+
+
+class _Once(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, graph: Graph) -> None:
+        random = np.random.default_rng(0)
+        arrays = {spec.name: random.normal(size=shape_of(spec, 1)).astype(spec.dtype) for spec in graph.inputs}
+        arrays |= {
+            spec.name: random.integers(0, 256, shape_of(spec, 1)).astype(spec.dtype)
+            for spec in graph.inputs
+            if spec.dtype == "uint8"
+        }
+        self._left: Iterator[dict[str, Any]] = iter([arrays])
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._left, None)
+
+
+def _built(path: Path, graph: Graph) -> Layers:
+    plan, record = build_plan(path, graph, OPTIONS, machine_for(OPTIONS))
+    if graph.precision == "fp16":  # one of them is enough
+        again, _ = build_plan(path, graph, OPTIONS, machine_for(OPTIONS))
+        assert bytes(plan) == bytes(again), "two builds differ"
+    assert record.layers is not None
+    kinds = {node.name: node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+    found: Layers = {}
+    for dtype, layers in record.layers.products.items():
+        nodes = {node for layer in layers for node in layer.split("+") if kinds.get(node) in _PRODUCTS}
+        if nodes:
+            found[dtype] = sorted(nodes)
+    attention = {node for layer in record.layers.attention for node in layer.split("+") if kinds.get(node) == "Softmax"}
+    return found | ({"fused attention": sorted(attention)} if attention else {})
+
+
+def assert_listed(bundle: Bundle, precision: Precision, kind: str) -> None:
+    """Build all graphs of a precision and compare their layers with the committed list."""
+    found, name = layers_of(bundle, precision), f"{kind}, {precision}"
+    known: dict[str, Layers] = json.loads(LIST.read_text("utf-8"))
+    if os.environ.get("WRITE_LAYERS"):
+        LIST.write_text(json.dumps(dict(sorted((known | {name: found}).items())), indent=1) + "\n", encoding="utf-8")
+    else:
+        assert found == known[name]
