@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,19 +14,33 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of pixels, (classes, classes): truth by row, prediction by column. Add them to pool images."""
+    """Counts of pixels, (classes, classes): truth by row, prediction by column. Add them to pool images.
+
+    Means take the classes `counted`, all where it is None, and of those only the ones that occur on either side: the
+    scores of the others are NaN.
+    """
 
     counts: NDArray[np.int64]
 
     @classmethod
     def of(cls, truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> Confusion:
-        """Count two arrays of class ids of the same shape; truth 255 (IGNORE) is left out."""
-        known = truth != IGNORE
+        """Count two arrays of class ids of the same shape; 255 (IGNORE) on either side is left out."""
+        known = (truth != IGNORE) & (predicted != IGNORE)
         index = truth[known].astype(np.int64) * classes + predicted[known]
         return cls(np.bincount(index, minlength=classes * classes).reshape(classes, classes))
 
+    @classmethod
+    def empty(cls, classes: int) -> Confusion:
+        """No pixels yet."""
+        return cls(np.zeros((classes, classes), np.int64))
+
     def __add__(self, other: Confusion) -> Confusion:
         return Confusion(self.counts + other.counts)
+
+    @property
+    def pixels(self) -> int:
+        """How many were counted."""
+        return int(self.counts.sum())
 
     def iou(self) -> NDArray[np.float64]:
         """Intersection over union per class, (classes,); NaN for a class that neither side has."""
@@ -37,15 +52,33 @@ class Confusion:
         """F1 score per class, (classes,); NaN for a class that neither side has."""
         return _ratio(2 * np.diag(self.counts), self.counts.sum(0) + self.counts.sum(1))
 
-    def miou(self) -> float:
-        """Mean of the per-class IoU over classes that occur."""
-        return float(np.nanmean(self.iou()))
+    def precision(self) -> NDArray[np.float64]:
+        """Share of the predicted pixels of each class that are right, (classes,); NaN where none was predicted."""
+        return _ratio(np.diag(self.counts), self.counts.sum(0))
+
+    def recall(self) -> NDArray[np.float64]:
+        """Share of the labelled pixels of each class that were found, (classes,); NaN where none is labelled."""
+        return _ratio(np.diag(self.counts), self.counts.sum(1))
+
+    def miou(self, counted: Sequence[int] | None = None) -> float:
+        """Mean of the per-class IoU over classes that occur; NaN where none does."""
+        return _mean(self.iou(), counted)
+
+    def mean_f1(self, counted: Sequence[int] | None = None) -> float:
+        """Mean of the per-class F1 over classes that occur; NaN where none does."""
+        return _mean(self.f1(), counted)
 
     def accuracy(self) -> float:
-        """Share of pixels that are right."""
-        return float(np.trace(self.counts) / self.counts.sum())
+        """Share of pixels that are right, of all classes; NaN where there are none."""
+        return float(np.trace(self.counts) / self.pixels) if self.pixels else float("nan")
 
 
 def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
     ratio: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
     return ratio
+
+
+def _mean(scores: NDArray[np.float64], counted: Sequence[int] | None) -> float:
+    chosen = scores if counted is None else scores[list(counted)]
+    found = chosen[~np.isnan(chosen)]
+    return float(found.mean()) if found.size else float("nan")

@@ -98,7 +98,7 @@ def draw_preview(image: Pixels, ids: NDArray[np.uint8], classes: tuple[ClassInfo
     """
     colours = np.zeros((NODATA + 1, 3), np.float32)
     colours[: len(classes)] = [info.colour for info in classes]
-    ground = _displayable(image).astype(np.float32)
+    ground = displayable(image).astype(np.float32)
     opacity = np.where(ids == NODATA, 0, _OPACITY)[:, :, None]
     blended = ground * (1 - opacity) + colours[ids] * opacity
     canvas = Image.fromarray(blended.astype(np.uint8))
@@ -106,7 +106,7 @@ def draw_preview(image: Pixels, ids: NDArray[np.uint8], classes: tuple[ClassInfo
     return _with_legend(canvas, [(info, shares[index]) for index, info in enumerate(classes) if shares[index] > 0])
 
 
-def _displayable(image: Pixels) -> NDArray[np.uint8]:
+def displayable(image: Pixels) -> NDArray[np.uint8]:
     """Three bands of uint8; other dtypes are stretched between their 2nd and 98th percentile."""
     bands = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
     if bands.dtype == np.uint8:

@@ -286,7 +286,7 @@ def test_one_bad_image_does_not_stop_the_others(folder: Path) -> None:
         (["a.tif", "--bands", "0,1,2"], ("--bands", "'0,1,2'")),
         (["a.tif", "--bands", "1,,2"], ("--bands", "'1,,2'")),
         (["a.tif", "--bands", ""], ("--bands", "''")),
-        (["a.tif", "--precision", "int8"], ("--precision", "'int8'", "fp32")),
+        (["a.tif", "--precision", "fp8"], ("--precision", "'fp8'", "fp32 or bf16 or fp16 or int8")),
         (["a.tif", "b.tif", "--out", "x.tif"], ("--out", "folder", "x.tif")),
         (["a.tif", "--batch", "0"], ("--batch",)),
         (["a.tif", "--scene-size", "0"], ("--scene-size",)),

@@ -1,0 +1,239 @@
+"""What an evaluation shows: confusion matrices, and images beside truth, prediction and errors (§4.3, Fig. 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from .bundle import ClassInfo
+from .contexts import Pixels
+from .metrics import IGNORE, Confusion
+from .outputs import displayable
+
+_SIDE = 560  # of a panel, at most
+_GAP = 12
+_TEXT, _LINE = 16, 24
+_INK, _FAINT = (34, 34, 34), (120, 120, 120)
+_STRIPES = ((236, 236, 236), (196, 196, 196))  # where there is no label or no data
+_WRONG, _MISSED = (222, 45, 38), (33, 102, 235)  # red and blue as in Fig. 8: false positive, false negative
+_PALEST, _DARKEST = np.array((247, 251, 255)), np.array((8, 48, 107))  # cells of a confusion matrix
+
+Rgb = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What one run made of an image. title: over its panel; ids: class ids (height, width) uint8, 255 for no data."""
+
+    title: str
+    ids: NDArray[np.uint8]
+
+
+def panel_size(height: int, width: int) -> tuple[int, int]:
+    """Size (height, width) at which a raster is shown: at most 560 pixels a side."""
+    scale = min(1.0, _SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def draw_comparison(
+    caption: str,
+    image: Pixels,
+    truth: NDArray[np.uint8],
+    predictions: Sequence[Prediction],
+    classes: Sequence[ClassInfo],
+    counted: Sequence[int],
+) -> Image.Image:
+    """Image, truth, predictions and their error maps, with a legend.
+
+    One prediction stands in a row with the rest; several have a column each, errors below. image (height, width, bands)
+    of any dtype; truth and predictions (height, width), 255 where unlabelled. Where one class alone is counted, errors
+    are false positives (red) and false negatives (blue) of it, as in Fig. 8; else wrong pixels are red.
+    """
+    ground = displayable(image)
+    single = counted[0] if len(counted) == 1 else None
+    photo, labelled = ("image", ground), ("truth", _coloured(truth, classes))
+    masks = [(one.title, _coloured(one.ids, classes)) for one in predictions]
+    errors = [("errors", _errors(ground, truth, one.ids, single)) for one in predictions]
+    rows = [[photo, labelled, masks[0], errors[0]]] if len(predictions) == 1 else [[photo, *masks], [labelled, *errors]]
+    shown = [index for index in range(len(classes)) if any((ids == index).any() for ids in _all(truth, predictions))]
+    entries: list[tuple[str, Colour | None]] = [(classes[index].name, classes[index].colour) for index in shown]
+    entries += _error_legend(None if single is None else classes[single].name)
+    if any((ids == IGNORE).any() for ids in _all(truth, predictions)):
+        entries.append(("no label or no data", None))
+    return _sheet(caption, rows, entries)
+
+
+def draw_confusion(title: str, confusion: Confusion, names: Sequence[str]) -> Image.Image:
+    """A confusion matrix: truth by row, prediction by column, in percent of the row; IoU and F1 beside it."""
+    font, small = _font(_TEXT), _font(13)
+    longest = max(_length(name, font) for name in names)
+    cell = 88 if len(names) <= 12 else 46
+    level = longest < cell
+    left, top = _GAP + longest + _GAP, 2 * _LINE + (_LINE if level else longest + _GAP)
+    right, below = left + (len(names) + 2) * cell + 2 * _GAP, top + len(names) * cell
+    canvas = Image.new("RGB", (max(right, _length(title, font) + 2 * _GAP), below + 40), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_GAP, _GAP), title, fill=_INK, font=font)
+    for index, name in enumerate(names):
+        _write_over(canvas, (left + index * cell + cell // 2, top - 9), name, font, level)
+        draw.text((left - _GAP, top + index * cell + cell // 2), name, fill=_INK, font=font, anchor="rm")
+    totals = confusion.counts.sum(1)
+    for row, column in np.ndindex(confusion.counts.shape):
+        count, total = int(confusion.counts[row, column]), int(totals[row])
+        _draw_cell(draw, (left + column * cell, top + row * cell), cell, count, total, small)
+    for column, kind, scores in ((len(names), "IoU", confusion.iou()), (len(names) + 1, "F1", confusion.f1())):
+        x = left + column * cell + _GAP + cell // 2
+        draw.text((x, top - 9), kind, fill=_INK, font=font, anchor="ms")
+        for row, score in enumerate(scores):
+            text = "-" if np.isnan(score) else f"{100 * score:.1f}"
+            draw.text((x, top + row * cell + cell // 2), text, fill=_INK, font=font, anchor="mm")
+    draw.text((left, below + 10), "rows: truth; columns: prediction; % of the row", fill=_FAINT, font=small)
+    return canvas
+
+
+def _all(truth: NDArray[np.uint8], predictions: Sequence[Prediction]) -> list[NDArray[np.uint8]]:
+    return [truth, *(one.ids for one in predictions)]
+
+
+def _coloured(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> Rgb:
+    """Class ids as colours; stripes where there is none."""
+    table = np.zeros((IGNORE + 1, 3), np.uint8)
+    table[: len(classes)] = [info.colour for info in classes]
+    return np.where((ids == IGNORE)[:, :, None], _stripes(*ids.shape), table[ids])
+
+
+def _errors(ground: Rgb, truth: NDArray[np.uint8], ids: NDArray[np.uint8], single: int | None) -> Rgb:
+    """A pale grey image with what is wrong in colour."""
+    grey = ground.astype(np.float32) @ np.array((0.299, 0.587, 0.114), np.float32)
+    picture = np.repeat((255 - 0.45 * (255 - grey))[:, :, None], 3, axis=2).astype(np.uint8)
+    wrong = truth != ids
+    picture[wrong] = _WRONG
+    if single is not None:
+        picture[wrong & (truth == single)] = _MISSED
+    unknown = (truth == IGNORE) | (ids == IGNORE)
+    return np.where(unknown[:, :, None], _stripes(*ids.shape), picture)
+
+
+def _error_legend(single: str | None) -> list[tuple[str, Colour | None]]:
+    if single is None:
+        return [("errors: wrong", _WRONG)]
+    return [(f"errors: false {single}", _WRONG), (f"errors: missed {single}", _MISSED)]
+
+
+def _stripes(height: int, width: int) -> Rgb:
+    """Diagonal stripes (height, width, 3)."""
+    diagonal = (np.arange(height)[:, None] + np.arange(width)[None, :]) // 5 % 2
+    stripes: Rgb = np.array(_STRIPES, np.uint8)[diagonal]
+    return stripes
+
+
+def _sheet(
+    caption: str, rows: Sequence[Sequence[tuple[str, Rgb]]], entries: Sequence[tuple[str, Colour | None]]
+) -> Image.Image:
+    """Panels with their titles in rows, a caption above and a legend below."""
+    font = _font(_TEXT)
+    height, width = rows[0][0][1].shape[:2]
+    wide = max(width, 220)  # room for a title
+    across = max(max(len(row) for row in rows) * (wide + _GAP) + _GAP, _length(caption, font) + 2 * _GAP)
+    lines = _flow(entries, across, font)
+    top = _GAP + _LINE + 4
+    down = top + len(rows) * (_LINE + height + _GAP) + len(lines) * (_LINE + 4) + _GAP
+    canvas = Image.new("RGB", (across, down), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_GAP, _GAP), caption, fill=_INK, font=font)
+    for row, panels in enumerate(rows):
+        y = top + row * (_LINE + height + _GAP)
+        for column, (title, pixels) in enumerate(panels):
+            x = _GAP + column * (wide + _GAP)
+            draw.text((x, y), _cut(title, wide, font), fill=_FAINT, font=font)
+            canvas.paste(Image.fromarray(pixels), (x, y + _LINE))
+            draw.rectangle((x - 1, y + _LINE - 1, x + width, y + _LINE + height), outline=(150, 150, 150))
+    y = top + len(rows) * (_LINE + height + _GAP)
+    for index, line in enumerate(lines):
+        _draw_legend(canvas, y + index * (_LINE + 4), line, font)
+    return canvas
+
+
+def _draw_legend(
+    canvas: Image.Image, y: int, line: Sequence[tuple[int, str, Colour | None]], font: ImageFont.FreeTypeFont
+) -> None:
+    draw = ImageDraw.Draw(canvas)
+    for x, name, colour in line:
+        canvas.paste(Image.fromarray(_stripes(16, 26)) if colour is None else colour, (x, y + 3, x + 26, y + 19))
+        draw.rectangle((x, y + 3, x + 25, y + 18), outline=_INK)
+        draw.text((x + 34, y + 2), name, fill=_INK, font=font)
+
+
+def _flow(
+    entries: Sequence[tuple[str, Colour | None]], across: int, font: ImageFont.FreeTypeFont
+) -> list[list[tuple[int, str, Colour | None]]]:
+    """Entries of a legend in lines, each with the column where it starts."""
+    lines: list[list[tuple[int, str, Colour | None]]] = [[]]
+    x = _GAP
+    for name, colour in entries:
+        needed = 34 + _length(name, font) + 24
+        if x + needed > across and lines[-1]:
+            lines.append([])
+            x = _GAP
+        lines[-1].append((x, name, colour))
+        x += needed
+    return lines
+
+
+def _draw_cell(
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], side: int, count: int, total: int, font: ImageFont.FreeTypeFont
+) -> None:
+    share = count / total if total else 0.0
+    red, green, blue = (_PALEST + (_DARKEST - _PALEST) * share**0.7).astype(int).tolist()
+    x, y = at
+    draw.rectangle((x, y, x + side - 2, y + side - 2), fill=(red, green, blue))
+    ink = "white" if share > 0.4 else _INK
+    middle = (x + side // 2, y + side // 2)
+    if side < 60:
+        draw.text(middle, f"{100 * share:.0f}" if total else "-", fill=ink, font=font, anchor="mm")
+        return
+    draw.text((middle[0], middle[1] - 9), f"{100 * share:.1f}" if total else "-", fill=ink, font=font, anchor="mm")
+    draw.text((middle[0], middle[1] + 10), _short(count), fill=ink, font=_font(11), anchor="mm")
+
+
+def _write_over(canvas: Image.Image, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, level: bool) -> None:
+    """Text above a point: level, or where columns are narrow from bottom to top."""
+    if level:
+        ImageDraw.Draw(canvas).text(at, text, fill=_INK, font=font, anchor="ms")
+        return
+    strip = Image.new("RGB", (_length(text, font) + 2, _LINE), "white")
+    ImageDraw.Draw(strip).text((0, 2), text, fill=_INK, font=font)
+    turned = strip.rotate(90, expand=True)
+    canvas.paste(turned, (at[0] - turned.width // 2, at[1] - turned.height))
+
+
+def _short(count: int) -> str:
+    """A count of pixels in few letters."""
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= limit:
+            return f"{count / limit:.1f} {letter}"
+    return str(count)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def _length(text: str, font: ImageFont.FreeTypeFont) -> int:
+    return int(font.getlength(text)) + 1
+
+
+def _cut(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
+    """As much of a text as fits."""
+    if _length(text, font) <= width:
+        return text
+    while text and _length(f"{text}...", font) > width:
+        text = text[:-1]
+    return f"{text}..."
