@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
+from parts.networks import scores_of, stacked
+from parts.timing import in_turn
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.runtime.bundle import Bundle, read_bundle
 from fctl.runtime.engines import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.inference import StagedNetwork
+from fctl.runtime.inference import load_network
+from fctl.runtime.pipeline import Batch
 
 RUNS = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 
@@ -33,32 +34,24 @@ def main() -> None:
     arguments = parser.parse_args()
 
     bundle = read_bundle(arguments.bundle)
-    patches = sample_patches(bundle.manifest, shipped_images(), arguments.batch, seed=1)
-    patch = np.concatenate([item.patch for item in patches])
-    windows = {c.name: np.concatenate([item.contexts[c.name] for item in patches]) for c in bundle.manifest.contexts}
-
+    batch = stacked(sample_patches(bundle.manifest, shipped_images(), arguments.batch, seed=1))
     steps: dict[str, Callable[[], object]] = {}
     for backend, precision in RUNS:
         try:
-            steps[f"{backend} {precision}"] = _staged(bundle, backend, precision, patch, windows)
+            steps[f"{backend} {precision}"] = _staged(bundle, backend, precision, batch)
         except EngineError as error:
             print(f"skipped {backend} {precision}: {error}")
     if arguments.checkpoint:
-        steps["PyTorch fp32"] = _torch(arguments.checkpoint, patch, windows)
-    _report(steps, arguments.batch, arguments.rounds)
+        steps["PyTorch fp32"] = _torch(arguments.checkpoint, batch)
+    _report(in_turn(steps, arguments.rounds), arguments.batch)
 
 
-def _staged(bundle: Bundle, backend: str, precision, patch, windows) -> Callable[[], object]:
-    network = StagedNetwork(bundle, choose_engine(backend, precision), len(patch))
-
-    def step() -> object:
-        features = {c.name: network.encode(c, windows[c.name]) for c in bundle.manifest.contexts}
-        return network.segment(patch, features, {})
-
-    return step
+def _staged(bundle: Bundle, backend: str, precision, batch: Batch) -> Callable[[], object]:
+    network = load_network(bundle, choose_engine(backend, precision), len(batch.patch))
+    return lambda: network.on_host(scores_of(network, batch))
 
 
-def _torch(checkpoint: Path, patch, windows) -> Callable[[], object]:
+def _torch(checkpoint: Path, batch: Batch) -> Callable[[], object]:
     import torch
 
     from fctl.model.checkpoints import load_network, read_checkpoint
@@ -66,24 +59,16 @@ def _torch(checkpoint: Path, patch, windows) -> Callable[[], object]:
     read = read_checkpoint(checkpoint)
     assert read.card, "a checkpoint of fctl is needed"
     network = load_network(read.card.network, read.state, str(checkpoint)).to(memory_format=torch.channels_last)
-    tensors = {name: torch.from_numpy(window) for name, window in windows.items()}
+    tensors = {name: torch.from_numpy(window) for name, window in batch.contexts.items()}
 
     def step() -> object:
         with torch.inference_mode():
-            return network(torch.from_numpy(patch), tensors)
+            return network(torch.from_numpy(batch.patch), tensors)
 
     return step
 
 
-def _report(steps: dict[str, Callable[[], object]], batch: int, rounds: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(rounds):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
+def _report(seconds: dict[str, list[float]], batch: int) -> None:
     base = statistics.median(next(iter(seconds.values())))
     print("| engine | patches/s (median) | lowest - highest | ratio to the first |\n|---|---|---|---|")
     for name, times in seconds.items():

@@ -12,27 +12,25 @@ import argparse
 import gc
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from parts.networks import scores_of
+from parts.random_weights import make_preset
+from parts.timing import in_turn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.graphs import frozen
-from fctl.export.pipeline import ExportOptions, export_bundle
-from fctl.model.checkpoints import Card, ClassLabel, save_checkpoint
-from fctl.model.config import NetworkConfig
 from fctl.model.network import FCtL
-from fctl.model.presets import PRESETS, narrow, preset
-from fctl.runtime.bundle import Bundle, read_bundle
+from fctl.model.presets import PRESETS
+from fctl.runtime.bundle import Bundle
 from fctl.runtime.engines import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.inference import StagedNetwork
+from fctl.runtime.inference import load_network
 from fctl.runtime.pipeline import Batch
 
 CLASSES = 6
@@ -70,16 +68,8 @@ def main() -> None:
 
 def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
     """One preset's cells."""
-    chosen = preset(name, classes=CLASSES)
-    config = chosen.network if width == 1 else narrow(chosen.network, width)
-    network = stirred(config)
-    labels = tuple(ClassLabel(name=f"class {i}", colour=(40 * i, 0, 0)) for i in range(CLASSES))
-    card = Card(
-        network=config, serving=chosen.serving, classes=labels, ground_sample_distance=None, licence=None, training={}
-    )
-    save_checkpoint(folder / "checkpoint.pt", card, network.state_dict())
-    manifest = export_bundle(folder / "checkpoint.pt", folder / "preset.fctl", ExportOptions())
-    bundle = read_bundle(folder / "preset.fctl")
+    made = make_preset(name, folder, classes=CLASSES, width=width)
+    bundle, network, manifest = made.bundle, made.network, made.bundle.manifest
     batch = sample_patches(manifest, shipped_images(), 1, seed=1)[0]
     work = count(network, batch)
     speeds = timed(bundle, network, batch, rounds)
@@ -93,29 +83,6 @@ def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
     for engine in ("PyTorch", *(f"{backend} {precision}" for backend, precision in ENGINES)):
         cells.append(f"{speeds[engine]:.2f} ({speeds[engine] / base:.2f})" if engine in speeds and base else "-")
     return cells
-
-
-def stirred(config: NetworkConfig) -> FCtL:
-    """A random network whose every part matters."""
-    torch.manual_seed(0)
-    network = FCtL(config)
-    for name, parameter in network.named_parameters():
-        if name.endswith("gamma"):
-            nn.init.uniform_(parameter, 0.5, 1.0)
-        elif config.backbone == "vgg16" and parameter.dim() == 4 and parameter.requires_grad:
-            nn.init.kaiming_normal_(parameter)  # it has no norms
-    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    for norm in norms:
-        norm.momentum = None  # a plain mean over what it sees
-    if norms:
-        contexts = {context.name: _noise(config, context.size) for context in config.contexts}
-        with torch.no_grad():
-            network.train()(_noise(config, config.patch), contexts)
-    return network.eval()
-
-
-def _noise(config: NetworkConfig, size: int) -> torch.Tensor:
-    return torch.randint(0, 256, (2, config.bands, size, size), dtype=torch.uint8)
 
 
 def count(network: FCtL, batch: Batch) -> Work:
@@ -141,25 +108,12 @@ def timed(bundle: Bundle, network: FCtL, batch: Batch, rounds: int) -> dict[str,
             steps[f"{backend} {precision}"] = _staged(bundle, backend, precision, batch)
         except EngineError:
             continue
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(rounds):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: 1 / statistics.median(times) for name, times in seconds.items()}
+    return {name: 1 / statistics.median(times) for name, times in in_turn(steps, rounds).items()}
 
 
 def _staged(bundle: Bundle, backend: str, precision, batch: Batch) -> Callable[[], object]:
-    staged = StagedNetwork(bundle, choose_engine(backend, precision), 1)
-
-    def step() -> object:
-        features = {c.name: staged.encode(c, batch.contexts[c.name]) for c in bundle.manifest.contexts}
-        return staged.segment(batch.patch, features, batch.positions)
-
-    return step
+    network = load_network(bundle, choose_engine(backend, precision), 1)
+    return lambda: network.on_host(scores_of(network, batch))
 
 
 def _torch(network: FCtL, batch: Batch) -> Callable[[], object]:

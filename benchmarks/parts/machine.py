@@ -1,0 +1,165 @@
+"""What a report says of the machine, and how much memory is in use."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fctl.runtime.cuda import driver
+from fctl.runtime.errors import EngineError
+
+MB = 1e6
+_PACKAGES = (
+    "fctl", "numpy", "rasterio", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt_rtx", "torch",
+    "triton", "onnx", "onnxscript", "cuda-bindings", "pycuda", "cupy-cuda12x", "cupy-cuda13x", "nvidia-cudnn-cu12",
+    "nvidia-cudnn-cu13",
+)  # fmt: skip
+_VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING", "OMP_NUM_THREADS")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """driver: the CUDA version that it supports, and its own where the system tells. memory: bytes."""
+
+    name: str
+    compute_capability: str
+    driver: str
+    provider: str
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """gpu: None where there is none, and then `no_gpu` says why. memory: bytes, and load: processes that wanted
+    a core in the minute before; None where the system does not tell."""
+
+    gpu: Gpu | None
+    no_gpu: str | None
+    cpu: str
+    cores: int
+    memory: int | None
+    load: float | None
+    system: str
+
+    @property
+    def busy(self) -> bool:
+        """Whether others used it too: then CPU figures mean little, for threads that wait for each other wait long."""
+        return self.load is not None and self.load > self.cores / 2
+
+
+class Memory:
+    """Memory in use, now: of this process on the host, of everybody on the GPU."""
+
+    def __init__(self) -> None:
+        self.reason = driver.missing()
+        self.device: driver.Device | None = None
+        if self.reason is None:
+            try:
+                self.device = driver.open_device()
+            except EngineError as error:
+                self.reason = str(error)
+
+    def host(self) -> int | None:
+        """Resident bytes of this process; None where the system does not tell."""
+        return _field("VmRSS")
+
+    def peak(self) -> int | None:
+        """The most that it ever had."""
+        return _field("VmHWM")
+
+    def gpu(self) -> int | None:
+        """Bytes of the GPU's memory that are in use; None without one, or where an engine has made it unusable."""
+        if self.device is None:
+            return None
+        try:
+            free, total = self.device.free_memory()
+        except EngineError:  # after a failed kernel, every call fails: its engine has told
+            return None
+        return total - free
+
+    def close(self) -> None:
+        """Let go of the GPU."""
+        if self.device:
+            self.device.close()
+
+
+def describe(memory: Memory) -> Machine:
+    """This machine."""
+    gpu, device = None, memory.device
+    if device:
+        released = _line(Path("/proc/driver/nvidia/version"))
+        gpu = Gpu(
+            name=device.name,
+            compute_capability="{}.{}".format(*device.compute_capability),
+            driver=f"CUDA {device.driver}" + (f"; {released}" if released else ""),
+            provider=device.provider,
+            memory=device.free_memory()[1],
+        )
+    jetson = _line(Path("/etc/nv_tegra_release"))
+    total = _field("MemTotal", "/proc/meminfo")
+    return Machine(
+        gpu=gpu, no_gpu=memory.reason, cpu=_cpu(), cores=_cores(), memory=total,
+        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        system=platform.platform() + (f"; {jetson}" if jetson else ""),
+    )  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of everything that takes part, where it is installed; and the settings that change numbers or speed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found | {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+
+
+def commit(folder: Path) -> str | None:
+    """The commit of the repository that a folder is the root of, with "+" where files differ from it; else None."""
+    if not (folder / ".git").exists():
+        return None
+    try:
+        head, changes = (
+            subprocess.run(
+                ["git", "--no-optional-locks", "-C", str(folder), *command], capture_output=True, text=True, check=True
+            ).stdout.strip()
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changes else "")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "model\t"))]
+    named = [name for name in names if not name.isdigit()]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def _field(name: str, path: str = "/proc/self/status") -> int | None:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    found = [line for line in lines if line.startswith(f"{name}:")]
+    return int(found[0].split()[1]) * 1024 if found else None
+
+
+def _line(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()[0].strip()
+    except (OSError, IndexError):
+        return None

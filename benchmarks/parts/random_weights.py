@@ -1,0 +1,88 @@
+"""Presets with random weights: parity and speed need no trained ones. Needs torch and onnx."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from torch import nn
+
+from fctl.calib.sample import sample_patches, shipped_images
+from fctl.export.half import EXCEPTIONS, to_half
+from fctl.export.onnx_graph import save_model
+from fctl.export.pipeline import ExportOptions, export_bundle
+from fctl.export.ranges import peaks
+from fctl.model.checkpoints import Card, ClassLabel, save_checkpoint
+from fctl.model.config import NetworkConfig
+from fctl.model.network import FCtL
+from fctl.model.presets import narrow, preset
+from fctl.runtime.bundle import Bundle, read_bundle, sha256, write_manifest
+
+_PATCHES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A preset as a bundle, and what it was made from."""
+
+    bundle: Bundle
+    checkpoint: Path
+    network: FCtL
+
+
+def make_preset(
+    name: str, folder: Path, *, classes: int, width: float = 1.0, graph: Literal["staged", "fused"] = "staged"
+) -> Made:
+    """Export a preset with random weights into `folder`. width: multiplies every number of channels."""
+    chosen = preset(name, classes=classes)
+    config = chosen.network if width == 1 else narrow(chosen.network, width)
+    network = stirred(config)
+    labels = tuple(ClassLabel(name=f"class {i}", colour=(40 * i, 0, 0)) for i in range(classes))
+    card = Card(
+        network=config, serving=chosen.serving, classes=labels, ground_sample_distance=None, licence=None, training={}
+    )
+    checkpoint, out = folder / f"{name}.pt", folder / f"{name}.fctl"
+    save_checkpoint(checkpoint, card, network.state_dict())
+    export_bundle(checkpoint, out, ExportOptions(graph=graph))
+    return Made(bundle=read_bundle(out), checkpoint=checkpoint, network=network)
+
+
+def with_half(bundle: Bundle, out: Path) -> Bundle:
+    """A copy with fp16 graphs, as `export.precision` makes them but without its gate: random weights have near ties."""
+    ranges = peaks(bundle, sample_patches(bundle.manifest, shipped_images(), _PATCHES, seed=0))
+    shutil.copytree(bundle.folder, out)
+    halves = []
+    for graph in bundle.manifest.graphs:
+        path = out / f"{Path(graph.file).stem}.fp16.onnx"
+        half = to_half(onnx.load(bundle.folder / graph.file), graph.file, ranges[graph.role], tuple(EXCEPTIONS))
+        ins, outs = save_model(half.model, path)
+        halves.append(replace(graph, precision="fp16", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs))
+    write_manifest(out, replace(bundle.manifest, graphs=(*bundle.manifest.graphs, *halves)))
+    return read_bundle(out)
+
+
+def stirred(config: NetworkConfig) -> FCtL:
+    """A random network whose every part matters, scaled so that signals neither fade nor explode."""
+    torch.manual_seed(0)
+    network = FCtL(config)
+    for name, parameter in network.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.uniform_(parameter, 0.5, 1.0)
+        elif config.backbone == "vgg16" and parameter.dim() == 4 and parameter.requires_grad:
+            nn.init.kaiming_normal_(parameter)  # it has no norms
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # a plain mean over what it sees
+    if norms:
+        contexts = {context.name: _noise(config, context.size) for context in config.contexts}
+        with torch.no_grad():
+            network.train()(_noise(config, config.patch), contexts)
+    return network.eval()
+
+
+def _noise(config: NetworkConfig, size: int) -> torch.Tensor:
+    return torch.randint(0, 256, (2, config.bands, size, size), dtype=torch.uint8)
