@@ -10,11 +10,11 @@ import csv
 import itertools
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -49,8 +49,10 @@ class Recipe:
     and of the pretrained backbones, decayed by (1 - step / steps)^0.9. gamma: of the focal loss. balance: share of
     patches drawn by class. scale: the patch's window is from 1/scale to scale times its side, contexts likewise.
     colour: strength of brightness, contrast and saturation jitter. frozen: backbone stage up to which weights are
-    kept; batch statistics of backbones are kept anyway. average: decay of the running average of the weights, which is
-    what is kept. seed: of everything.
+    kept; batch statistics of backbones are kept too, unless `statistics`. average: decay of the running average of the
+    weights, which is what is kept. seed: of everything. power: of the decay of the rates. accumulate: batches in each
+    step. class_weights: of the pixels of each class in the loss. turns: whether scenes are turned and flipped. fixed:
+    parts of the network, by the start of their parameters' names, that are not trained.
     """
 
     steps: int
@@ -65,6 +67,14 @@ class Recipe:
     frozen: str | None
     average: float
     seed: int
+    optimiser: Literal["adam", "adamw"] = "adamw"
+    power: float = 0.9
+    accumulate: int = 1
+    class_weights: tuple[float, ...] | None = None
+    turns: bool = True
+    statistics: bool = False
+    fixed: tuple[str, ...] = ()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
 
 @dataclass(frozen=True)
@@ -84,13 +94,10 @@ class Sampler:
         self.side, self.classes = network.config.patch, network.config.classes
         if any(context.factor == GLOBAL for context in network.config.contexts):
             raise ConfigError("training with a global context is not supported yet: use contexts with factors")
-        self.views = [view for scene in scenes for view in _dihedral(scene)]
-        labelled = np.array([(labels != IGNORE).sum() for _, labels in self.views], dtype=np.float64)
+        turns = 8 if recipe.turns else 1
+        self.views = [view for scene in scenes for view in itertools.islice(_dihedral(scene), turns)]
+        labelled = np.array([(scene.labels != IGNORE).sum() for scene in scenes], dtype=np.float64).repeat(turns)
         self.chances = labelled / labelled.sum()
-        # A thinned list of pixel positions per view and class is enough to aim at.
-        self.positions = [
-            [np.argwhere(labels[::8, ::8] == index) * 8 for index in range(self.classes)] for _, labels in self.views
-        ]
 
     def batch(self, seed: int) -> Batch:
         """The batch of that seed."""
@@ -108,20 +115,98 @@ class Sampler:
         index = random.choice(len(self.views), p=self.chances)
         source, labels = self.views[index]
         side = round(self.side * self.recipe.scale ** random.uniform(-1, 1) / 2) * 2
-        y, x = self._corner(random, index, labels, side)
+        y, x = self._corner(random, labels, side)
         tile = Window(y, x, side, side)
         pixels = resample(read_padded(source, tile), self.side, "box")
         contexts = {name: cut_context(source, tile, window) for name, window in self.windows.items()}
         return pixels, contexts, _cut_labels(labels, tile, self.side)
 
-    def _corner(self, random: np.random.Generator, index: int, labels: NDArray[np.uint8], side: int) -> tuple[int, int]:
+    def _corner(self, random: np.random.Generator, labels: NDArray[np.uint8], side: int) -> tuple[int, int]:
         height, width = labels.shape
-        candidates = self.positions[index][random.integers(self.classes)]
-        if random.random() < self.recipe.balance and len(candidates):
+        wanted = int(random.integers(self.classes))
+        if random.random() < self.recipe.balance and len(candidates := _positions(labels, wanted)):
             y, x = candidates[random.integers(len(candidates))] - random.integers(0, side, 2)
         else:
             y, x = random.integers(0, [max(height - side, 0) + 1, max(width - side, 0) + 1])
         return int(np.clip(y, 0, max(height - side, 0))), int(np.clip(x, 0, max(width - side, 0)))
+
+
+class Training:
+    """One course of a recipe: a network, the running average of its weights and its optimizer, step by step.
+
+    All of it but torch's random numbers can be kept with `state`, and goes on from there after `load`.
+    """
+
+    def __init__(self, network: FCtL, recipe: Recipe) -> None:
+        freeze(network, recipe)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        decay = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
+        self.network, self.recipe, self.done = network, recipe, 0
+        self.optimizer = _optimizer(network, recipe)
+        self.average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+        self.scaler = torch.amp.GradScaler(enabled=recipe.precision == "fp16")
+
+    @property
+    def averaged(self) -> FCtL:
+        """The network with its averaged weights."""
+        return cast(FCtL, self.average.module)
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the new layers in the last step."""
+        return float(self.optimizer.param_groups[-1]["lr"])
+
+    def steps(self, sampler: Sampler, workers: int = 1) -> Iterator[float]:
+        """Train up to the recipe's last step; yields the loss of every step. workers: threads that cut patches."""
+        steps, many = self.recipe.steps, self.recipe.accumulate
+        batches = _prefetched(sampler, range(self.done * many, steps * many), workers)
+        for step in range(self.done, steps):
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * (1 - step / steps) ** self.recipe.power
+            loss = self._step(itertools.islice(batches, many))
+            self.average.update_parameters(self.network)
+            self.done = step + 1
+            yield loss
+
+    def _step(self, batches: Iterable[Batch]) -> float:
+        """One step of the optimizer; the mean loss of its batches."""
+        _train_mode(self.network, self.recipe.statistics)
+        self.optimizer.zero_grad()
+        total = 0.0
+        for batch in batches:
+            loss = self._loss(batch) / self.recipe.accumulate
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return total
+
+    def _loss(self, batch: Batch) -> Tensor:
+        device = next(self.network.parameters()).device
+        lower = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
+        with torch.autocast(device.type, lower, enabled=self.recipe.precision != "fp32"):
+            logits = _predict(self.network, batch, self.recipe)
+        return _weighted_loss(logits.float(), batch.labels.to(device), self.recipe)
+
+    def state(self) -> dict[str, Any]:
+        """All that later steps depend on, as tensors and plain values."""
+        return {
+            "done": self.done,
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from a `state` of the same network and recipe."""
+        self.done = state["done"]
+        self.network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
 
 
 def train(
@@ -129,35 +214,25 @@ def train(
 ) -> FCtL:
     """Train in place and return the network with its averaged weights; `folder` gets log.csv and average.pt."""
     torch.manual_seed(recipe.seed)
-    if recipe.frozen:
-        for encoder in network.encoders():
-            encoder.backbone.freeze(recipe.frozen)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = _optimizer(network, recipe)
-    decay = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
-    average = torch.optim.swa_utils.AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+    training = Training(network, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     sampler = Sampler(scenes, network, windows, recipe)
     with (folder / "log.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "seconds"])
         started, losses = time.monotonic(), []
-        for step, batch in enumerate(_prefetched(sampler, recipe.steps)):
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * (1 - step / recipe.steps) ** 0.9
-            losses.append(_step(network, batch, optimizer, recipe))
-            average.update_parameters(network)
-            if (step + 1) % 50 == 0:
-                row = (step + 1, round(float(np.mean(losses)), 4), round(time.monotonic() - started, 1))
+        for step, loss in enumerate(training.steps(sampler), start=1):
+            losses.append(loss)
+            if step % 50 == 0:
+                row = (step, round(float(np.mean(losses)), 4), round(time.monotonic() - started, 1))
                 writer.writerow(row)
                 file.flush()
                 log.info("step %d of %d, loss %.4f, %.0f s", row[0], recipe.steps, row[1], row[2])
                 losses = []
-            if (step + 1) % 250 == 0:
-                torch.save(average.module.state_dict(), folder / "average.pt")
-    trained = cast(FCtL, average.module)
-    recalibrate(trained, scenes, windows, recipe)
-    return trained.eval()
+            if step % 250 == 0:
+                torch.save(training.averaged.state_dict(), folder / "average.pt")
+    recalibrate(training.averaged, scenes, windows, recipe)
+    return training.averaged.eval()
 
 
 def recalibrate(
@@ -232,34 +307,55 @@ def _best_offsets(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDA
     return centred
 
 
-def _step(network: FCtL, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> float:
-    _train_mode(network)
-    loss = focal_loss(_predict(network, batch, recipe), batch.labels, gamma=recipe.gamma, ignore=IGNORE)
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-    optimizer.step()
-    return loss.item()
+def _weighted_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
+    """Focal loss, mean over the labelled pixels, each of which weighs what its class does."""
+    if recipe.class_weights is None:
+        return focal_loss(logits, labels, gamma=recipe.gamma, ignore=IGNORE)
+    pixels, total, weights = logits.movedim(1, -1), logits.sum() * 0, 0.0
+    for index, weight in enumerate(recipe.class_weights):
+        here = labels == index
+        share = weight * float(here.sum())
+        weights += share
+        if share:
+            total = total + share * focal_loss(pixels[here], labels[here], gamma=recipe.gamma, ignore=IGNORE)
+    return total / weights if weights else total
 
 
 def _predict(network: FCtL, batch: Batch, recipe: Recipe) -> Tensor:
-    inputs = _jitter([batch.patch, *batch.contexts.values()], recipe.colour)
+    device = next(network.parameters()).device
+    images = [image.to(device) for image in (batch.patch, *batch.contexts.values())]
+    inputs = _jitter(images, recipe.colour)
     logits: Tensor = network(inputs[0], dict(zip(batch.contexts, inputs[1:], strict=True)))
     return logits
 
 
-def _train_mode(network: FCtL) -> None:
-    """Training mode, except that backbones keep ImageNet's batch statistics: batches here are small."""
+def _train_mode(network: FCtL, statistics: bool = False) -> None:
+    """Training mode, except that backbones keep ImageNet's batch statistics, unless `statistics`: batches here are
+    small. What is not trained keeps its own."""
     network.train()
     for encoder in network.encoders():
-        encoder.eval()
+        encoder.train(statistics)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
+
+
+def freeze(network: FCtL, recipe: Recipe) -> None:
+    """Take out of training what the recipe says."""
+    if recipe.frozen:
+        for encoder in network.encoders():
+            encoder.backbone.freeze(recipe.frozen)
+    for name, parameter in network.named_parameters():
+        if any(f"{name}.".startswith(f"{part}.") for part in recipe.fixed):
+            parameter.requires_grad_(False)
 
 
 def _optimizer(network: FCtL, recipe: Recipe) -> torch.optim.Optimizer:
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     pretrained = [parameter for name, parameter in trained if "backbone" in name]
     new = [parameter for name, parameter in trained if "backbone" not in name]
-    return torch.optim.AdamW(
+    kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
+    return kind(
         [{"params": pretrained, "initial_lr": recipe.encoder_rate}, {"params": new, "initial_lr": recipe.rate}],
         weight_decay=recipe.weight_decay,
     )
@@ -268,7 +364,8 @@ def _optimizer(network: FCtL, recipe: Recipe) -> torch.optim.Optimizer:
 def _jitter(images: list[Tensor], strength: float) -> list[Tensor]:
     """Brightness, contrast and saturation, drawn per item and applied alike to the patch and its contexts."""
     shape = (len(images[0]), 1, 1, 1)
-    brightness, contrast, saturation = (1 + strength * (2 * torch.rand(shape) - 1) for _ in range(3))
+    factors = [1 + strength * (2 * torch.rand(shape) - 1) for _ in range(3)]  # on the CPU: alike on every device
+    brightness, contrast, saturation = (factor.to(images[0].device) for factor in factors)
     jittered = []
     for image in images:
         pixels = image.float()
@@ -280,16 +377,15 @@ def _jitter(images: list[Tensor], strength: float) -> list[Tensor]:
     return jittered
 
 
-def _prefetched(sampler: Sampler, steps: int) -> Iterator[Batch]:
-    """Batches in order, cut by a thread two ahead."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = [pool.submit(sampler.batch, step) for step in range(min(2, steps))]
-        for step in itertools.count(len(pending)):
-            if not pending:
-                return
-            if step < steps:
-                pending.append(pool.submit(sampler.batch, step))
-            yield pending.pop(0).result()
+def _prefetched(sampler: Sampler, seeds: Sequence[int], workers: int = 1) -> Iterator[Batch]:
+    """The batches of these seeds in order, cut by threads, each two ahead."""
+    waiting = iter(seeds)
+    with ThreadPoolExecutor(workers) as pool:
+        pending = [pool.submit(sampler.batch, seed) for seed in itertools.islice(waiting, 2 * workers)]
+        while pending:
+            batch = pending.pop(0).result()
+            pending += [pool.submit(sampler.batch, seed) for seed in itertools.islice(waiting, 1)]
+            yield batch
 
 
 def _dihedral(scene: Scene) -> Iterator[tuple[ArraySource, NDArray[np.uint8]]]:
@@ -297,6 +393,11 @@ def _dihedral(scene: Scene) -> Iterator[tuple[ArraySource, NDArray[np.uint8]]]:
     for pixels, labels in ((scene.pixels, scene.labels), (scene.pixels[:, ::-1], scene.labels[:, ::-1])):
         for turns in range(4):
             yield ArraySource(np.rot90(pixels, turns)), np.rot90(labels, turns)
+
+
+def _positions(labels: NDArray[np.uint8], index: int) -> NDArray[np.int64]:
+    """Pixels (n, 2) of a class, of every 64th: enough to aim at."""
+    return np.argwhere(labels[::8, ::8] == index) * 8
 
 
 def _cut_labels(labels: NDArray[np.uint8], tile: Window, side: int) -> NDArray[np.uint8]:
