@@ -229,7 +229,7 @@ def _show(manifest: Manifest, out: Path) -> None:
 def _show_plans(plans: Sequence[StoredPlan]) -> None:
     from fctl.runtime.cli import print_engines
 
-    print_engines("Engines", plans)
+    print_engines(plans)
     for plan in plans:
         typer.echo(f"wrote {plan.path}")
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fctl.runtime.console import command, one_line_errors, print_table, show_log
+from fctl.runtime.console import command, one_line_errors, print_table, progress_bars, show_log
 from fctl.runtime.errors import EngineError
 
 if TYPE_CHECKING:
-    from fctl.runtime.evaluation import Progress
-
     from .training import Outcome
 
 
@@ -36,7 +32,7 @@ def train(
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # heeded if torch is not loaded yet
         from .training import run_training
 
-        with _progress() as progress:
+        with progress_bars() as progress:
             outcome = run_training(config, resume=resume, progress=progress)
     _show(outcome)
 
@@ -47,24 +43,6 @@ def _show(outcome: Outcome) -> None:
     title = f"Validation in epoch {best.epoch} of stage {best.stage}: mIoU {100 * best.miou:.1f}"
     print_table(title, rows, ("class", "IoU %"))
     typer.echo(f"wrote {outcome.out / 'best.pt'}")
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar for each stage, on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
-
-        yield advance
 
 
 train_app = command(train)

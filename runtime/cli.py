@@ -97,11 +97,11 @@ def info(bundle: Annotated[str, typer.Argument(help="A bundle folder, or 'defaul
         plans = plans_in(found.folder)
     print_table(f"{found.manifest.name} ({found.folder})", _summary(found.manifest), ("field", "value"))
     _print_graphs(found.manifest)
-    print_engines("Engines", plans)
+    print_engines(plans)
     print_parity(found.manifest)
 
 
-def print_engines(title: str, plans: Sequence[StoredPlan]) -> None:
+def print_engines(plans: Sequence[StoredPlan]) -> None:
     """One row per engine: what for, how large, and what its layers became."""
     rows = []
     for plan in plans:
@@ -114,7 +114,7 @@ def print_engines(title: str, plans: Sequence[StoredPlan]) -> None:
             record.layers.summary if record.layers else "",
         ))  # fmt: skip
     if rows:
-        print_table(title, rows, ("graph", "batch", "runs on", "built", "products by data type"))
+        print_table("Engines", rows, ("graph", "batch", "runs on", "built", "products by data type"))
 
 
 def print_parity(manifest: Manifest) -> None:

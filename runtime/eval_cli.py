@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import command, one_line_errors, parse_bands, print_table, show_log, usage
+from .console import command, one_line_errors, parse_bands, print_table, progress_bars, show_log, usage
 from .errors import OutputError
 
 if TYPE_CHECKING:
     from .datasets import Dataset
-    from .evaluation import Pick, Progress, Run
+    from .evaluation import Pick, Run
 
 _FORMS = ("auto", "deepglobe", "inria", "release", "folder")
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -107,7 +107,7 @@ def _evaluate(
     from .report import tables, write_report
 
     with tempfile.TemporaryDirectory(prefix="fctl-eval-") as kept:
-        with _progress() as progress:
+        with progress_bars() as progress:
             evaluation = evaluate(dataset, runs, Path(kept), split=split, bands=bands, pick=pick, progress=progress)
         for table in tables(evaluation):
             print_table(table.title, table.rows, table.header)
@@ -159,24 +159,6 @@ def _ours(name: str) -> bool:
     return name in ("report.md", "report.json") or (
         name.endswith(".png") and name.startswith(("confusion_", "pictures/"))
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar for each run, on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name, total=total)
-            bars.update(tasks[name], completed=done)
-
-        yield advance
 
 
 eval_app = command(evaluate)
