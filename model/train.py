@@ -5,15 +5,10 @@ Patches and contexts are cut by the runtime's own code from whole scenes, so tra
 
 from __future__ import annotations
 
-import copy
-import csv
 import itertools
-import logging
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -28,8 +23,6 @@ from fctl.runtime.windows import Window
 from .config import GLOBAL, ConfigError
 from .losses import focal_loss
 from .network import FCtL
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +45,8 @@ class Recipe:
     kept; batch statistics of backbones are kept too, unless `statistics`. average: decay of the running average of the
     weights, which is what is kept. seed: of everything. power: of the decay of the rates. accumulate: batches in each
     step. class_weights: of the pixels of each class in the loss. turns: whether scenes are turned and flipped. fixed:
-    parts of the network, by the start of their parameters' names, that are not trained.
+    parts of the network, by the start of their parameters' names, that are not trained. context_dropout: share of
+    contexts that are shown black, each drawn by itself.
     """
 
     steps: int
@@ -75,6 +69,7 @@ class Recipe:
     statistics: bool = False
     fixed: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    context_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +96,12 @@ class Sampler:
 
     def batch(self, seed: int) -> Batch:
         """The batch of that seed."""
-        random = np.random.default_rng((self.recipe.seed, seed))
+        random, dropped = (np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,)))
         items = [self._patch(random) for _ in range(self.recipe.batch)]
+        for _, contexts, _ in items:  # drawn apart: patches are the same whatever contexts there are
+            for name, context in contexts.items():
+                if dropped.random() < self.recipe.context_dropout:
+                    contexts[name] = np.zeros_like(context)
         return Batch(
             patch=_stack([patch for patch, _, _ in items]),
             contexts={name: _stack([contexts[name] for _, contexts, _ in items]) for name in self.windows},
@@ -209,32 +208,6 @@ class Training:
         self.scaler.load_state_dict(state["scaler"])
 
 
-def train(
-    network: FCtL, scenes: Sequence[Scene], windows: dict[str, ContextWindow], recipe: Recipe, folder: Path
-) -> FCtL:
-    """Train in place and return the network with its averaged weights; `folder` gets log.csv and average.pt."""
-    torch.manual_seed(recipe.seed)
-    training = Training(network, recipe)
-    folder.mkdir(parents=True, exist_ok=True)
-    sampler = Sampler(scenes, network, windows, recipe)
-    with (folder / "log.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["step", "loss", "seconds"])
-        started, losses = time.monotonic(), []
-        for step, loss in enumerate(training.steps(sampler), start=1):
-            losses.append(loss)
-            if step % 50 == 0:
-                row = (step, round(float(np.mean(losses)), 4), round(time.monotonic() - started, 1))
-                writer.writerow(row)
-                file.flush()
-                log.info("step %d of %d, loss %.4f, %.0f s", row[0], recipe.steps, row[1], row[2])
-                losses = []
-            if step % 250 == 0:
-                torch.save(training.averaged.state_dict(), folder / "average.pt")
-    recalibrate(training.averaged, scenes, windows, recipe)
-    return training.averaged.eval()
-
-
 def recalibrate(
     network: FCtL, scenes: Sequence[Scene], windows: dict[str, ContextWindow], recipe: Recipe, batches: int = 100
 ) -> None:
@@ -244,7 +217,7 @@ def recalibrate(
     """
     plain = _as_served(recipe)
     sampler = Sampler(scenes, network, windows, plain)
-    norms = [module for module in network.decoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [m for m in network.decoder.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
@@ -256,16 +229,7 @@ def recalibrate(
 
 def _as_served(recipe: Recipe) -> Recipe:
     """The recipe without jitter and balance: patches as serving sees them."""
-    return replace(recipe, balance=0.0, scale=1.0, colour=0.0)
-
-
-def mean_weights(one: FCtL, other: FCtL) -> FCtL:
-    """A network whose weights are the mean of two; `recalibrate` it before use."""
-    result, states = copy.deepcopy(one), (one.state_dict(), other.state_dict())
-    result.load_state_dict(
-        {key: (value + states[1][key]) / 2 if value.is_floating_point() else value for key, value in states[0].items()}
-    )
-    return result
+    return replace(recipe, balance=0.0, scale=1.0, colour=0.0, context_dropout=0.0)
 
 
 def fit_class_offsets(
@@ -282,10 +246,12 @@ def fit_class_offsets(
         for index in range(batches):
             batch = sampler.batch(2 * recipe.steps + index)
             known = batch.labels[:, ::2, ::2] != IGNORE  # every fourth pixel is enough
-            logits.append(_predict(network.eval(), batch, plain)[:, :, ::2, ::2].permute(0, 2, 3, 1)[known].half())
+            scores = _predict(network.eval(), batch, plain)[:, :, ::2, ::2].permute(0, 2, 3, 1).cpu()
+            logits.append(scores[known].half())
             labels.append(batch.labels[:, ::2, ::2][known])
         offsets = _best_offsets(torch.cat(logits).float().numpy(), torch.cat(labels).numpy())
-        cast(nn.Conv2d, network.decoder.score).bias += torch.from_numpy(offsets)  # type: ignore[operator]
+        bias = cast(Tensor, cast(nn.Conv2d, network.decoder.score).bias)
+        bias += torch.from_numpy(offsets).to(bias.device)
 
 
 def _best_offsets(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float32]:

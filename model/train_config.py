@@ -16,7 +16,8 @@ from .config import GLOBAL, ConfigError, NetworkConfig, ServingConfig
 from .presets import Preset, preset
 
 WHOLE, PATCH = "whole", "patch"
-_TAKEN = ("best", "last", "state")  # files of their own
+FINISH = "finish"  # in the logs, what follows the last stage
+_TAKEN = ("best", "last", "state", FINISH)  # files of their own, and rows of the logs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,7 @@ class Augmentation:
     colour: float
     scale: float
     balance: float
+    context_dropout: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +108,17 @@ class Stage:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finish:
+    """What is set after the last stage, on training patches as serving sees them: no jitter, no balance.
+
+    recalibrate: the decoder's batch statistics. class_offsets: the score of each class, for the highest mIoU.
+    """
+
+    recalibrate: bool
+    class_offsets: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """A whole training. Paths are relative to the file's folder.
 
@@ -123,6 +136,7 @@ class TrainingConfig:
     optimisation: Optimisation
     augmentation: Augmentation
     stages: tuple[Stage, ...]
+    finish: Finish
     licence: str | None
     ground_sample_distance: float | None
 
@@ -244,6 +258,7 @@ def _check_settings(optimisation: Optimisation, augmentation: Augmentation, plac
         "colour": ("0 to 1", lambda value: 0 <= value <= 1),
         "scale": ("1 to 4", lambda value: 1 <= value <= 4),
         "balance": ("0 to 1", lambda value: 0 <= value <= 1),
+        "context_dropout": ("0 to 1", lambda value: 0 <= value <= 1),
     }
     for record, place in zip((optimisation, augmentation), places, strict=True):
         for name, value in encode(record).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,13 +88,19 @@ def _load_file(network: FCtL, path: Path) -> None:
         _load_backbones(network, read.state, f"network.weights: {path}")
         return
     wanted = network.state_dict()
-    found = _fitting(wanted, read.state)
+    found = _fitting(wanted, _with_context_encoders(wanted, read.state))
     if not any(key.startswith("encoder.backbone.") for key in found):
         theirs = read.card.network.backbone
         raise CheckpointError(f"network.weights: {path}: expected {network.config.backbone}, found {theirs}")
     network.load_state_dict(found, strict=False)
     if new := sorted({".".join(key.split(".")[:2]) for key in wanted if key not in found}):
         log.warning("warning: %s has no weights for %s: they start at random", path, ", ".join(new))
+
+
+def _with_context_encoders(wanted: State, state: State) -> State:
+    """Weights of a network whose encoder stands in for those of contexts that it does not have."""
+    stands_in = {key: re.sub(r"^context_encoders\.[^.]+\.", "encoder.", key) for key in wanted}
+    return {key: state[own] for key, own in stands_in.items() if own in state} | dict(state)
 
 
 def _load_backbones(network: FCtL, state: State, origin: str) -> None:

@@ -29,8 +29,8 @@ from fctl.runtime.records import encode
 
 from .checkpoints import Card, save_checkpoint
 from .presets import Preset
-from .train import Recipe, Sampler, Scene, Training, freeze
-from .train_config import WHOLE, TrainingConfig, network_of, part_of, read_config, stage_settings
+from .train import Recipe, Sampler, Scene, Training, fit_class_offsets, freeze, recalibrate
+from .train_config import FINISH, WHOLE, TrainingConfig, network_of, part_of, read_config, stage_settings
 from .train_curve import draw_curve
 from .train_data import Images, check_images, class_labels, decode_scenes, input_spec, open_images, plan_scenes
 from .train_validation import validate
@@ -125,6 +125,7 @@ def _train(job: _Job, weights: State, kept: dict[str, Any] | None) -> Outcome:
                 kept = None
             _train_stage(job, index, training, weights, records)
             weights = handed_over(weights, training.averaged.state_dict(), part)
+        _finish(job, training, records)
         assert records.best is not None  # the last stage trains the whole network
         shutil.rmtree(job.out / _SCENES, ignore_errors=True)
         return Outcome(out=job.out, class_names=job.images.description.class_names, best=records.best)
@@ -134,11 +135,7 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
     """One stage, from where it stands to its end. weights: the whole network's before it."""
     stage, recipe = job.config.stages[index], training.recipe
     epoch = recipe.steps // stage.epochs
-    windows = {
-        context.name: ContextWindow(factor=context.factor, size=context.size, resampling=job.found.serving.resampling)
-        for context in training.network.config.contexts
-    }
-    sampler = Sampler(job.scenes, training.network, windows, recipe)
+    sampler = Sampler(job.scenes, training.network, _windows(job, training), recipe)
     for loss in training.steps(sampler, job.config.workers):
         if not math.isfinite(loss):
             raise InputError(
@@ -157,25 +154,49 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
             })  # fmt: skip
 
 
+def _windows(job: _Job, training: Training) -> dict[str, ContextWindow]:
+    """How the contexts of a stage's network are cut, by name."""
+    return {
+        context.name: ContextWindow(factor=context.factor, size=context.size, resampling=job.found.serving.resampling)
+        for context in training.network.config.contexts
+    }
+
+
+def _finish(job: _Job, training: Training, records: _Records) -> None:
+    """Set what the config asks for in the averaged network, which is validated and kept as after an epoch."""
+    network, windows, asked = training.averaged, _windows(job, training), job.config.finish
+    if asked.recalibrate:
+        recalibrate(network, job.scenes, windows, training.recipe)
+    if asked.class_offsets:
+        fit_class_offsets(network, job.scenes, windows, training.recipe)
+    if asked.recalibrate or asked.class_offsets:
+        miou, better = _keep(job, FINISH, WHOLE, 1, training, records)
+        log.info("finish: validation mIoU %.1f%s", 100 * miou, ", the best" * better)
+
+
 def _end_epoch(job: _Job, index: int, epoch: int, training: Training, records: _Records) -> None:
-    """Validate the averaged network and keep it."""
     stage = job.config.stages[index]
-    card = _card(job, index, epoch, training)
-    confusion = validate(training.averaged, card, job.images.validation, job.config.data.bands)
-    miou = confusion.miou(job.images.description.counted)
-    card = replace(card, training=card.training | {"validation_miou": miou if math.isfinite(miou) else None})
-    state = {key: value.cpu() for key, value in training.averaged.state_dict().items()}
-    _save_checkpoint(job.out / ("last.pt" if stage.network == WHOLE else f"{stage.name}.pt"), card, state)
-    better = stage.network == WHOLE and (records.best is None or _rank(miou) > _rank(records.best.miou))
-    if better:
-        _save_checkpoint(job.out / "best.pt", card, state)
-        iou = tuple(map(float, confusion.iou()))
-        records.best = Best(stage=stage.name, epoch=epoch, miou=miou, iou=iou)
-    records.add_score(stage.name, epoch, miou, confusion)
+    miou, better = _keep(job, stage.name, stage.network, epoch, training, records)
     log.info(
         "stage %s, epoch %d of %d: loss %.4f, validation mIoU %.1f%s",
         stage.name, epoch, stage.epochs, records.mean_loss(stage.name, epoch), 100 * miou, ", the best" * better,
     )  # fmt: skip
+
+
+def _keep(job: _Job, stage: str, part: str, epoch: int, training: Training, records: _Records) -> tuple[float, bool]:
+    """Validate the averaged network and keep it; its mIoU, and whether it is the best of whole networks."""
+    card = _card(job, stage, part, epoch, training)
+    confusion = validate(training.averaged, card, job.images.validation, job.config.data.bands)
+    miou = confusion.miou(job.images.description.counted)
+    card = replace(card, training=card.training | {"validation_miou": miou if math.isfinite(miou) else None})
+    state = {key: value.cpu() for key, value in training.averaged.state_dict().items()}
+    _save_checkpoint(job.out / ("last.pt" if part == WHOLE else f"{stage}.pt"), card, state)
+    better = part == WHOLE and (records.best is None or _rank(miou) > _rank(records.best.miou))
+    if better:
+        _save_checkpoint(job.out / "best.pt", card, state)
+        records.best = Best(stage=stage, epoch=epoch, miou=miou, iou=tuple(map(float, confusion.iou())))
+    records.add_score(stage, epoch, miou, confusion)
+    return miou, better
 
 
 def _rank(miou: float) -> float:
@@ -245,7 +266,7 @@ def _kept_rows(path: Path, header: list[str], steps: int) -> list[list[str]]:
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 whole_rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(header)]
-                rows = [row for row in whole_rows if int(row[0]) <= steps]
+                rows = [row for row in whole_rows if int(row[0]) <= steps and row[1] != FINISH]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: expected the log of the training to resume, found none ({error})") from None
     with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -316,6 +337,7 @@ def _recipe(config: TrainingConfig, index: int, found: Preset, images: Images, p
         statistics=optimisation.statistics,
         fixed=stage.frozen,
         precision=config.precision,
+        context_dropout=augmentation.context_dropout,
     )
 
 
@@ -353,10 +375,10 @@ def _check_stages(config: TrainingConfig, found: Preset, images: Images, pixels:
             raise InputError(f"stages[{index}]: expected something to train, found all of it frozen")
 
 
-def _card(job: _Job, index: int, epoch: int, training: Training) -> Card:
-    config, stage = job.config, job.config.stages[index]
+def _card(job: _Job, stage: str, part: str, epoch: int, training: Training) -> Card:
+    config = job.config
     return Card(
-        network=part_of(job.found.network, stage.network),
+        network=part_of(job.found.network, part),
         serving=job.found.serving,
         classes=class_labels(job.images.description),
         ground_sample_distance=config.ground_sample_distance,
@@ -365,7 +387,7 @@ def _card(job: _Job, index: int, epoch: int, training: Training) -> Card:
             "data": job.images.description.name,
             "images": len(job.images.training.samples),
             "config": encode(config),
-            "stage": stage.name,
+            "stage": stage,
             "epoch": epoch,
             "step": training.done,
         },

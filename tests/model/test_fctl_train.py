@@ -70,8 +70,9 @@ CONFIG: dict[str, Any] = {
         "optimiser": "adam", "rate": 3e-3, "encoder_rate": 3e-3, "weight_decay": 5e-4, "power": 0.9, "batch": 2,
         "accumulate": 2, "average": 0.5, "gamma": 2.0, "class_weights": None, "statistics": True,
     },
-    "augmentation": {"turns": True, "colour": 0.2, "scale": 1.3, "balance": 0.5},
+    "augmentation": {"turns": True, "colour": 0.2, "scale": 1.3, "balance": 0.5, "context_dropout": 0.1},
     "stages": [{"name": "all", "network": "whole", "epochs": 2, "stem": None, "frozen": [], "changes": {}}],
+    "finish": {"recalibrate": False, "class_offsets": False},
     "licence": "CC0-1.0",
     "ground_sample_distance": 0.5,
 }  # fmt: skip
@@ -305,6 +306,23 @@ def test_a_finished_training_resumes_to_its_outcome(trained: Path) -> None:
     card = read_checkpoint(trained / "run" / "best.pt").card
     assert card is not None
     assert (outcome.best.epoch, outcome.best.miou) == (card.training["epoch"], card.training["validation_miou"])
+
+
+def test_a_training_is_finished_once_however_often_it_is_resumed(folder: Path) -> None:
+    finish = {"finish": {"recalibrate": True, "class_offsets": True}}
+    run_training(write_config(folder, {"out": "plain"}, "plain.json"))
+    config = write_config(folder, finish)
+    run_training(config)
+    plain, first = state_of(folder / "plain" / "last.pt"), state_of(folder / "run" / "last.pt")
+    changed_keys = {key for key in plain if not torch.equal(plain[key], first[key])}
+    assert "decoder.score.bias" in changed_keys
+    assert all(key == "decoder.score.bias" or ".bn." in key for key in changed_keys)
+    assert all(key.startswith("decoder.") for key in changed_keys)
+    assert [row[1] for row in rows(folder / "run" / "validation.csv")[1:]] == ["all", "all", "finish"]
+    before = rows(folder / "run" / "validation.csv")
+    run_training(config, resume=True)
+    assert rows(folder / "run" / "validation.csv") == before
+    assert_same(state_of(folder / "run" / "last.pt"), first)
 
 
 def test_a_changed_config_is_refused(trained: Path, tmp_path: Path) -> None:
@@ -637,6 +655,13 @@ def test_a_checkpoint_of_ours_is_a_start(folder: Path) -> None:
     assert {key for key in found if not torch.equal(found[key], theirs[key])} == {
         "decoder.score.weight", "decoder.score.bias",
     }  # fmt: skip
+    alone = build(replace(wanted, contexts=(), encoders="shared", lcf=None, ale=None), seed=8)
+    save_small(folder / "alone.pt", alone)
+    found, theirs = start_network(wanted, "alone.pt", folder, 0).state_dict(), alone.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in theirs.items())
+    contexts = [key for key in found if key.startswith("context_encoders.")]
+    assert contexts
+    assert all(torch.equal(found[key], theirs[f"encoder.{key.split('.', 2)[2]}"]) for key in contexts)
     torch.save(build(small_config(contexts=(WIDE,))).encoder.backbone.state_dict(), folder / "bare.pt")
     with pytest.raises(CheckpointError, match=r"bare\.pt: expected a checkpoint of fctl or weights of efficientnet"):
         start_network(wanted, "bare.pt", folder, 0)
@@ -657,6 +682,7 @@ def test_a_curve_of_any_length_is_drawn() -> None:
         assert {(33, 102, 235), (222, 45, 38)} <= colours
 
 
-def test_the_example_is_a_config() -> None:
-    config = read_config(ROOT / "docs" / "dubai-training.json")
+@pytest.mark.parametrize("name", ["dubai-alone.json", "dubai-contexts.json", "dubai-training.json"])
+def test_the_example_is_a_config(name: str) -> None:
+    config = read_config(ROOT / "docs" / name)
     assert config.data.mosaic is not None

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 
@@ -18,7 +16,7 @@ from torch.nn import functional as F
 from fctl.model.config import ConfigError, ContextConfig
 from fctl.model.losses import focal_loss
 from fctl.model.network import FCtL
-from fctl.model.train import Batch, Recipe, Sampler, Scene, _best_offsets, _jitter, mean_weights, recalibrate, train
+from fctl.model.train import Batch, Recipe, Sampler, Scene, Training, _best_offsets, _jitter, recalibrate
 from fctl.runtime.contexts import ContextWindow
 from fctl.runtime.metrics import IGNORE, Confusion
 from fctl.runtime.windows import Window
@@ -135,6 +133,21 @@ def test_all_eight_turns_are_views_of_the_scene(axis: int) -> None:
     assert len({(labels.shape, labels.tobytes()) for _, labels in sampler(patterned(), MEDIUM).views}) == 8
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_contexts_are_dropped_one_by_one_and_patches_never(share: float) -> None:
+    found = batches(sampler(patterned(), MEDIUM, LARGE, context_dropout=share), count=16)
+    black = np.array(
+        [
+            [not window.any() for window in batch.contexts[context.name]]
+            for batch in found
+            for context in (MEDIUM, LARGE)
+        ]
+    ).reshape(16, 2, -1)
+    assert abs(black.mean() - share) < 0.2
+    assert all(batch.patch.flatten(1).any(1).all() for batch in found)
+    assert (black[:, 0] != black[:, 1]).any() == (share == 0.5)
+
+
 def test_labels_are_ignored_beyond_a_small_scene() -> None:
     scene = patterned(40, 50)
     batch = sampler(scene, MEDIUM).batch(0)
@@ -190,13 +203,12 @@ class Trained:
     start: dict[str, Tensor]
     network: FCtL
     loss: Callable[[FCtL], float]
-    folder: Path
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained() -> Trained:
     config = small_config(stage="s8", contexts=(MEDIUM,))
-    network, folder = build(config), tmp_path_factory.mktemp("train") / "run"
+    network = build(config)
     start = {name: value.clone() for name, value in network.state_dict().items()}
     held = Sampler([coloured()], network, windows(MEDIUM), replace(RECIPE, seed=99)).batch(0)
 
@@ -204,18 +216,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         with torch.no_grad():
             return F.cross_entropy(candidate(held.patch, held.contexts), held.labels, ignore_index=IGNORE).item()
 
-    result = train(network, [coloured()], windows(MEDIUM), replace(RECIPE, steps=12, batch=2), folder)
-    return Trained(start, result, loss, folder)
+    recipe = replace(RECIPE, steps=12, batch=2)
+    training, scenes = Training(network, recipe), [coloured()]
+    losses = list(training.steps(Sampler(scenes, network, windows(MEDIUM), recipe)))
+    assert len(losses) == training.done == 12
+    recalibrate(training.averaged, scenes, windows(MEDIUM), recipe, batches=20)
+    return Trained(start, training.averaged.eval(), loss)
 
 
 def test_training_lowers_the_loss(trained: Trained) -> None:
     before = build(trained.network.config)
     before.load_state_dict(trained.start)
     assert trained.loss(trained.network) < 0.9 * trained.loss(before)
-
-
-def test_training_returns_a_network_in_evaluation_mode(trained: Trained) -> None:
-    assert not any(module.training for module in trained.network.modules())
 
 
 def test_frozen_blocks_and_batch_statistics_of_backbones_keep_their_values(trained: Trained) -> None:
@@ -231,12 +243,6 @@ def test_everything_else_is_trained(trained: Trained) -> None:
     learned = [name for name, p in trained.network.named_parameters() if p.requires_grad]
     assert any(".blocks.3." in name for name in learned)
     assert [name for name in learned if torch.equal(state[name], trained.start[name])] == []
-
-
-def test_the_log_has_no_rows_before_they_are_due(trained: Trained) -> None:
-    with (trained.folder / "log.csv").open() as file:
-        assert list(csv.reader(file)) == [["step", "loss", "seconds"]]
-    assert not (trained.folder / "average.pt").exists()
 
 
 def test_focal_loss_with_gamma_0_is_cross_entropy() -> None:
@@ -278,14 +284,6 @@ def test_recalibration_sees_plain_patches_whatever_the_recipe() -> None:
     plain = mean_after(RECIPE)
     assert plain.abs().max() > 0
     assert torch.equal(mean_after(replace(RECIPE, balance=1.0, scale=2.0, colour=0.9)), plain)
-
-
-def test_mean_weights_lie_halfway() -> None:
-    one, other = (build(small_config(contexts=(), ale=None), seed=seed) for seed in (0, 1))
-    halfway = mean_weights(one, other).state_dict()
-    for key, value in one.state_dict().items():
-        if value.is_floating_point():
-            torch.testing.assert_close(halfway[key], (value + other.state_dict()[key]) / 2)
 
 
 def test_class_offsets_raise_the_miou_of_training_patches() -> None:

@@ -1,1 +1,0 @@
-"""Data and settings behind shipped models."""
