@@ -3,9 +3,9 @@
 python benchmarks/builds.py [--only default,fctl-vgg16,city.fctl] [--width 0.125] [--capability 86]
 
 Presets are exported with random weights; bundles are taken as they are. fp16 graphs are made as `fctl-export
---precision fp16` makes them, int8 ones with Q/DQ on every convolution: that shows what the builder makes of int8, and
-says nothing of accuracy. Layers are counted by the data type that goes into their products; "fused" are attentions that
-became one kernel.
+--precision fp16` makes them, int8 ones with Q/DQ on all layers that may have it: that shows what the builder makes of
+int8, and says nothing of accuracy. Layers are counted by the data type that goes into their products; "fused" are
+attentions that became one kernel.
 """
 
 from __future__ import annotations

@@ -16,10 +16,10 @@ from pathlib import Path
 import onnx
 
 from fctl.calib.sample import sample_patches
+from fctl.calib.watch import peaks
 from fctl.export.half import EXCEPTIONS, to_half
 from fctl.export.onnx_graph import save_model
 from fctl.export.origin import parity_images
-from fctl.export.ranges import peaks
 from fctl.export.rounding import overflows, rounding_bundle
 from fctl.export.verify import Samples, compare, fp32_reference
 from fctl.runtime.bundle import Bundle, read_bundle

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from fctl.runtime.bundle import Manifest
-from fctl.runtime.contexts import Source
+from fctl.runtime.contexts import Source, Stack
 from fctl.runtime.errors import InputError
 from fctl.runtime.pipeline import Batch, cut_batch, cut_scene
 from fctl.runtime.raster import open_raster
@@ -42,18 +42,28 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
     does not fit the bundle.
     """
     random = np.random.default_rng(seed)
-    batches = []
+    batches: list[Batch] = []
     for index in range(count):
         path = images[index % len(images)]
         with open_raster(path, manifest.input, None, manifest.tile) as source:
-            batch = cut_batch(manifest, source, (_place(source, manifest.tile, random),), 1)
-            moving = {
-                context.name: cut_scene(source, batch.scenes[context.name][0], context)
-                for context in manifest.contexts
-                if context.window.moves
-            }
-            batches.append(replace(batch, contexts=batch.contexts | moving))
+            batches += cut_each(manifest, source, [_place(source, manifest.tile, random)])
     return batches
+
+
+def cut_each(manifest: Manifest, source: Source, tiles: Iterable[Window]) -> Iterator[Batch]:
+    """A batch for each tile, of one patch with all of its contexts.
+
+    Of a context that moves, tiles that follow each other in the same scene share one array.
+    """
+    moving = [context for context in manifest.contexts if context.window.moves]
+    last: dict[str, tuple[Window, Stack]] = {}
+    for tile in tiles:
+        batch = cut_batch(manifest, source, (tile,), 1)
+        for context in moving:
+            (scene,) = batch.scenes[context.name]
+            if context.name not in last or last[context.name][0] != scene:
+                last[context.name] = scene, cut_scene(source, scene, context)
+        yield replace(batch, contexts=batch.contexts | {name: cut for name, (_, cut) in last.items()})
 
 
 def _place(source: Source, tile: int, random: np.random.Generator) -> Window:

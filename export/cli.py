@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fctl.runtime.console import command, one_line_errors, show_log, usage
+from fctl.runtime.console import command, one_line_errors, progress_bars, show_log, usage
 from fctl.runtime.errors import EngineError, InputError
 
 if TYPE_CHECKING:
     from fctl.runtime.bundle import Bundle, Manifest
     from fctl.runtime.engines.plans import StoredPlan
+
+    from .int8 import Int8Options
 
 _FOR_ONNX = ("onnx", "onnxruntime")
 _FOR_TORCH = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -33,6 +35,7 @@ _CHOICES = {
     "weights": ("fp32", "fp16"),
     "layout": ("nchw", "nhwc"),
     "activation": ("logits", "softmax", "sigmoid", "labels"),
+    "ranges": ("auto", "minmax", "percentile", "entropy", "mse"),
 }
 # What belongs to one kind of network, or to one format, and is refused elsewhere.
 _OWN = "networks of your own (MODEL.onnx, package.module:factory)"
@@ -40,6 +43,10 @@ _OF_CHECKPOINTS = ("arch", "medium", "large", "contexts", "scene_size", "graph",
 _OF_FOREIGN = ("tile", "overlap", "scale", "mean", "std", "layout", "activation", "dtype", "bands", "output")
 _OF_BOTH = ("classes", "licence", "gsd")
 _OF_TRITON = ("max_batch", "plan")
+_OF_INT8 = (
+    "calib", "count", "seed", "ranges", "min_agreement", "evaluation", "description", "split", "max_miou_drop",
+)  # fmt: skip
+_OF_EVAL = ("description", "split", "max_miou_drop")
 _OF_TRT = (
     "flavour", "batch", "compute_capability", "workspace", "opt_level", "hardware_compatible", "version_compatible",
 )  # fmt: skip
@@ -69,7 +76,7 @@ def export(
         str, typer.Option(help="onnx; trt (adds TensorRT engines for this machine); triton (a model repository).")
     ] = "onnx",
     precision: Annotated[
-        str, typer.Option(help="Of the graphs: fp32, fp16, or int8 where the bundle has them.")
+        str, typer.Option(help="Of the graphs: fp32, fp16, or int8 (calibrated with --calib).")
     ] = "fp32",
     flavour: Annotated[str, typer.Option(help="trt: tensorrt or tensorrt-rtx.")] = "tensorrt",
     batch: Annotated[str, typer.Option(help="trt: batch sizes to build for, as 1,4,8.")] = "4",
@@ -126,6 +133,33 @@ def export(
         int | None, typer.Option(min=1, help="Own network: bands, where the graph leaves it open.")
     ] = None,
     output: Annotated[str | None, typer.Option(help="Own network: which output, where it has several.")] = None,
+    calib: Annotated[
+        list[Path] | None, typer.Option(help="int8: images or folders like those that it will run on; repeatable.")
+    ] = None,
+    count: Annotated[
+        int, typer.Option(min=1, help="int8: patches to calibrate with; more are taken to try layers on.")
+    ] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="int8: random seed that patches are drawn with.")] = 0,
+    ranges: Annotated[
+        str,
+        typer.Option(
+            help="int8: how activations are ranged: minmax, percentile, entropy, mse, or auto, the best of them."
+        ),
+    ] = "auto",
+    min_agreement: Annotated[
+        float, typer.Option(min=0, max=100, help="int8: % of the pixels that must keep their fp32 class.")
+    ] = 99.0,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(
+            "--eval", help="int8: labelled images (as fctl-eval --data); the budget is then the mIoU lost on them."
+        ),
+    ] = None,
+    description: Annotated[Path | None, typer.Option(help="int8: the description of --eval, as for fctl-eval.")] = None,
+    split: Annotated[str | None, typer.Option(help="int8: which images of --eval, as for fctl-eval.")] = None,
+    max_miou_drop: Annotated[
+        float, typer.Option(min=0, max=100, help="int8: points of mIoU on --eval that may be lost.")
+    ] = 0.5,
 ) -> None:
     """Export a network to a verified bundle that runs without PyTorch, and to the engines that run it."""
     given = context.params
@@ -137,7 +171,7 @@ def export(
     if out is None and (fmt != "trt" or kind != "bundle"):
         raise usage("--out: expected where to write; only --fmt trt of a bundle can do without it")
     if kind == "bundle" and fmt == "onnx" and precision == "fp32":
-        raise usage("a bundle holds its fp32 graphs already: give --precision fp16, --fmt trt or --fmt triton")
+        raise usage("a bundle holds its fp32 graphs already: give --precision fp16 or int8, --fmt trt or --fmt triton")
     batches = _batches(batch)
     show_log()
     with one_line_errors(), tempfile.TemporaryDirectory(prefix="fctl-") as scratch:
@@ -175,8 +209,15 @@ def _bundle_of(network: str, kind: str, out: Path | None, scratch: Path, given: 
     if kind == "bundle":
         bundle = read_bundle(network)
         if out is None and wanted in bundle.manifest.precisions:
+            if given["calib"]:
+                raise InputError(f"{network} holds int8 graphs already: leave --calib out")
             return bundle
-    else:
+        _require(_FOR_ONNX, "fctl[quant,cpu]")
+        from .precision import check_fp32
+
+        check_fp32(bundle, wanted)
+    int8 = _int8_options(network, given) if wanted == "int8" else None  # before an export, which takes minutes
+    if kind != "bundle":
         first = out if out and wanted == "fp32" else scratch / "fp32" / name
         export = _export_foreign if kind == "foreign" else _export_checkpoint
         export(network, first, given)
@@ -185,21 +226,54 @@ def _bundle_of(network: str, kind: str, out: Path | None, scratch: Path, given: 
             return bundle
     if given["out"] is None:
         raise InputError(f"{network} holds no {wanted} graphs: give --out NAME.fctl, so that those made now are kept")
-    return _halved(bundle, out or scratch / name, given)
-
-
-def _halved(bundle: Bundle, out: Path, given: dict[str, Any]) -> Bundle:
-    """A copy with fp16 graphs."""
-    from fctl.runtime.bundle import read_bundle
-
-    if given["precision"] != "fp16":
-        bundle.graph("segmenter", given["precision"])  # says what it holds
-        raise InputError(f"{bundle.folder} holds {given['precision']} graphs already: give --fmt trt or --fmt triton")
     _require(_FOR_ONNX, "fctl[quant,cpu]")
+    made = out or scratch / name
+    if int8:
+        _quantise(bundle, made, int8)
+    else:
+        _halve(bundle, made, given)
+    return read_bundle(made)
+
+
+def _halve(bundle: Bundle, out: Path, given: dict[str, Any]) -> None:
+    """Write a copy with fp16 graphs."""
     from .precision import PrecisionOptions, add_precision
 
     add_precision(bundle, out, PrecisionOptions(precision="fp16", patches=tuple(given["patches"] or ())))
-    return read_bundle(out)
+
+
+def _int8_options(network: str, given: dict[str, Any]) -> Int8Options:
+    """How to make int8 graphs. Opens labelled images."""
+    _require(_FOR_ONNX, "fctl[quant,cpu]")
+    from fctl.runtime.datasets import open_dataset, select
+
+    from .int8 import Int8Options
+
+    if not given["calib"]:
+        raise InputError(
+            f"{network} holds no int8 graphs: to make them, give --calib with images or folders like those that it "
+            "will run on"
+        )
+    labelled = None
+    if given["evaluation"]:
+        labelled = select(open_dataset(given["evaluation"], description=given["description"]), given["split"])
+    return Int8Options(
+        calib=tuple(given["calib"]),
+        count=given["count"],
+        seed=given["seed"],
+        ranges=given["ranges"],
+        min_agreement=given["min_agreement"] / 100,
+        labelled=labelled,
+        max_miou_drop=given["max_miou_drop"] / 100,
+    )
+
+
+def _quantise(bundle: Bundle, out: Path, options: Int8Options) -> None:
+    """Write a copy with int8 graphs."""
+    from .int8 import add_int8
+
+    with progress_bars() as progress:
+        add_int8(bundle, out, options, progress)
 
 
 def _build(bundle: Bundle, out: Path | None, batches: tuple[int, ...], given: dict[str, Any]) -> Sequence[StoredPlan]:
@@ -284,15 +358,23 @@ def _export_foreign(network: str, out: Path, given: dict[str, Any]) -> Manifest:
 
 def _refuse_strangers(context: typer.Context, kind: str, fmt: str) -> None:
     """Options that mean nothing to this kind of network or format are an error, not ignored."""
+    given = context.params
     refused = {name: "checkpoints" for name in _OF_CHECKPOINTS if kind != "checkpoint"}
     refused |= {name: _OWN for name in _OF_FOREIGN if kind != "foreign"}
     refused |= {name: "networks; a bundle says it itself" for name in _OF_BOTH if kind == "bundle"}
     refused |= {name: "--fmt trt" for name in _OF_TRT if fmt != "trt"}
     refused |= {name: "--fmt triton" for name in _OF_TRITON if fmt != "triton"}
+    refused |= {name: "--precision int8" for name in _OF_INT8 if given["precision"] != "int8"}
+    if given["precision"] == "int8":
+        refused |= {name: "--eval" for name in _OF_EVAL if not given["evaluation"]}
+        refused |= {"min_agreement": "int8 without --eval"} if given["evaluation"] else {}
+        if kind == "bundle" and fmt != "triton":
+            refused["patches"] = "other precisions of a bundle, int8 has --calib"
     for name, whose in refused.items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise usage(f"--{name.replace('_', '-')} is for {whose}: leave it out")
+            option = "eval" if name == "evaluation" else name.replace("_", "-")
+            raise usage(f"--{option} is for {whose}: leave it out")
 
 
 def _batches(text: str) -> tuple[int, ...]:

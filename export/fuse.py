@@ -15,12 +15,12 @@ import onnx.compose
 import onnx.helper
 from numpy.typing import NDArray
 
+from fctl.calib.onnx_session import load_session
 from fctl.calib.sample import find_images, sample_patches, shipped_images
 from fctl.runtime.bundle import SEGMENTER, Bundle, Context, Graph, Manifest, Precision, TensorSpec, sha256
 from fctl.runtime.errors import BundleError, EngineError, ParityError
 
 from .onnx_graph import save_model
-from .onnx_session import load_session
 
 # Of max |score|. The same nodes compute the same. But ONNX Runtime runs most fp16 nodes in fp32 on a CPU, and drops the
 # roundings in between: features that are an output are rounded, and those inside a graph are not.

@@ -21,9 +21,8 @@ import onnx.shape_inference
 from numpy.typing import NDArray
 from onnxruntime.transformers.float16 import ALWAYS_FLOAT_INPUTS, convert_float_to_float16
 
-from fctl.runtime.errors import BundleError
-
-from .ranges import types_of
+from fctl.calib.plain import cast_target, drop_unread, plain
+from fctl.calib.watch import types_of
 
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 LARGEST = 65504.0  # of fp16
@@ -96,7 +95,7 @@ def to_half(
     ``features`` become float16, at either end; raw pixels, positions and scores stay as they are. peaks: max |value| of
     tensors on real patches. Raises BundleError for a graph in which fp16 cannot be told from fp32.
     """
-    model = _plain(model, origin)
+    model = plain(model, origin, "fp16")
     view = _view(model, peaks)
     chosen = EXCEPTIONS if exceptions is None else {name: EXCEPTIONS[name] for name in exceptions}
     kept = {name: tuple(dict.fromkeys(find(view))) for name, find in chosen.items()}
@@ -275,68 +274,6 @@ EXCEPTIONS: Mapping[str, Finder] = {
 # Before the conversion.
 
 
-def _plain(model: onnx.ModelProto, origin: str) -> onnx.ModelProto:
-    """A copy whose nodes have names of their own, whose constants are initialisers, and whose types are all known."""
-    model = copy.deepcopy(model)
-    graph = model.graph
-    for node in graph.node:
-        if any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute):
-            raise BundleError(
-                f"{origin}: fp16 needs a graph without branches and loops, found {node.op_type}: export the network "
-                "with fixed sizes, without control flow"
-            )
-    _name_nodes(graph)
-    _fold_constants(graph)
-    del graph.value_info[:]
-    model = onnx.shape_inference.infer_shapes(model)
-    known = types_of(model)
-    for node in model.graph.node:
-        for name in node.output:
-            if name and name not in known:
-                raise BundleError(
-                    f"{origin}: fp16 needs the types of all tensors, found none for {name!r} of {node.op_type}: export "
-                    "the network with standard ONNX operators"
-                )
-    return model
-
-
-def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Keep names that tell nodes apart; others become the operator's and a number."""
-    taken: set[str] = set()
-    for index, node in enumerate(graph.node):
-        if not node.name or node.name in taken:
-            node.name = f"{node.op_type}_{index}"
-            while node.name in taken:
-                node.name += "_"
-        taken.add(node.name)
-
-
-def _fold_constants(graph: onnx.GraphProto) -> None:
-    """Constant nodes and casts of initialisers (weights stored as fp16) become initialisers."""
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    for node in list(graph.node):
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(node.attribute[0].t)
-        elif node.op_type == "Cast" and node.input[0] in stored and _target(node) == FLOAT:
-            values = onnx.numpy_helper.to_array(stored[node.input[0]])
-            tensor = onnx.numpy_helper.from_array(values.astype(np.float32))
-        else:
-            continue
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        stored[tensor.name] = graph.initializer[-1]
-        graph.node.remove(node)
-    _drop_unread(graph)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    for index in reversed(range(len(graph.initializer))):
-        if graph.initializer[index].name not in read:
-            del graph.initializer[index]
-
-
 def _view(model: onnx.ModelProto, peaks: Mapping[str, float]) -> View:
     graph = model.graph
     read_by: dict[str, list[onnx.NodeProto]] = {}
@@ -414,7 +351,7 @@ def _tidy(model: onnx.ModelProto) -> None:
     types = types_of(onnx.shape_inference.infer_shapes(_sorted(model)))
     _skip_casts(graph, types)
     _drop_dead_nodes(graph)
-    _drop_unread(graph)
+    drop_unread(graph)
     _restore_names(graph)
 
 
@@ -425,13 +362,13 @@ def _skip_casts(graph: onnx.GraphProto, types: Mapping[str, int]) -> None:
     for node in graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = same.get(name, name)
-        if node.op_type != "Cast" or _target(node) not in (FLOAT, HALF):
+        if node.op_type != "Cast" or cast_target(node) not in (FLOAT, HALF):
             continue
         source = node.input[0]
         first = made_by.get(source)
         before = first.input[0] if first is not None and first.op_type == "Cast" else source
         for name in (source, before):
-            if types.get(name) == _target(node) and (name == source or types.get(source) in (FLOAT, HALF)):
+            if types.get(name) == cast_target(node) and (name == source or types.get(source) in (FLOAT, HALF)):
                 same[node.output[0]] = name
                 break
     for value in graph.output:
@@ -493,7 +430,3 @@ def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:]
     graph.node.extend(ordered)
     return model
-
-
-def _target(cast: onnx.NodeProto) -> int:
-    return next((int(attribute.i) for attribute in cast.attribute if attribute.name == "to"), 0)

@@ -13,6 +13,7 @@ from typing import Literal
 import onnx
 
 from fctl.calib.sample import sample_patches
+from fctl.calib.watch import Peaks, peaks
 from fctl.runtime.bundle import Bundle, Graph, Manifest, Parity, Precision, sha256, write_manifest
 from fctl.runtime.errors import BundleError, ParityError
 from fctl.runtime.files import refuse_existing, whole
@@ -20,7 +21,6 @@ from fctl.runtime.files import refuse_existing, whole
 from .half import EXCEPTIONS, to_half
 from .onnx_graph import save_model
 from .origin import PARITY_PATCHES, parity_images
-from .ranges import Peaks, peaks
 from .rounding import overflows, rounding_bundle
 from .verify import Samples, fp32_reference, verify
 
@@ -50,15 +50,13 @@ def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manif
     nothing is left behind.
     """
     refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
-    _check(bundle, options.precision)
+    check_fp32(bundle, options.precision)
     spec = bundle.manifest.input
     images, source = parity_images(spec.bands, options.patches, spec.dtype)
     samples = Samples(batches=sample_patches(bundle.manifest, images, PARITY_PATCHES, seed=0), source=source)
-    files = sorted(path for path in bundle.folder.rglob("*") if path.is_file())
     ranges = peaks(bundle, samples.batches)
     with whole(out) as folder:
-        for path in files:
-            _copy(path, folder / path.relative_to(bundle.folder))
+        copy_files(bundle.folder, folder)
         graphs = tuple(
             _write_half(bundle, graph, folder, ranges[graph.role], options.exceptions)
             for graph in bundle.manifest.graphs
@@ -72,7 +70,8 @@ def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manif
     return manifest
 
 
-def _check(bundle: Bundle, precision: Precision) -> None:
+def check_fp32(bundle: Bundle, precision: Precision) -> None:
+    """Raise BundleError unless a bundle holds fp32 graphs, and none of the precision that is to be made of them."""
     found = bundle.manifest.precisions
     if precision in found:
         raise BundleError(f"{bundle.folder} holds {precision} graphs already: run it with --precision {precision}")
@@ -82,9 +81,13 @@ def _check(bundle: Bundle, precision: Precision) -> None:
         )
 
 
-def _copy(path: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target)  # not its permissions: an installed bundle may be read-only
+def copy_files(source: Path, target: Path) -> None:
+    """Copy all files of a bundle, but not their permissions: an installed one may be read-only."""
+    for path in sorted(source.rglob("*")):
+        if path.is_file():
+            copied = target / path.relative_to(source)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copied)
 
 
 def _write_half(bundle: Bundle, graph: Graph, folder: Path, ranges: Peaks, exceptions: Sequence[str]) -> Graph:

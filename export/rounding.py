@@ -23,11 +23,11 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
+from fctl.calib.watch import peaks, types_of
 from fctl.runtime.bundle import Bundle, Precision
 from fctl.runtime.pipeline import Batch
 
 from .onnx_graph import save_model
-from .ranges import peaks, types_of
 
 # Their results are among the values that they are given, which fp16 holds already.
 _EXACT = frozenset((

@@ -60,16 +60,23 @@ class Reference:
     original: Callable[[Batch], Scores] | None
 
 
-def verify(bundle: Bundle, reference: Reference, samples: Samples, precision: Precision = "fp32") -> Parity:
+def verify(
+    bundle: Bundle,
+    reference: Reference,
+    samples: Samples,
+    precision: Precision = "fp32",
+    tolerance: Tolerance | None = None,
+) -> Parity:
     """Compare a bundle's fp32 graphs in ONNX Runtime with their reference; the figures, if they pass.
 
-    precision: what the graphs stand for, where they are simulations of others (`rounding.rounding_bundle`).
+    precision: what the graphs stand for, where they are simulations of others (`rounding.rounding_bundle`). tolerance:
+    None for that of the precision in `TOLERANCES`.
     Raises ParityError when the largest difference exceeds the precision's tolerance (in fp32 1e-3 of the largest
     score), when too few pixels have the same class (99.99 %), or when replacing a context's features by another
     patch's changes nothing.
     """
     parity = compare(bundle, reference, samples, precision)
-    _judge(parity)
+    _judge(parity, tolerance or TOLERANCES[precision])
     return parity
 
 
@@ -163,8 +170,8 @@ def _concatenated(scores: Callable[[Batch], Scores], batches: Sequence[Batch]) -
     return np.concatenate([scores(batch) for batch in batches])
 
 
-def _judge(parity: Parity) -> None:
-    problems, tolerance = [], TOLERANCES[parity.precision]
+def _judge(parity: Parity, tolerance: Tolerance) -> None:
+    problems = []
     if not parity.max_error <= tolerance.error:  # also catches NaN
         problems.append(
             f"max |difference| / max |logit|: expected at most {tolerance.error:g}, found {parity.max_error:.2e}"

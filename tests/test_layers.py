@@ -65,11 +65,7 @@ def test_calib_imports_the_runtime_only(path: Path) -> None:
     assert siblings(path) <= {"fctl.runtime"}
 
 
-NETWORK = [
-    path
-    for path in sources("model")
-    if not path.name.startswith(("train", "checkpoints")) and path.parent.name != "recipes"
-]
+NETWORK = [path for path in sources("model") if not path.name.startswith(("train", "checkpoints"))]
 
 
 @pytest.mark.parametrize("path", NETWORK, ids=str)
@@ -93,7 +89,7 @@ def test_rasterio_has_one_home() -> None:
 
 @pytest.mark.parametrize("library", ["onnxruntime", "openvino"])
 def test_an_engine_has_one_home(library: str) -> None:
-    making = {"export/onnx_session.py", "export/half.py"} if library == "onnxruntime" else set()  # graphs on their way
+    making = {"calib/onnx_session.py", "export/half.py"} if library == "onnxruntime" else set()  # graphs on their way
     assert importers(library) - making == {f"runtime/engines/{library}.py"}
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from fctl.calib.sample import sample_patches, shipped_images
+from fctl.calib.watch import peaks
 from fctl.export.half import EXCEPTIONS, to_half
 from fctl.export.onnx_graph import save_model
 from fctl.export.pipeline import ExportOptions, export_bundle
-from fctl.export.ranges import peaks
 from fctl.model.checkpoints import Card, ClassLabel, save_checkpoint
 from fctl.model.config import NetworkConfig
 from fctl.model.network import FCtL

@@ -6,9 +6,9 @@ import numpy as np
 import onnx
 from PIL import Image
 
+from fctl.calib.onnx_session import InferenceSession, load_session
 from fctl.runtime.errors import CheckpointError, InputError
 
-from ..onnx_session import InferenceSession, load_session
 from .options import Array, Contract, ForeignOptions, first_line
 
 

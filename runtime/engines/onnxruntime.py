@@ -38,7 +38,10 @@ Providers = list[tuple[str, dict[str, str]]]
 
 
 class OnnxRuntime(HostEngine):
-    """Runs graphs with the CPU execution provider; fp16 graphs mostly in fp32, so their numbers are not a GPU's."""
+    """Runs graphs with the CPU execution provider; fp16 graphs mostly in fp32, so their numbers are not a GPU's.
+
+    int8 graphs too: it rounds at Q/DQ, but has few kernels for int8 that comes out as float.
+    """
 
     name = "onnxruntime"
 

@@ -1,6 +1,7 @@
 """OpenVINO, on the CPU.
 
 Where the processor can, OpenVINO runs in bf16 unless told otherwise: here the precision is always set, and read back.
+Of int8 graphs, layers with Q/DQ run in int8 kernels and the rest in fp32, on every processor alike.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from ..errors import EngineError
 from .base import Arrays, HostEngine, Request, RunPrecision, Session
 
 _DEVICE = "CPU"
-_TYPES = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16}
+_TYPES: dict[RunPrecision, ov.Type] = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16, "int8": ov.Type.f32}
+_CAPABILITIES = {"bf16": "BF16", "int8": "INT8"}  # what the processor needs besides
 
 
 class OpenVino(HostEngine):
-    """Runs fp32 graphs in fp32, or in bf16 where the processor has instructions for it."""
+    """Runs fp32 graphs in fp32, or in bf16 where the processor has instructions for it; int8 graphs too."""
 
     name = "openvino"
 
@@ -38,8 +40,8 @@ class OpenVino(HostEngine):
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
         """What this machine can run."""
-        capable = "BF16" in ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
-        return ("fp32", "bf16") if capable else ("fp32",)
+        capable = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
+        return tuple(name for name in _TYPES if _CAPABILITIES.get(name, "FP32") in capable)
 
     def session(self, path: Path, graph: Graph, batch: int) -> Session:
         """Load one graph."""

@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+import pytest
 
+from fctl.calib import quantise
+from fctl.calib.plain import plain
 from fctl.calib.sample import sample_patches
+from fctl.calib.watch import peaks
 from fctl.export.half import to_half
 from fctl.export.onnx_graph import save_model
 from fctl.export.origin import parity_images
-from fctl.export.ranges import peaks
 from fctl.runtime.bundle import Bundle, Graph, Precision, sha256
-from fctl.runtime.engines.base import shape_of
 from fctl.runtime.engines.builder import build_plan, machine_for
 from fctl.runtime.engines.plans import BuildOptions
 
@@ -42,6 +41,23 @@ def layers_of(bundle: Bundle, precision: Precision) -> Layers:
     }
 
 
+def narrow_preset(name: str, folder: Path) -> Path:
+    """A bundle of a preset, narrow and with random weights."""
+    torch = pytest.importorskip("torch")
+    from fctl.export.pipeline import ExportOptions, export_bundle
+    from fctl.model.checkpoints import save_checkpoint
+    from fctl.model.presets import preset
+
+    from ..model.helpers import lively, small_card, small_preset
+
+    torch.set_num_threads(1)
+    network = lively(replace(small_preset(name), encoders="shared"))
+    serving = replace(preset(name, classes=3).serving, overlap=16, scene=None)
+    save_checkpoint(folder / "net.pt", replace(small_card(network.config), serving=serving), network.state_dict())
+    export_bundle(folder / "net.pt", folder / "net.fctl", ExportOptions())
+    return folder / "net.fctl"
+
+
 def halved(bundle: Bundle, folder: Path) -> Bundle:
     """The bundle's fp32 graphs in fp16 as `add_precision` makes them, without its gate: random networks may miss it."""
     spec = bundle.manifest.input
@@ -57,37 +73,24 @@ def halved(bundle: Bundle, folder: Path) -> Bundle:
     return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))
 
 
-def quantised(bundle: Bundle, folder: Path) -> Bundle:
-    """The bundle's fp32 graphs with Q/DQ around convolutions: TensorRT's rules, ranges of one random batch.
+def quantised(bundle: Bundle, folder: Path, patches: int = 1) -> Bundle:
+    """The bundle's fp32 graphs with Q/DQ on all layers that may have it: the largest values of some patches.
 
     Accuracy is for another day: this is to see what the builder makes of int8.
     """
+    spec = bundle.manifest.input
+    images, _ = parity_images(spec.bands, (), spec.dtype)
+    ranges = peaks(bundle, sample_patches(bundle.manifest, images, patches, seed=0), inputs=True)
     graphs = []
     for graph in bundle.manifest.graphs:
         if graph.precision == "fp32":
-            path = folder / f"{graph.role}.int8.onnx"
-            quantize_static(
-                bundle.folder / graph.file, path, _Once(graph), quant_format=QuantFormat.QDQ, per_channel=True,
-                op_types_to_quantize=["Conv"], activation_type=QuantType.QInt8, weight_type=QuantType.QInt8,
-                extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
-            )  # fmt: skip
+            source, path = bundle.folder / graph.file, folder / f"{graph.role}.int8.onnx"
+            model = plain(onnx.load(source), str(source), "int8")
+            model = quantise.quantised(model, [layer.name for layer in quantise.layers(model)], ranges[graph.role])
+            quantise.check_quantised(model, str(source))
+            save_model(model, path)
             graphs.append(replace(graph, precision="int8", file=path.name, sha256=sha256(path)))
     return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))
-
-
-class _Once(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, graph: Graph) -> None:
-        random = np.random.default_rng(0)
-        arrays = {spec.name: random.normal(size=shape_of(spec, 1)).astype(spec.dtype) for spec in graph.inputs}
-        arrays |= {
-            spec.name: random.integers(0, 256, shape_of(spec, 1)).astype(spec.dtype)
-            for spec in graph.inputs
-            if spec.dtype == "uint8"
-        }
-        self._left: Iterator[dict[str, Any]] = iter([arrays])
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._left, None)
 
 
 def _built(path: Path, graph: Graph) -> Layers:

@@ -22,16 +22,17 @@ from onnx import helper
 from onnx.numpy_helper import from_array, to_array
 from onnx.reference import ReferenceEvaluator
 
+from fctl.calib.watch import peaks, types_of
 from fctl.export.foreign import ForeignOptions, export_foreign_onnx
 from fctl.export.half import EXCEPTIONS, to_half
 from fctl.export.precision import PrecisionOptions, add_precision
-from fctl.export.ranges import peaks, types_of
 from fctl.export.rounding import rounded
 from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError
 
 from ..conftest import write_geotiff
 from ..runtime import tiny
+from .builds import narrow_preset
 
 FP16 = PrecisionOptions(precision="fp16")
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
@@ -57,28 +58,11 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Export:
     @functools.cache
     def made(name: str) -> Path:
         folder = tmp_path_factory.mktemp(name)
-        source = "default" if name == "default" else _exported(name, folder)
+        source = "default" if name == "default" else narrow_preset(name, folder)
         add_precision(read_bundle(source), folder / "half.fctl", FP16)
         return folder / "half.fctl"
 
     return made
-
-
-def _exported(name: str, folder: Path) -> Path:
-    """A narrow preset's bundle."""
-    torch = pytest.importorskip("torch")
-    from fctl.export.pipeline import ExportOptions, export_bundle
-    from fctl.model.checkpoints import save_checkpoint
-    from fctl.model.presets import preset
-
-    from ..model.helpers import lively, small_card, small_preset
-
-    torch.set_num_threads(1)
-    network = lively(replace(small_preset(name), encoders="shared"))
-    serving = replace(preset(name, classes=3).serving, overlap=16, scene=None)
-    save_checkpoint(folder / "net.pt", replace(small_card(network.config), serving=serving), network.state_dict())
-    export_bundle(folder / "net.pt", folder / "net.fctl", ExportOptions())
-    return folder / "net.fctl"
 
 
 def halves(folder: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import pkgutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,28 +17,38 @@ from fctl.runtime import engines
 EXPORT_ONLY = ("torch", "onnx", "onnxscript")
 
 
-def modules() -> list[str]:
-    packages = (fctl.runtime, fctl.calib)
-    inner = [info.name for p in packages for info in pkgutil.walk_packages(p.__path__, f"{p.__name__}.")]
-    return [*(package.__name__ for package in packages), *inner]
+def modules(package: Any) -> list[str]:
+    inner = [info.name for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
+    return [package.__name__, *inner]
 
 
 def test_every_module_is_found() -> None:
-    assert {"fctl.runtime.segmenter", "fctl.runtime.engines.onnxruntime", "fctl.calib.sample"} <= set(modules())
+    assert {"fctl.runtime.segmenter", "fctl.runtime.engines.onnxruntime"} <= set(modules(fctl.runtime))
+    assert "fctl.calib.sample" in modules(fctl.calib)
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", [*modules(fctl.runtime), "fctl.calib", "fctl.calib.sample", "fctl.calib.choose"])
 def test_a_module_does_without_torch_and_onnx(tmp_path: Path, name: str) -> None:
     library = name.removeprefix(f"{engines.__name__}.")
     if library in ("onnxruntime", "openvino"):  # all others import their libraries when they are asked for
         pytest.importorskip(library)
+    assert_imports_without(tmp_path, name, EXPORT_ONLY)
+
+
+@pytest.mark.parametrize("name", modules(fctl.calib))
+def test_calibration_does_without_torch(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("onnx")
+    assert_imports_without(tmp_path, name, ("torch", "onnxscript"))
+
+
+def assert_imports_without(folder: Path, name: str, absent: tuple[str, ...]) -> None:
     code = f"""
 import importlib, sys
 importlib.import_module({name!r})
-found = [name for name in {EXPORT_ONLY!r} if name in sys.modules]
+found = [name for name in {absent!r} if name in sys.modules]
 assert not found, found
 """
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
 
 

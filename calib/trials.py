@@ -1,0 +1,147 @@
+"""A bundle's graphs with some layers in int8, on patches: how many pixels keep their class.
+
+ONNX Runtime rounds where Q/DQ says so and computes convolutions in fp32 in between: what is seen here is what int8
+makes of weights and activations, in any engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from fctl.runtime.bundle import SEGMENTER, Bundle
+from fctl.runtime.merge import Strip
+from fctl.runtime.pipeline import Batch
+
+from .macs import macs
+from .onnx_session import InferenceSession, load_session
+from .plain import plain
+from .quantise import Layer, layers, quantised
+
+Arrays = Mapping[str, NDArray[Any]]
+Names = Mapping[str, Collection[str]]  # layers, by the role of their graph
+Ids = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """What int8 layers need, by the role of a graph.
+
+    amax: range of each activation, by tensor. biases: what is added to biases (channels,), by layer.
+    """
+
+    amax: Mapping[str, Mapping[str, float]]
+    biases: Mapping[str, Arrays]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graphs:
+    """A bundle's fp32 graphs by role, made `plain`: their layers that may be int8, and the work of all products."""
+
+    bundle: Bundle
+    models: Mapping[str, onnx.ModelProto]
+    layers: Mapping[str, tuple[Layer, ...]]
+    macs: Mapping[str, Mapping[str, int]]
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Graphs:
+        """Raises BundleError for a graph that cannot become int8."""
+        models = {}
+        for graph in bundle.manifest.graphs:
+            if graph.precision == "fp32":
+                path = bundle.folder / graph.file
+                models[graph.role] = plain(onnx.load(path), str(path), "int8")
+        return cls(
+            bundle=bundle,
+            models=models,
+            layers={role: layers(model) for role, model in models.items()},
+            macs={role: macs(model) for role, model in models.items()},
+        )
+
+    @property
+    def names(self) -> dict[str, frozenset[str]]:
+        """All layers that may be int8."""
+        return {role: frozenset(layer.name for layer in found) for role, found in self.layers.items()}
+
+    def work(self, chosen: Names) -> int:
+        """Multiply-accumulates of some layers for one patch; an encoder's count for each context that it encodes."""
+        return sum(self._times(role) * self.macs[role][name] for role, names in chosen.items() for name in names)
+
+    def share(self, chosen: Names) -> float:
+        """Share of all multiply-accumulates that is in some layers."""
+        return self.work(chosen) / max(1, self.work(self.macs))
+
+    def int8(self, role: str, chosen: Collection[str], numbers: Numbers) -> onnx.ModelProto:
+        """One graph with layers in int8."""
+        biases = {name: bias for name, bias in numbers.biases.get(role, {}).items() if name in chosen}
+        return quantised(self.models[role], chosen, numbers.amax[role], biases)
+
+    def _times(self, role: str) -> int:
+        return max(1, sum(context.encoder == role for context in self.bundle.manifest.contexts))
+
+
+class Trials:
+    """Patches, what fp32 makes of them, and what is left of that in int8. Patches and features are kept in memory."""
+
+    def __init__(self, graphs: Graphs, batches: Iterable[Batch]) -> None:
+        self.graphs, self._manifest = graphs, graphs.bundle.manifest
+        self._fp32 = {role: load_session(model) for role, model in graphs.models.items()}
+        self._batches = [filled(batch, self._manifest.fixed_batch) for batch in batches]
+        self._features = [self._encode(batch, {}, {}) for batch in self._batches]
+        self._ids = [
+            self._segment(batch, features, self._fp32[SEGMENTER])
+            for batch, features in zip(self._batches, self._features, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def agreement(self, chosen: Names, numbers: Numbers, patches: int | None = None) -> float:
+        """Share of the pixels that keep their class where layers are int8, of all patches or so many, evenly spaced."""
+        int8 = {role: load_session(self.graphs.int8(role, names, numbers)) for role, names in chosen.items() if names}
+        segmenter, same, pixels = int8.get(SEGMENTER, self._fp32[SEGMENTER]), 0, 0
+        count = min(patches or len(self), len(self))
+        for index in (number * len(self) // count for number in range(count)):
+            batch, ids = self._batches[index], self._ids[index]
+            found = self._segment(batch, self._encode(batch, int8, self._features[index]), segmenter)
+            same += int(np.count_nonzero(found == ids))
+            pixels += ids.size
+        return same / pixels
+
+    def _encode(self, batch: Batch, int8: Mapping[str, InferenceSession], known: Arrays) -> Arrays:
+        """Features of all contexts by name, computed anew where their encoder is int8 or they are not known."""
+        found = {}
+        for context in self._manifest.contexts:
+            window, role = batch.contexts[context.name], context.encoder
+            if role is None:
+                found[context.name] = window
+            elif role in int8 or context.name not in known:
+                session = int8.get(role, self._fp32[role])
+                found[context.name] = session.run(["features"], {"window": window})[0]
+            else:
+                found[context.name] = known[context.name]
+        return found
+
+    def _segment(self, batch: Batch, features: Arrays, session: InferenceSession) -> Ids:
+        inputs = {"patch": batch.patch}
+        for context in self._manifest.contexts:
+            inputs[context.input] = features[context.name]
+            if context.cells:
+                inputs[context.positions] = batch.positions[context.name]
+        scores = session.run([self._manifest.scores], inputs)[0][0]
+        return Strip(0, scores, self._manifest.scores).ids()
+
+
+def filled(batch: Batch, fixed: int | None) -> Batch:
+    """The patch as often as a bundle whose batch is fixed asks for it."""
+    if not fixed:
+        return batch
+    return Batch(
+        tiles=batch.tiles, patch=np.repeat(batch.patch, fixed, axis=0), contexts=batch.contexts, scenes=batch.scenes,
+        positions=batch.positions,
+    )  # fmt: skip

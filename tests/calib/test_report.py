@@ -1,0 +1,268 @@
+"""The report of an int8 export, from numbers made up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+pytest.importorskip("onnx")
+
+from fctl.calib.choose import Chosen
+from fctl.calib.quantise import Layer
+from fctl.calib.report import (
+    _FAINT,
+    _INK,
+    _KEPT,
+    _PLOT,
+    _SIZE,
+    _SPEED,
+    _TRIED,
+    Measured,
+    _end,
+    document,
+    draw_curve,
+    markdown,
+    write_report,
+)
+from fctl.calib.search import Point, Sensitivity
+from fctl.calib.speed import Speed
+from fctl.calib.trials import Graphs
+from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
+
+from ..runtime import tiny
+
+ENCODER, COUNT = "encoder_medium", 50
+LONG = "-".join(["a-network-of-a-city-whose-name-is-long"] * 5)
+
+
+def graphs_of(name: str) -> Graphs:
+    """50 layers of 10 each in the segmenter, one of 300 in an encoder, and 200 that stay float."""
+    bundle = read_bundle(tiny.TINY)
+    names = {SEGMENTER: [f"conv{index}" for index in range(COUNT)], ENCODER: ["stem"]}
+    layers = {
+        role: tuple(Layer(name=name, op="Conv", input="x", weight="w", axis=0) for name in found)
+        for role, found in names.items()
+    }
+    macs = {SEGMENTER: dict.fromkeys(names[SEGMENTER], 10) | {"up": 200}, ENCODER: {"stem": 300}}
+    return Graphs(
+        bundle=Bundle(bundle.folder, replace(bundle.manifest, name=name)), models={}, layers=layers, macs=macs
+    )
+
+
+def measured(
+    losses: Mapping[int, float],
+    gains: Mapping[int, float],
+    *,
+    allowed: float = 0.01,
+    name: str = "tiny",
+    best: int = 20,
+) -> Measured:
+    """Losses and gains by how many of the segmenter's layers are int8, beside the encoder's."""
+    graphs = graphs_of(name)
+
+    def point(count: int, loss: float) -> Point:
+        names = {SEGMENTER: frozenset(f"conv{index}" for index in range(count)), ENCODER: frozenset(("stem",))}
+        return Point(chosen=names, share=graphs.share(names), loss=loss)
+
+    points = {count: point(count, loss) for count, loss in losses.items()}
+    order = [
+        Sensitivity(role=SEGMENTER, name=f"conv{COUNT - 1 - index}", macs=10, loss=0.02 / (1 + index))
+        for index in range(COUNT)
+    ]
+    return Measured(
+        graphs=graphs,
+        patches=[Chosen(image=f"{name}.tif", y=3, x=4, valid=1.0, shares=(0.25, 0.75, 0.0)) for name in "aabc"],
+        checks=[Chosen(image="d.tif", y=5, x=6, valid=0.5, shares=(0.0, 0.0, 1.0))],
+        gate=[Chosen(image="e.tif", y=7, x=8, valid=1.0, shares=(1.0, 0.0, 0.0))] * 2,
+        seed=5,
+        agreement={"minmax": 0.97, "mse": 0.98123, "mse, bias correction": 0.985},
+        method="mse",
+        corrected=True,
+        budget=("pixels that change", allowed),
+        sensitivity=[*order, Sensitivity(role=ENCODER, name="stem", macs=300, loss=0.0)],
+        best=points.get(best) or Point(chosen={}, share=0.0, loss=0.0),
+        points=list(points.values()),
+        floats={
+            SEGMENTER: {"up": "ConvTranspose", "qk": "product of two activations"},
+            ENCODER: {"e": "ConvTranspose"},
+        },
+        speeds=[Speed(engine="openvino", seconds={"fp32": 0.03, "int8": 0.0151})] if gains else [],
+        gains={points[count].share: gain for count, gain in gains.items()},
+        engine="openvino" if gains else None,
+        sizes=(12_340_000, 3_210_000),
+    )
+
+
+USUAL = measured({50: 0.03, 35: 0.012, 20: 0.008, 10: 0.001}, {50: 1.9, 20: 1.25})
+
+
+def rows(text: str, first: str) -> list[str]:
+    """Of the table whose header begins so."""
+    lines = text.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith(f"| {first} "))
+    assert lines[start + 1].count("|") == lines[start].count("|")
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        assert line.count("|") == lines[start].count("|")
+        found.append(line)
+    return found
+
+
+def test_the_figures() -> None:
+    text = markdown(USUAL)
+    assert (
+        "21 of 51 layers that may be int8, 50.0% of the multiply-accumulates. Loss (pixels that change): 0.80%, "
+        "allowed 1.00%. Graphs: 3.2 MB, in fp32 12.3 MB." in text
+    )
+    assert "Calibrated with 4 patches of 3 images, tried on 1 others" in text
+    assert "Ranges: mse; bias correction: yes." in text
+    assert "bias correction: no." in markdown(replace(USUAL, corrected=False))
+    assert rows(text, "all layers in int8") == [
+        "| minmax | 97.000% |", "| mse | 98.123% |", "| mse, bias correction | 98.500% |"
+    ]  # fmt: skip
+    assert rows(text, "engine") == ["| openvino | fp32 30.0, int8 15.1 | 1.99 |"]
+    assert rows(text, "layers") == [
+        "| 51 | 80.0% | 3.000% | 1.90 |", "| 36 | 65.0% | 1.200% |  |", "| 21 | 50.0% | 0.800% | 1.25 |",
+        "| 11 | 40.0% | 0.100% |  |",
+    ]  # fmt: skip
+    assert "Speed: in openvino, over its fastest other precision." in text
+    assert rows(text, "float by rule") == ["| ConvTranspose | 2 |", "| product of two activations | 1 |"]
+    assert "\n\n\n" not in text and text.endswith("|\n")
+
+
+def test_layers_that_hurt_most_are_listed_and_the_rest_counted() -> None:
+    found = rows(markdown(USUAL), "layer alone in int8")
+    assert len(found) == 41
+    assert found[0] == "| segmenter: `conv49` | 1.00% | 2.000% | **float** |"
+    assert found[35] == "| segmenter: `conv14` | 1.00% | 0.056% | int8 |"
+    assert found[40].startswith("| 11 more |")
+    few = replace(USUAL, sensitivity=USUAL.sensitivity[-2:])
+    assert rows(markdown(few), "layer alone in int8")[-1] == "| encoder_medium: `stem` | 30.00% | 0.000% | int8 |"
+
+
+def test_what_was_not_timed_is_not_told() -> None:
+    text = markdown(measured({50: 0.03, 20: 0.008}, {}))
+    assert "| engine " not in text and "Speed" not in text
+    assert rows(text, "layers") == ["| 51 | 80.0% | 3.000% |  |", "| 21 | 50.0% | 0.800% |  |"]
+    assert "float by rule" not in markdown(replace(USUAL, floats={SEGMENTER: {}}))
+    assert "\n\n\n" not in text
+
+
+def test_json_has_everything(tmp_path: Path) -> None:
+    write_report(USUAL, tmp_path / "int8")
+    assert sorted(path.name for path in (tmp_path / "int8").iterdir()) == [
+        "report.json", "report.md", "sensitivity.png"
+    ]  # fmt: skip
+    found: dict[str, Any] = json.loads((tmp_path / "int8" / "report.json").read_text(encoding="utf-8"))
+    assert found == document(USUAL)
+    assert found["budget"] == {"of": "pixels that change", "allowed": 0.01, "found": 0.008}
+    assert (found["ranges"], found["bias_correction"]) == ("mse", True)
+    assert found["agreement_of_all_layers"] == USUAL.agreement
+    assert found["bytes"] == {"fp32": 12_340_000, "int8": 3_210_000}
+    assert found["speeds"] == [{"engine": "openvino", "seconds": {"fp32": 0.03, "int8": 0.0151}}]
+    assert len(found["layers"]) == 51
+    assert found["layers"][0] == {"role": SEGMENTER, "name": "conv49", "macs": 10, "loss": 0.02, "int8": False}
+    assert {layer["name"] for layer in found["layers"] if layer["int8"]} == {"stem", *(f"conv{i}" for i in range(20))}
+    assert found["points"][0] == {"layers": 51, "share_of_macs": 0.8, "loss": 0.03, "speed": 1.9}
+    assert (found["seed"], found["gate"][0]["image"]) == (5, "e.tif")
+    assert found["patches"][2] == {"image": "b.tif", "y": 3, "x": 4, "valid": 1.0, "shares": [0.25, 0.75, 0.0]}
+    assert [patch["image"] for patch in found["checks"]] == ["d.tif"]
+    assert found["float_layers"][ENCODER] == {"e": "ConvTranspose"}
+    assert (tmp_path / "int8" / "report.md").read_text(encoding="utf-8") == markdown(USUAL)
+    with Image.open(tmp_path / "int8" / "sensitivity.png") as image:
+        assert (image.size, image.mode) == (_SIZE, "RGB")
+
+
+# The picture
+
+
+def places(picture: Image.Image, colour: tuple[int, int, int]) -> NDArray[np.intp]:
+    """(N, 2): x and y of the pixels of a colour inside the axes."""
+    left, top, right, bottom = _PLOT
+    y, x = np.nonzero((np.asarray(picture) == colour).all(axis=2))
+    inside = (left - 8 <= x) & (x <= right + 8) & (top - 8 <= y) & (y <= bottom + 8)
+    return np.stack([x, y], axis=1)[inside]
+
+
+def place(share: float, height: float) -> tuple[float, float]:
+    left, top, right, bottom = _PLOT
+    return left + share * (right - left), bottom - height * (bottom - top)
+
+
+def test_points_budget_and_what_was_taken_are_where_they_belong() -> None:
+    """The axes end at 5 % and 2.5."""
+    picture = np.asarray(draw_curve(USUAL))
+    for share, loss in ((0.8, 0.03), (0.65, 0.012), (0.5, 0.008), (0.4, 0.001)):
+        x, y = place(share, loss / 0.05)
+        assert (picture[round(y), round(x)] == _TRIED).all()
+    for share, gain in ((0.8, 1.9), (0.5, 1.25)):
+        x, y = place(share, gain / 2.5)
+        assert (picture[round(y), round(x)] == _SPEED).all()
+    x, y = place(0.5, 0.008 / 0.05)
+    for turn in (-6, 6):
+        assert (picture[round(y) + turn, round(x)] == _KEPT).all()
+    x, y = place(0.1, 0.01 / 0.05)
+    assert (picture[round(y), round(x)] == _KEPT).all()
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        USUAL,
+        measured({50: 0.9, 20: 0.3}, {50: 12.5}, allowed=0.333, name=LONG),
+        measured({50: 1e-5, 20: 0.0}, {50: 123.0, 20: 0.01}, allowed=0.0),
+        measured({}, {}, name="W" * 200),
+    ],
+    ids=["usual", "long", "nothing allowed", "empty"],
+)
+def test_text_is_whole(numbers: Measured) -> None:
+    """It keeps off the edges, titles off what is right of the axes, and ticks off the axes."""
+    picture = np.asarray(draw_curve(numbers)).astype(int)
+    dark = (picture < 250).any(axis=2)
+    left, top, right, bottom = _PLOT
+    assert not (dark[:4].any() or dark[-4:].any() or dark[:, :4].any() or dark[:, -4:].any())
+    assert dark[:30].any() and not dark[: top - 8, right:].any()
+    assert not dark[top + 8 : bottom - 8, left - 7 : left].any()
+    assert not dark[31:36].any()  # between the two lines of the title
+
+
+def test_long_names_are_cut_and_others_are_not() -> None:
+    usual, cut = (np.asarray(draw_curve(measured({}, {}, name=name))) for name in ("tiny", LONG))
+    ends = [np.nonzero((picture[:30] == _INK).all(axis=2))[1].max() for picture in (usual, cut)]
+    assert ends[0] < ends[1] <= _PLOT[2]
+    assert ends[1] > _PLOT[2] - 40
+
+
+def test_without_points_there_are_axes_and_a_budget() -> None:
+    numbers = replace(measured({}, {}), best=Point(chosen={}, share=0.0, loss=0.0))
+    picture = draw_curve(numbers)
+    assert len(places(picture, _TRIED)) == len(places(picture, _SPEED)) == 0
+    assert len(places(picture, _KEPT)) > _PLOT[2] - _PLOT[0]
+    assert "| layers | share of MACs" in markdown(numbers)
+
+
+def test_without_speeds_nothing_is_green() -> None:
+    picture = np.asarray(draw_curve(measured({50: 0.03, 20: 0.008}, {})))
+    assert not (picture == _SPEED).all(axis=2).any()
+    assert (picture == _FAINT).all(axis=2).any()
+    assert len(places(draw_curve(measured({50: 0.03, 20: 0.008}, {50: 1.5})), _SPEED)) > 20  # one point is seen too
+
+
+@pytest.mark.parametrize(
+    ("largest", "end"),
+    [(1.0, 1.0), (1.01, 2.5), (2.6, 5.0), (0.0125, 0.025), (6e-6, 1e-5), (0.03, 0.05), (999, 1000), (9e-10, 1e-9)],
+)
+def test_ticks_are_round(largest: float, end: float) -> None:
+    assert _end(largest) == pytest.approx(end)
+    for factor in np.linspace(1, 10, 1000):
+        assert largest * factor <= _end(largest * factor) < 3 * largest * factor
