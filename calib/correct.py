@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from fctl.runtime.pipeline import Batch
 
 from .onnx_session import load_session
-from .quantise import quantised
+from .quantise import PAIR, quantised
 from .trials import Graphs
-from .watch import feed
+from .watch import feed, run_watched
 
 _SHIFT, _ROUNDED = "/shift", "/rounded"
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -49,13 +48,10 @@ class _Shifting:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Outputs by name."""
-        names = [value.name for value in self._session.get_outputs()]
-        outputs = dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
-        for name in names:
-            if name.endswith(_SHIFT):
-                layer = name.removesuffix(_SHIFT)
-                mean = outputs.pop(name).astype(np.float64).mean(axis=0).reshape(-1)
-                self._sums[layer] = self._sums.get(layer, 0.0) + mean
+        outputs, shifts = run_watched(self._session, inputs, _SHIFT)
+        for layer, shift in shifts.items():
+            mean = shift.astype(np.float64).mean(axis=0).reshape(-1)
+            self._sums[layer] = self._sums.get(layer, 0.0) + mean
         self._patches += 1
         return outputs
 
@@ -91,10 +87,10 @@ def _alone(node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto]) -> list[
     queue = [node]
     while queue:
         other = copy.deepcopy(queue.pop())
-        before = [made_by[name] for name in other.input if name in made_by and made_by[name].op_type in _PAIR]
+        before = [made_by[name] for name in other.input if name in made_by and made_by[name].op_type in PAIR]
         for names in (other.input, other.output):
             for index, name in enumerate(names):
-                if name in other.output or (name in made_by and made_by[name].op_type in _PAIR):
+                if name in other.output or (name in made_by and made_by[name].op_type in PAIR):
                     names[index] = f"{name}{_ROUNDED}/{node.name}"
         other.name += f"{_ROUNDED}/{node.name}"
         found.insert(0, other)

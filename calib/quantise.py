@@ -33,7 +33,7 @@ from .watch import types_of
 
 _LAYERS = ("Conv", "Gemm", "MatMul")
 _PRODUCTS = frozenset((*_LAYERS, "ConvTranspose"))
-_PAIR = ("QuantizeLinear", "DequantizeLinear")
+PAIR = ("QuantizeLinear", "DequantizeLinear")
 _OPSET = 13  # the first with one scale per channel
 _RANK = {"Conv": 4, "Gemm": 2, "MatMul": 2}  # of weights that become int8
 _TINY = float(np.finfo(np.float32).tiny)  # engines may take what is smaller for 0
@@ -123,7 +123,7 @@ class _View:
 
 def _view(model: onnx.ModelProto) -> _View:
     graph = model.graph
-    if found := next((node for node in graph.node if node.op_type in _PAIR), None):
+    if found := next((node for node in graph.node if node.op_type in PAIR), None):
         raise BundleError(f"expected a graph in fp32, found {found.op_type} ({found.name}); quantise the fp32 graph")
     fixed = {tensor.name for tensor in graph.initializer}
     pixels = {value.name for value in graph.input} | fixed
@@ -353,7 +353,7 @@ class _Finished:
 
 def _faults(graph: _Finished, node: onnx.NodeProto) -> Iterator[str]:
     """What is wrong with a node, as "one thing, found another"."""
-    if node.op_type in _PAIR:
+    if node.op_type in PAIR:
         if node.output[0] in graph.outputs or node.output[0] not in graph.read_by:
             yield "a node that reads it, found none or an output of the graph"
         yield from _parameter_faults(graph, node)

@@ -14,7 +14,7 @@ from fctl.runtime.errors import EngineError
 from fctl.runtime.inference import StagedNetwork
 from fctl.runtime.pipeline import Batch
 
-from .trials import filled
+from .watch import filled
 
 ENGINES = ("openvino", "onnxruntime")
 _PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "int8")

@@ -22,6 +22,7 @@ from .macs import macs
 from .onnx_session import InferenceSession, load_session
 from .plain import plain
 from .quantise import Layer, layers, quantised
+from .watch import filled, segmenter_inputs
 
 Arrays = Mapping[str, NDArray[Any]]
 Names = Mapping[str, Collection[str]]  # layers, by the role of their graph
@@ -128,20 +129,5 @@ class Trials:
         return found
 
     def _segment(self, batch: Batch, features: Arrays, session: InferenceSession) -> Ids:
-        inputs = {"patch": batch.patch}
-        for context in self._manifest.contexts:
-            inputs[context.input] = features[context.name]
-            if context.cells:
-                inputs[context.positions] = batch.positions[context.name]
-        scores = session.run([self._manifest.scores], inputs)[0][0]
+        scores = session.run([self._manifest.scores], segmenter_inputs(self._manifest, batch, features))[0][0]
         return Strip(0, scores, self._manifest.scores).ids()
-
-
-def filled(batch: Batch, fixed: int | None) -> Batch:
-    """The patch as often as a bundle whose batch is fixed asks for it."""
-    if not fixed:
-        return batch
-    return Batch(
-        tiles=batch.tiles, patch=np.repeat(batch.patch, fixed, axis=0), contexts=batch.contexts, scenes=batch.scenes,
-        positions=batch.positions,
-    )  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +20,7 @@ import onnx.numpy_helper
 import onnx.shape_inference
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import SEGMENTER, Bundle
+from fctl.runtime.bundle import SEGMENTER, Bundle, Manifest
 from fctl.runtime.errors import BundleError
 from fctl.runtime.pipeline import Batch
 
@@ -78,15 +79,31 @@ def _paths(bundle: Bundle) -> dict[str, Path]:
 
 def feed(bundle: Bundle, batches: Iterable[Batch], graphs: Mapping[str, Runs]) -> None:
     """Run the graphs, by role, on one patch after the other."""
+    manifest = bundle.manifest
     for batch in batches:
-        inputs: Arrays = {"patch": np.repeat(batch.patch, bundle.manifest.fixed_batch or 1, axis=0)}
-        for context in bundle.manifest.contexts:
+        features: Arrays = {}
+        for context in manifest.contexts:
             window = batch.contexts[context.name]
             encoder = graphs[context.encoder] if context.encoder else None
-            inputs[context.input] = encoder.run({"window": window})["features"] if encoder else window
-            if context.cells:
-                inputs[context.positions] = batch.positions[context.name]
-        graphs[SEGMENTER].run(inputs)
+            features[context.name] = encoder.run({"window": window})["features"] if encoder else window
+        graphs[SEGMENTER].run(segmenter_inputs(manifest, filled(batch, manifest.fixed_batch), features))
+
+
+def segmenter_inputs(manifest: Manifest, batch: Batch, features: Mapping[str, NDArray[Any]]) -> Arrays:
+    """What the segmenter's graph takes, by name. features: by context, or the raw windows of a fused graph."""
+    inputs: Arrays = {"patch": batch.patch}
+    for context in manifest.contexts:
+        inputs[context.input] = features[context.name]
+        if context.cells:
+            inputs[context.positions] = batch.positions[context.name]
+    return inputs
+
+
+def filled(batch: Batch, fixed: int | None) -> Batch:
+    """The patch as often as a bundle whose batch is fixed asks for it."""
+    if not fixed:
+        return batch
+    return replace(batch, patch=np.repeat(batch.patch, fixed, axis=0))
 
 
 class _Watched:
@@ -106,7 +123,7 @@ class _Watched:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Outputs by name."""
-        outputs, found = _run(self._session, inputs, _PEAK)
+        outputs, found = run_watched(self._session, inputs, _PEAK)
         for name, peak in found.items():
             self.peaks[name] = float(np.maximum(self.peaks.get(name, 0.0), peak))  # keeps NaN
         return outputs
@@ -132,7 +149,7 @@ class _Counted:
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Outputs by name."""
-        outputs, found = _run(self._session, inputs, _SAMPLE)
+        outputs, found = run_watched(self._session, inputs, _SAMPLE)
         for name, values in found.items():
             self._counts[name] += count(values, self._peaks[name])
         return outputs
@@ -142,7 +159,7 @@ class _Counted:
         return {name: Histogram(counts=counts, peak=self._peaks[name]) for name, counts in self._counts.items()}
 
 
-def _run(session: InferenceSession, inputs: Mapping[str, NDArray[Any]], suffix: str) -> tuple[Arrays, Arrays]:
+def run_watched(session: InferenceSession, inputs: Mapping[str, NDArray[Any]], suffix: str) -> tuple[Arrays, Arrays]:
     """Outputs of a graph by name; and those whose names end so, by what comes before."""
     names = [value.name for value in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))

@@ -17,8 +17,8 @@ import onnx
 
 from fctl.calib.plain import plain
 from fctl.calib.quantise import quantised
-from fctl.calib.trials import Graphs, Numbers, Trials, filled
-from fctl.calib.watch import peaks
+from fctl.calib.trials import Graphs, Numbers, Trials
+from fctl.calib.watch import filled, peaks
 from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
 from fctl.runtime.engines import choose_engine
 from fctl.runtime.errors import BundleError
