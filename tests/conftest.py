@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
+
+InProcess = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Imagery that only the developers have; tests that need it skip without it."""
@@ -35,3 +41,21 @@ def write_geotiff(path: Path, pixels: NDArray[np.generic], **profile: object) ->
     ) as dataset:
         dataset.write(pixels.transpose(2, 0, 1))
     return path
+
+
+@pytest.fixture
+def in_process(capsys: pytest.CaptureFixture[str]) -> Iterator[InProcess]:
+    """Runs a command line in this process, and leaves logging as it was."""
+    logger = logging.getLogger("fctl")
+    handlers, level = list(logger.handlers), logger.level
+
+    def run(app: Callable[..., Any], *arguments: object) -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            app(list(map(str, arguments)), prog_name="fctl")
+        code = end.value.code
+        return subprocess.CompletedProcess(arguments, code if isinstance(code, int) else 0, *capsys.readouterr())
+
+    yield run
+    logger.handlers[:] = handlers
+    logger.setLevel(level)

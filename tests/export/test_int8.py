@@ -8,6 +8,7 @@ import math
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ from fctl.runtime.engines.plans import BuildOptions
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError, RasterError
 from fctl.runtime.evaluation import evaluate, plan_runs
 
-from ..conftest import write_geotiff
+from ..conftest import InProcess, write_geotiff
 from ..runtime import labelled, tiny
 
 Array = NDArray[Any]
@@ -543,22 +544,10 @@ def test_an_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Call]:
+def call(monkeypatch: pytest.MonkeyPatch, in_process: InProcess, tmp_path: Path) -> Call:
     """fctl-export in an empty folder, in this process: loading onnx for every call takes longer than all the rest."""
-    logger = logging.getLogger("fctl")
-    handlers, level = list(logger.handlers), logger.level
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.chdir(tmp_path)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            app(list(map(str, arguments)), prog_name="fctl-export")
-        code = end.value.code
-        return subprocess.CompletedProcess(arguments, code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    yield run
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
+    monkeypatch.chdir(tmp_path)
+    return partial(in_process, app)
 
 
 def assert_one_error(done: subprocess.CompletedProcess[str], told: str) -> None:

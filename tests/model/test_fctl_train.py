@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from fctl.runtime.errors import CheckpointError, FctlError, InputError, OutputEr
 from fctl.runtime.evaluation import evaluate, plan_runs
 from fctl.runtime.metrics import IGNORE
 
+from ..conftest import InProcess
 from ..runtime import labelled
 from .helpers import LARGE, MEDIUM, WIDE, build, save_small, small_config
 
@@ -117,21 +118,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Train]:
+def call(in_process: InProcess) -> Train:
     """fctl-train in this process."""
-    logger = logging.getLogger("fctl")
-    handlers, level = list(logger.handlers), logger.level
-
-    def run(*args: object) -> subprocess.CompletedProcess[str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            train_app(list(map(str, args)), prog_name="fctl-train")
-        code = end.value.code
-        return subprocess.CompletedProcess(args, code if isinstance(code, int) else 0, *capsys.readouterr())
-
-    yield run
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
+    return partial(in_process, train_app)
 
 
 def rows(path: Path) -> list[list[str]]:

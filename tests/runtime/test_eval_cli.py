@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from fctl.runtime.engines import RUN_PRECISIONS
 from fctl.runtime.eval_cli import _CONTEXTS, _FORMS, _ORDERS, _PRECISIONS, eval_app
 from fctl.runtime.evaluation import CONTEXT_MODES, ORDERS
 
+from ..conftest import InProcess
 from . import labelled, tiny
 from .test_cli import assert_fine, assert_one_error, assert_usage, files_in
 
@@ -27,22 +27,14 @@ Measure = Callable[..., Result]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Measure]:
+def call(monkeypatch: pytest.MonkeyPatch, in_process: InProcess) -> Measure:
     """fctl-eval in a folder, in this process: loading rasterio for every call takes longer than all the rest."""
-    logger = logging.getLogger("fctl")
-    handlers, level = list(logger.handlers), logger.level
 
     def run(folder: Path, *args: object) -> Result:
         monkeypatch.chdir(folder)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            eval_app(list(map(str, args)), prog_name="fctl-eval")
-        code = end.value.code
-        return subprocess.CompletedProcess(args, code if isinstance(code, int) else 0, *capsys.readouterr())
+        return in_process(eval_app, *args)
 
-    yield run
-    logger.handlers[:] = handlers
-    logger.setLevel(level)
+    return run
 
 
 @pytest.fixture
