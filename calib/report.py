@@ -1,4 +1,4 @@
-"""What an int8 export measured: report.md, report.json and sensitivity.png in a folder of the bundle."""
+"""What an int8 export measured: report.md, report.json, sensitivity.png and worst.png in a folder of the bundle."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fctl.runtime.pictures import Prediction, draw_comparison, panel_size
 from fctl.runtime.records import encode
 
 from .choose import Chosen
 from .search import Point, Sensitivity
 from .speed import Speed
-from .trials import Graphs
+from .trials import Changed, Graphs
 
 _SIZE = (1000, 560)  # width, height
 _PLOT = (80, 60, 920, 490)  # left, top, right, bottom of the axes
@@ -32,8 +34,8 @@ class Measured:
 
     patches: those that calibrated, drawn from `seed`; checks: those on which layers were tried; gate: those that judged
     in the end. agreement: of all layers in int8, by what was tried (ranges, bias correction). budget: what the loss is
-    (in words), and how much of it is allowed. best: what was taken, of points. gains: of some points, by their share of
-    the work, the speed in `engine` over its fastest other precision.
+    (in words), and how much of it is allowed. best: what was taken, of points. worst: the check that it changes most.
+    gains: of some points, by their share of the work, the speed in `engine` over its fastest other precision.
     """
 
     graphs: Graphs
@@ -47,6 +49,7 @@ class Measured:
     budget: tuple[str, float]
     sensitivity: Sequence[Sensitivity]
     best: Point
+    worst: Changed
     points: Sequence[Point]
     floats: Mapping[str, Mapping[str, str]]
     speeds: Sequence[Speed]
@@ -61,6 +64,7 @@ def write_report(measured: Measured, folder: Path) -> None:
     (folder / "report.md").write_text(markdown(measured), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(document(measured), indent=2) + "\n", encoding="utf-8")
     draw_curve(measured).save(folder / "sensitivity.png")
+    draw_worst(measured).save(folder / "worst.png")
 
 
 def document(measured: Measured) -> dict[str, Any]:
@@ -121,6 +125,10 @@ def markdown(measured: Measured) -> str:
         "",
         *([f"Speed: in {measured.engine}, over its fastest other precision.", ""] if measured.gains else []),
         "![loss and speed over the share of int8](sensitivity.png)",
+        "",
+        "The patch of which most pixels change:",
+        "",
+        "![image, fp32, int8 and where they differ](worst.png)",
         "",
         "| layer alone in int8 | share of MACs | pixels that change | in the end |",
         "|---|---|---|---|",
@@ -200,6 +208,24 @@ def draw_curve(measured: Measured) -> Image.Image:
     beside = f"; speed in {measured.engine} over its fastest other precision (green)" if gains else ""
     draw.text((left, 34), f"over the share of multiply-accumulates in int8, %{beside}", fill=_FAINT, font=font)
     return canvas
+
+
+def draw_worst(measured: Measured) -> Image.Image:
+    """The patch that int8 changes most: image, classes in fp32 and in int8, and where they differ."""
+    worst, manifest = measured.worst, measured.graphs.bundle.manifest
+    place, change = measured.checks[worst.number], 1 - worst.kept / worst.fp32.size
+    side, _ = panel_size(*worst.fp32.shape)
+    shown = np.arange(side) * len(worst.fp32) // side
+    nearest = np.ix_(shown, shown)
+    return draw_comparison(
+        f"{Path(place.image).name}, row {place.y}, column {place.x}: {change:.1%} of the pixels change",
+        worst.pixels.transpose(1, 2, 0)[nearest],
+        worst.fp32[nearest],
+        [Prediction(title="int8", ids=worst.int8[nearest])],
+        manifest.classes,
+        range(len(manifest.classes)),
+        reference="fp32",
+    )
 
 
 def _end(largest: float) -> float:

@@ -6,7 +6,7 @@ makes of weights and activations, in any engine.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,6 +86,21 @@ class Graphs:
         return max(1, sum(context.encoder == role for context in self.bundle.manifest.contexts))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Changed:
+    """What int8 makes of a patch: its number, raw pixels (bands, P, P), and class ids (P, P) in fp32 and in int8."""
+
+    number: int
+    pixels: NDArray[Any]
+    fp32: Ids
+    int8: Ids
+
+    @property
+    def kept(self) -> int:
+        """Pixels that keep their class."""
+        return int(np.count_nonzero(self.fp32 == self.int8))
+
+
 class Trials:
     """Patches, what fp32 makes of them, and what is left of that in int8. Patches and features are kept in memory."""
 
@@ -104,15 +119,22 @@ class Trials:
 
     def agreement(self, chosen: Names, numbers: Numbers, patches: int | None = None) -> float:
         """Share of the pixels that keep their class where layers are int8, of all patches or so many, evenly spaced."""
+        kept, pixels = 0, 0
+        for one in self._changed(chosen, numbers, min(patches or len(self), len(self))):
+            kept, pixels = kept + one.kept, pixels + one.fp32.size
+        return kept / pixels
+
+    def worst(self, chosen: Names, numbers: Numbers) -> Changed:
+        """The patch of which most pixels change."""
+        return min(self._changed(chosen, numbers, len(self)), key=lambda one: one.kept)
+
+    def _changed(self, chosen: Names, numbers: Numbers, count: int) -> Iterator[Changed]:
         int8 = {role: load_session(self.graphs.int8(role, names, numbers)) for role, names in chosen.items() if names}
-        segmenter, same, pixels = int8.get(SEGMENTER, self._fp32[SEGMENTER]), 0, 0
-        count = min(patches or len(self), len(self))
-        for index in (number * len(self) // count for number in range(count)):
-            batch, ids = self._batches[index], self._ids[index]
-            found = self._segment(batch, self._encode(batch, int8, self._features[index]), segmenter)
-            same += int(np.count_nonzero(found == ids))
-            pixels += ids.size
-        return same / pixels
+        segmenter = int8.get(SEGMENTER, self._fp32[SEGMENTER])
+        for number in (index * len(self) // count for index in range(count)):
+            batch = self._batches[number]
+            found = self._segment(batch, self._encode(batch, int8, self._features[number]), segmenter)
+            yield Changed(number=number, pixels=batch.patch[0], fp32=self._ids[number], int8=found)
 
     def _encode(self, batch: Batch, int8: Mapping[str, InferenceSession], known: Arrays) -> Arrays:
         """Features of all contexts by name, computed anew where their encoder is int8 or they are not known."""

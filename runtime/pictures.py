@@ -22,6 +22,8 @@ _STRIPES = ((236, 236, 236), (196, 196, 196))  # where there is no label or no d
 _WRONG, _MISSED = (222, 45, 38), (33, 102, 235)  # red and blue as in Fig. 8: false positive, false negative
 _PALEST, _DARKEST = np.array((247, 251, 255)), np.array((8, 48, 107))  # cells of a confusion matrix
 
+TRUTH = "truth"
+
 Rgb = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
@@ -47,8 +49,10 @@ def draw_comparison(
     predictions: Sequence[Prediction],
     classes: Sequence[ClassInfo],
     counted: Sequence[int],
+    reference: str = TRUTH,
 ) -> Image.Image:
-    """Image, truth, predictions and their error maps, with a legend.
+    """Image, truth, predictions and their error maps, with a legend. reference: the name of what
+    predictions are compared with; where it is not the truth, maps show differences, not errors.
 
     One prediction stands in a row with the rest; several have a column each, errors below. image (height, width, bands)
     of any dtype; truth and predictions (height, width), 255 where unlabelled. Where one class alone is counted, errors
@@ -56,13 +60,14 @@ def draw_comparison(
     """
     ground = displayable(image)
     single = counted[0] if len(counted) == 1 else None
-    photo, labelled = ("image", ground), ("truth", _coloured(truth, classes))
+    photo, labelled = ("image", ground), (reference, _coloured(truth, classes))
     masks = [(one.title, _coloured(one.ids, classes)) for one in predictions]
-    errors = [("errors", _errors(ground, truth, one.ids, single)) for one in predictions]
+    what = "errors" if reference == TRUTH else "differences"
+    errors = [(what, _errors(ground, truth, one.ids, single)) for one in predictions]
     rows = [[photo, labelled, masks[0], errors[0]]] if len(predictions) == 1 else [[photo, *masks], [labelled, *errors]]
     shown = [index for index in range(len(classes)) if any((ids == index).any() for ids in _all(truth, predictions))]
     entries: list[tuple[str, Colour | None]] = [(classes[index].name, classes[index].colour) for index in shown]
-    entries += _error_legend(None if single is None else classes[single].name)
+    entries += _error_legend(what, None if single is None else classes[single].name)
     if any((ids == IGNORE).any() for ids in _all(truth, predictions)):
         entries.append(("no label or no data", None))
     return _sheet(caption, rows, entries)
@@ -119,10 +124,10 @@ def _errors(ground: Rgb, truth: NDArray[np.uint8], ids: NDArray[np.uint8], singl
     return np.where(unknown[:, :, None], _stripes(*ids.shape), picture)
 
 
-def _error_legend(single: str | None) -> list[tuple[str, Colour | None]]:
+def _error_legend(what: str, single: str | None) -> list[tuple[str, Colour | None]]:
     if single is None:
-        return [("errors: wrong", _WRONG)]
-    return [(f"errors: false {single}", _WRONG), (f"errors: missed {single}", _MISSED)]
+        return [(f"{what}: another class", _WRONG)]
+    return [(f"{what}: false {single}", _WRONG), (f"{what}: missed {single}", _MISSED)]
 
 
 def _stripes(height: int, width: int) -> Rgb:

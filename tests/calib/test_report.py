@@ -29,12 +29,13 @@ from fctl.calib.report import (
     _end,
     document,
     draw_curve,
+    draw_worst,
     markdown,
     write_report,
 )
 from fctl.calib.search import Point, Sensitivity
 from fctl.calib.speed import Speed
-from fctl.calib.trials import Graphs
+from fctl.calib.trials import Changed, Graphs
 from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
 
 from ..runtime import tiny
@@ -55,6 +56,14 @@ def graphs_of(name: str) -> Graphs:
     return Graphs(
         bundle=Bundle(bundle.folder, replace(bundle.manifest, name=name)), models={}, layers=layers, macs=macs
     )
+
+
+def changed(side: int = 64) -> Changed:
+    """A patch of the first class, whose lower quarter becomes the second."""
+    fp32 = np.zeros((side, side), np.uint8)
+    int8 = fp32.copy()
+    int8[3 * side // 4 :] = 1
+    return Changed(number=0, pixels=np.full((3, side, side), 200, np.uint8), fp32=fp32, int8=int8)
 
 
 def measured(
@@ -89,6 +98,7 @@ def measured(
         budget=("pixels that change", allowed),
         sensitivity=[*order, Sensitivity(role=ENCODER, name="stem", macs=300, loss=0.0)],
         best=points.get(best) or Point(chosen={}, share=0.0, loss=0.0),
+        worst=changed(),
         points=list(points.values()),
         floats={
             SEGMENTER: {"up": "ConvTranspose", "qk": "product of two activations"},
@@ -161,7 +171,7 @@ def test_what_was_not_timed_is_not_told() -> None:
 def test_json_has_everything(tmp_path: Path) -> None:
     write_report(USUAL, tmp_path / "int8")
     assert sorted(path.name for path in (tmp_path / "int8").iterdir()) == [
-        "report.json", "report.md", "sensitivity.png"
+        "report.json", "report.md", "sensitivity.png", "worst.png"
     ]  # fmt: skip
     found: dict[str, Any] = json.loads((tmp_path / "int8" / "report.json").read_text(encoding="utf-8"))
     assert found == document(USUAL)
@@ -234,6 +244,17 @@ def test_text_is_whole(numbers: Measured) -> None:
     assert dark[:30].any() and not dark[: top - 8, right:].any()
     assert not dark[top + 8 : bottom - 8, left - 7 : left].any()
     assert not dark[31:36].any()  # between the two lines of the title
+
+
+@pytest.mark.parametrize(("side", "shown"), [(64, 64), (1120, 560)])
+def test_the_worst_patch_is_drawn_with_what_changes(side: int, shown: int) -> None:
+    picture = np.asarray(draw_worst(replace(USUAL, worst=changed(side)))).astype(int)
+    wrong = (picture == (222, 45, 38)).all(axis=2)
+    right = wrong[:, 3 * wrong.shape[1] // 4 :]  # the last of four panels; the legend is further left
+    assert right.sum() == shown * shown // 4
+    for info in USUAL.graphs.bundle.manifest.classes[:2]:
+        assert (picture == info.colour).all(axis=2).any()
+    assert "![image, fp32, int8 and where they differ](worst.png)" in markdown(USUAL)
 
 
 def test_long_names_are_cut_and_others_are_not() -> None:

@@ -97,6 +97,9 @@ def test_agreement_is_that_of_the_bundle_written_out(source: Path, chosen: Names
     assert trials.agreement(chosen, numbers) == same.mean() < 1
     assert trials.agreement(chosen, numbers, 1) == same[0].mean()
     assert trials.agreement(chosen, numbers, 3) == same[:3].mean()
+    worst, kept = trials.worst(chosen, numbers), same.mean(axis=(1, 2))
+    assert (worst.kept / worst.fp32.size, worst.kept) == (kept.min(), (worst.fp32 == worst.int8).sum())
+    assert kept[worst.number] == kept.min() and np.array_equal(worst.pixels, batches[worst.number].patch[0])
     assert trials.agreement(chosen, numbers) == same.mean()  # nothing is left of what was tried before
 
 

@@ -169,7 +169,7 @@ def test_the_report_says_what_is_in_the_graphs(shipped: Path) -> None:
     assert report["bytes"] == files
     assert {one["engine"] for one in report["speeds"]} >= {"onnxruntime"}
     assert sorted(path.name for path in (shipped / REPORT).iterdir()) == [
-        "report.json", "report.md", "sensitivity.png"
+        "report.json", "report.md", "sensitivity.png", "worst.png"
     ]  # fmt: skip
     assert f"{sum(map(len, chosen.values()))} of 169 layers" in (shipped / REPORT / "report.md").read_text("utf-8")
 
