@@ -27,21 +27,19 @@ from fctl.model.published import (
     segformer_classes,
     segformer_weights,
 )
+from fctl.model.serving import served_contexts
 from fctl.runtime.bundle import (
     SCHEMA,
     SEGMENTER,
     Bundle,
     ClassInfo,
-    Context,
     Graph,
     InputSpec,
     Manifest,
-    MovingCells,
     Scaling,
     sha256,
     write_manifest,
 )
-from fctl.runtime.contexts import Cells
 from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.files import refuse_existing, whole
 from fctl.runtime.pipeline import Batch
@@ -284,7 +282,7 @@ def _write_graph(
 
 def _manifest(name: str, card: Card, checkpoints: Mapping[str, str], graphs: tuple[Graph, ...], kind: str) -> Manifest:
     """checkpoints: sha256 of the main file under "", and of each context's own."""
-    config, serving = card.network, card.serving
+    config, serving, roles = card.network, card.serving, encoder_roles(card.network)
     others = {context: digest for context, digest in checkpoints.items() if context}
     extensions = {"training": card.training} | {"context_checkpoints": others}
     return Manifest(
@@ -300,34 +298,10 @@ def _manifest(name: str, card: Card, checkpoints: Mapping[str, str], graphs: tup
         ),
         tile=config.patch,
         plan=Plan(kind=serving.plan, overlap=serving.overlap),
-        contexts=_contexts(card, kind),
+        contexts=served_contexts(config, serving, dict.fromkeys(roles) if kind == "fused" else roles),
         merge=serving.merge,
         graphs=graphs,
         parity=(),
         provenance=provenance(checkpoints[""], card.licence),
         extensions={key: value for key, value in extensions.items() if value},
     )
-
-
-def _contexts(card: Card, kind: str) -> tuple[Context, ...]:
-    config, roles = card.network, encoder_roles(card.network)
-    return tuple(
-        Context(
-            name=context.name,
-            factor=context.factor,
-            size=context.size,
-            resampling=card.serving.resampling,
-            scene=card.serving.scene if context.factor == GLOBAL else None,
-            encoder=None if kind == "fused" else roles[context.name],
-            cells=_moving_cells(config, context.size) if context.name in config.placed else None,
-        )
-        for context in config.contexts
-    )
-
-
-def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
-    stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
-    patch, context = (
-        Cells(stride=stage.stride, offset=stage.offset, count=kind.grid(side, stage)) for side in (config.patch, size)
-    )
-    return MovingCells(patch=patch, context=context)

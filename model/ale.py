@@ -20,6 +20,10 @@ class GroupDepthConv(nn.Module):
             nn.Conv2d(size, size, side, padding=side // 2, groups=size)
             for size, side in zip(self.sizes, windows, strict=True)
         )
+        # E multiplies tokens by tokens: as PyTorch starts convolutions, two rounds make X_ALE several times X_I.
+        with torch.no_grad():
+            for parameter in self.groups.parameters():
+                parameter.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         """X_ref (N, C, h, w) -> E (N, C, h, w)."""

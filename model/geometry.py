@@ -12,7 +12,7 @@ from torch import Tensor
 from .backbones import Stage
 
 
-def cells_of_patch(count: int, stage: Stage, *, start: float, window: int, size: int) -> Tensor:
+def cells_of_patch(count: int, stage: Stage, *, start: float, window: float, size: int) -> Tensor:
     """Positions (count,) of the patch's cells in the cells of a context, along one axis.
 
     start: first pixel of the patch within the context window; window: side of that window; both in pixels of the

@@ -20,7 +20,8 @@ from fctl.runtime.contexts import ArraySource, ContextWindow, cut_context, read_
 from fctl.runtime.metrics import IGNORE, Confusion
 from fctl.runtime.windows import Window
 
-from .config import GLOBAL, ConfigError
+from .backbones import backbone_class, stage_of
+from .geometry import cells_of_patch
 from .losses import focal_loss
 from .network import FCtL
 
@@ -38,8 +39,9 @@ class Scene:
 class Recipe:
     """How to train.
 
-    steps, batch: optimizer steps and patches in each. rate, encoder_rate: initial learning rates of the new layers
-    and of the pretrained backbones, decayed by (1 - step / steps)^0.9. gamma: of the focal loss. balance: share of
+    steps, batch: optimizer steps and patches in each. rate, encoder_rate, position_rate: initial learning rates of the
+    new layers, of the pretrained backbones and of the position terms (W_r and z of Eq. 2: few numbers, which need to
+    go far), decayed by (1 - step / steps)^0.9. gamma: of the focal loss. balance: share of
     patches drawn by class. scale: the patch's window is from 1/scale to scale times its side, contexts likewise.
     colour: strength of brightness, contrast and saturation jitter. frozen: backbone stage up to which weights are
     kept; batch statistics of backbones are kept too, unless `statistics`. average: decay of the running average of the
@@ -53,6 +55,7 @@ class Recipe:
     batch: int
     rate: float
     encoder_rate: float
+    position_rate: float
     weight_decay: float
     gamma: float
     balance: float
@@ -74,21 +77,30 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """patch (N, bands, P, P) and contexts (N, bands, S, S) by name, uint8; labels (N, P, P) int64."""
+    """patch (N, bands, P, P) and contexts (N, bands, S, S) by name, uint8; positions (N, 2, h) float32 by name, of the
+    contexts that are placed (`NetworkConfig.placed`); labels (N, P, P) int64."""
 
     patch: Tensor
     contexts: dict[str, Tensor]
+    positions: dict[str, Tensor]
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One patch (P, P, bands) of a batch: contexts (S, S, bands) and positions (2, h) by name, labels (P, P)."""
+
+    patch: NDArray[np.uint8]
+    contexts: dict[str, NDArray[np.uint8]]
+    positions: dict[str, Tensor]
+    labels: NDArray[np.uint8]
 
 
 class Sampler:
     """Random patches: some around a pixel of a class drawn evenly, so that rare ones are seen, the others anywhere."""
 
     def __init__(self, scenes: Sequence[Scene], network: FCtL, windows: dict[str, ContextWindow], recipe: Recipe):
-        self.windows, self.recipe = windows, recipe
-        self.side, self.classes = network.config.patch, network.config.classes
-        if any(context.factor == GLOBAL for context in network.config.contexts):
-            raise ConfigError("training with a global context is not supported yet: use contexts with factors")
+        self.windows, self.recipe, self.config = windows, recipe, network.config
         turns = 8 if recipe.turns else 1
         self.views = [view for scene in scenes for view in itertools.islice(_dihedral(scene), turns)]
         labelled = np.array([(scene.labels != IGNORE).sum() for scene in scenes], dtype=np.float64).repeat(turns)
@@ -98,31 +110,44 @@ class Sampler:
         """The batch of that seed."""
         random, dropped = (np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,)))
         items = [self._patch(random) for _ in range(self.recipe.batch)]
-        for _, contexts, _ in items:  # drawn apart: patches are the same whatever contexts there are
-            for name, context in contexts.items():
+        for item in items:  # drawn apart: patches are the same whatever contexts there are
+            for name, context in item.contexts.items():
                 if dropped.random() < self.recipe.context_dropout:
-                    contexts[name] = np.zeros_like(context)
+                    item.contexts[name] = np.zeros_like(context)
         return Batch(
-            patch=_stack([patch for patch, _, _ in items]),
-            contexts={name: _stack([contexts[name] for _, contexts, _ in items]) for name in self.windows},
-            labels=torch.from_numpy(np.stack([labels for _, _, labels in items]).astype(np.int64)),
+            patch=_stack([item.patch for item in items]),
+            contexts={name: _stack([item.contexts[name] for item in items]) for name in self.windows},
+            positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
+            labels=torch.from_numpy(np.stack([item.labels for item in items]).astype(np.int64)),
         )
 
-    def _patch(
-        self, random: np.random.Generator
-    ) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]], NDArray[np.uint8]]:
+    def _patch(self, random: np.random.Generator) -> _Drawn:
         index = random.choice(len(self.views), p=self.chances)
         source, labels = self.views[index]
-        side = round(self.side * self.recipe.scale ** random.uniform(-1, 1) / 2) * 2
+        side = round(self.config.patch * self.recipe.scale ** random.uniform(-1, 1) / 2) * 2
         y, x = self._corner(random, labels, side)
         tile = Window(y, x, side, side)
-        pixels = resample(read_padded(source, tile), self.side, "box")
-        contexts = {name: cut_context(source, tile, window) for name, window in self.windows.items()}
-        return pixels, contexts, _cut_labels(labels, tile, self.side)
+        return _Drawn(
+            patch=resample(read_padded(source, tile), self.config.patch, "box"),
+            contexts={name: cut_context(source, tile, window) for name, window in self.windows.items()},
+            positions={name: self._places(tile, source, self.windows[name]) for name in self.config.placed},
+            labels=_cut_labels(labels, tile, self.config.patch),
+        )
+
+    def _places(self, tile: Window, source: ArraySource, context: ContextWindow) -> Tensor:
+        """Where the cells of a patch, which may be a larger or smaller tile, lie in a global context: (2, h)."""
+        stage, patch = stage_of(self.config.backbone, self.config.stage), self.config.patch
+        cells = backbone_class(self.config.backbone).grid(patch, stage)
+        window, scale = context.around(tile, source), patch / tile.height
+        axes = ((tile.y - window.y, window.height), (tile.x - window.x, window.width))
+        return torch.stack([
+            cells_of_patch(cells, stage, start=scale * start, window=scale * side, size=context.size)
+            for start, side in axes
+        ])  # fmt: skip
 
     def _corner(self, random: np.random.Generator, labels: NDArray[np.uint8], side: int) -> tuple[int, int]:
         height, width = labels.shape
-        wanted = int(random.integers(self.classes))
+        wanted = int(random.integers(self.config.classes))
         if random.random() < self.recipe.balance and len(candidates := _positions(labels, wanted)):
             y, x = candidates[random.integers(len(candidates))] - random.integers(0, side, 2)
         else:
@@ -290,8 +315,9 @@ def _weighted_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
 def _predict(network: FCtL, batch: Batch, recipe: Recipe) -> Tensor:
     device = next(network.parameters()).device
     images = [image.to(device) for image in (batch.patch, *batch.contexts.values())]
-    inputs = _jitter(images, recipe.colour)
-    logits: Tensor = network(inputs[0], dict(zip(batch.contexts, inputs[1:], strict=True)))
+    patch, *windows = _jitter(images, recipe.colour)
+    positions = {name: place.to(device) for name, place in batch.positions.items()}
+    logits: Tensor = network(patch, dict(zip(batch.contexts, windows, strict=True)), positions)
     return logits
 
 
@@ -318,13 +344,16 @@ def freeze(network: FCtL, recipe: Recipe) -> None:
 
 def _optimizer(network: FCtL, recipe: Recipe) -> torch.optim.Optimizer:
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+    position = [parameter for name, parameter in trained if ".position." in name]
     pretrained = [parameter for name, parameter in trained if "backbone" in name]
-    new = [parameter for name, parameter in trained if "backbone" not in name]
+    new = [parameter for name, parameter in trained if "backbone" not in name and ".position." not in name]
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
-    return kind(
-        [{"params": pretrained, "initial_lr": recipe.encoder_rate}, {"params": new, "initial_lr": recipe.rate}],
-        weight_decay=recipe.weight_decay,
-    )
+    groups = [
+        {"params": position, "initial_lr": recipe.position_rate, "weight_decay": 0.0},  # 0 is no better for z and W_r
+        {"params": pretrained, "initial_lr": recipe.encoder_rate},
+        {"params": new, "initial_lr": recipe.rate},
+    ]
+    return kind(groups, weight_decay=recipe.weight_decay)
 
 
 def _jitter(images: list[Tensor], strength: float) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -69,6 +70,7 @@ class Optimisation:
     optimiser: Literal["adam", "adamw"]
     rate: float
     encoder_rate: float
+    position_rate: float
     weight_decay: float
     power: float
     batch: int
@@ -169,11 +171,7 @@ def network_of(config: TrainingConfig, classes: int) -> Preset:
         raise InputError(str(error)) from None
     except ConfigError as error:
         raise InputError(f"network: {error}") from None
-    if moving := [context.name for context in network.contexts if context.factor == GLOBAL]:
-        raise InputError(
-            f"network.overrides.contexts: expected factors, found the global context {moving[0]!r}, which cannot be "
-            "trained yet; give it a factor"
-        )
+    _check_scene(config, network, serving)
     if not 0 <= serving.overlap < network.patch:
         raise InputError(f"network.serving.overlap: expected 0 to {network.patch - 1}, found {serving.overlap}")
     _check_stages(config, network)
@@ -249,6 +247,7 @@ def _check_settings(optimisation: Optimisation, augmentation: Augmentation, plac
     least: dict[str, tuple[str, Callable[[Any], bool]]] = {
         "rate": ("a number above 0", lambda value: value > 0),
         "encoder_rate": ("0 or more", lambda value: value >= 0),
+        "position_rate": ("0 or more", lambda value: value >= 0),
         "weight_decay": ("0 or more", lambda value: value >= 0),
         "power": ("0 or more", lambda value: value >= 0),
         "batch": ("1 or more", lambda value: value >= 1),
@@ -267,6 +266,20 @@ def _check_settings(optimisation: Optimisation, augmentation: Augmentation, plac
     if isinstance(optimisation.class_weights, dict):
         for name, weight in optimisation.class_weights.items():
             _expect(weight >= 0, f"{places[0]}.class_weights.{name}", "0 or more", weight)
+
+
+def _check_scene(config: TrainingConfig, network: NetworkConfig, serving: ServingConfig) -> None:
+    """Whether the blocks that a global context shows of large images hold the largest patches."""
+    moving = any(context.factor == GLOBAL for context in network.contexts)
+    if serving.scene is None or not moving:
+        return
+    scale = max(stage_settings(config, index)[1].scale for index in range(len(config.stages)))
+    largest = 2 * math.ceil(scale * network.patch / 2)
+    if serving.scene <= largest:
+        raise InputError(
+            f"network.serving.scene: expected the side of the images that the global context shows, more than scale x "
+            f"patch = {largest} pixels, found {serving.scene}"
+        )
 
 
 def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:

@@ -26,6 +26,7 @@ from fctl.runtime.windows import Grid, Plan
 
 from .checkpoints import Card
 from .network import FCtL
+from .serving import served_contexts
 from .train_data import input_spec
 
 _BATCH = 4  # tiles at once
@@ -102,13 +103,7 @@ def validate(
 def manifest_of(card: Card) -> Manifest:
     """What the runtime must know to cut and merge for a network; it has no graphs."""
     config, serving = card.network, card.serving
-    contexts = tuple(
-        Context(
-            name=context.name, factor=context.factor, size=context.size, resampling=serving.resampling, scene=None,
-            encoder=context.name, cells=None,
-        )
-        for context in config.contexts
-    )  # fmt: skip
+    contexts = served_contexts(config, serving, {name: name for name in config.context_names})
     return Manifest(
         schema=SCHEMA,
         name="in training",

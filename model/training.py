@@ -29,6 +29,7 @@ from fctl.runtime.records import encode
 
 from .checkpoints import Card, save_checkpoint
 from .presets import Preset
+from .serving import served_contexts
 from .train import Recipe, Sampler, Scene, Training, fit_class_offsets, freeze, recalibrate
 from .train_config import FINISH, WHOLE, TrainingConfig, network_of, part_of, read_config, stage_settings
 from .train_curve import draw_curve
@@ -156,10 +157,9 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
 
 def _windows(job: _Job, training: Training) -> dict[str, ContextWindow]:
     """How the contexts of a stage's network are cut, by name."""
-    return {
-        context.name: ContextWindow(factor=context.factor, size=context.size, resampling=job.found.serving.resampling)
-        for context in training.network.config.contexts
-    }
+    config = training.network.config
+    contexts = served_contexts(config, job.found.serving, dict.fromkeys(config.context_names))
+    return {context.name: context.window for context in contexts}
 
 
 def _finish(job: _Job, training: Training, records: _Records) -> None:
@@ -321,6 +321,7 @@ def _recipe(config: TrainingConfig, index: int, found: Preset, images: Images, p
         batch=optimisation.batch,
         rate=optimisation.rate,
         encoder_rate=optimisation.encoder_rate,
+        position_rate=optimisation.position_rate,
         weight_decay=optimisation.weight_decay,
         gamma=optimisation.gamma,
         balance=augmentation.balance,

@@ -65,7 +65,7 @@ def test_calib_imports_the_runtime_only(path: Path) -> None:
     assert siblings(path) <= {"fctl.runtime"}
 
 
-NETWORK = [path for path in sources("model") if not path.name.startswith(("train", "checkpoints"))]
+NETWORK = [path for path in sources("model") if not path.name.startswith(("train", "checkpoints", "serving"))]
 
 
 @pytest.mark.parametrize("path", NETWORK, ids=str)

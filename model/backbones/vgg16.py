@@ -49,6 +49,9 @@ class Vgg16(Backbone):
             done = _POOLS[stage.name]
             if stage.name == last:
                 break
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # without batch norm, what PyTorch starts with fades to nothing
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """Features by stage, see `Backbone`."""

@@ -141,6 +141,13 @@ def test_blocks_of_each_structure(structure: str, reference: str | None, count: 
     assert blocks_of(ale(structure, reference)) == count
 
 
+@pytest.mark.parametrize("structure", ["a", "b", "c", "d", "e"])
+def test_enhancement_starts_no_larger_than_what_it_is_added_to(structure: str) -> None:
+    module = ale(structure, "m" if structure in "ab" else None)
+    x, cropped = 5 * features(), {name: 5 * features() for name in ("m", "l")}
+    assert module(x, cropped).norm() < x.norm()
+
+
 def test_every_block_has_weights_of_its_own() -> None:
     module, one = ale("e"), LocalFeatureInteraction(2, CHANNELS, WINDOWS)
     assert _parameters(module) == 7 * _parameters(one)

@@ -68,8 +68,9 @@ CONFIG: dict[str, Any] = {
         "mosaic": None,
     },
     "optimisation": {
-        "optimiser": "adam", "rate": 3e-3, "encoder_rate": 3e-3, "weight_decay": 5e-4, "power": 0.9, "batch": 2,
-        "accumulate": 2, "average": 0.5, "gamma": 2.0, "class_weights": None, "statistics": True,
+        "optimiser": "adam", "rate": 3e-3, "encoder_rate": 3e-3, "position_rate": 3e-3, "weight_decay": 5e-4,
+        "power": 0.9, "batch": 2, "accumulate": 2, "average": 0.5, "gamma": 2.0, "class_weights": None,
+        "statistics": True,
     },
     "augmentation": {"turns": True, "colour": 0.2, "scale": 1.3, "balance": 0.5, "context_dropout": 0.1},
     "stages": [{"name": "all", "network": "whole", "epochs": 2, "stem": None, "frozen": [], "changes": {}}],
@@ -221,16 +222,33 @@ def test_checkpoints_are_whole_and_score_what_validation_said(trained: Path, nam
     assert confusion.miou() == read.card.training["validation_miou"]
 
 
-def test_the_best_exports_and_scores_what_validation_said(trained: Path, tmp_path: Path) -> None:
-    export_bundle(trained / "run" / "best.pt", tmp_path / "tiny.fctl", ExportOptions())
-    dataset = select(open_dataset(trained / "data"), "2")
+def assert_exports_and_scores(folder: Path, tmp_path: Path) -> None:
+    """The best checkpoint, as its validation said."""
+    export_bundle(folder / "run" / "best.pt", tmp_path / "tiny.fctl", ExportOptions())
+    dataset = select(open_dataset(folder / "data"), "2")
     (result,) = evaluate(
         dataset, plan_runs([read_bundle(tmp_path / "tiny.fctl")], backends=("onnxruntime",)), tmp_path
     ).results
-    card = read_checkpoint(trained / "run" / "best.pt").card
+    card = read_checkpoint(folder / "run" / "best.pt").card
     assert card is not None
     assert result.confusion.pixels == 100 * 140 - 5 * 7
     assert result.confusion.miou() == pytest.approx(card.training["validation_miou"], abs=1e-3)
+
+
+def test_the_best_exports_and_scores_what_validation_said(trained: Path, tmp_path: Path) -> None:
+    assert_exports_and_scores(trained, tmp_path)
+
+
+def test_a_global_context_is_trained_validated_and_exported(folder: Path, tmp_path: Path) -> None:
+    """First its encoder, as in the release, then all, on blocks of images that are larger than a scene."""
+    contexts = [{"name": "medium", "factor": 2.0, "size": 64}, {"name": "large", "factor": "global", "size": 64}]
+    network = {"overrides": {"contexts": contexts, "ale": {"structure": "d", "reference": None, "windows": [1, 3]}}}
+    stages = [stage(name="context", network="large", epochs=1), stage(epochs=2, frozen=["context_encoders"])]
+    run_training(write_config(folder, {"network": network | {"serving": {"scene": 90}}, "stages": stages, "epoch": 3}))
+    assert_exports_and_scores(folder, tmp_path)
+    manifest = read_bundle(tmp_path / "tiny.fctl").manifest
+    assert [(context.factor, context.scene) for context in manifest.contexts] == [(2.0, None), ("global", 90)]
+    assert [context.cells is not None for context in manifest.contexts] == [False, True]
 
 
 # Going on.
@@ -384,9 +402,14 @@ DATA_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "override's type": ({"network": {"overrides": {"patch": "64"}}}, r"network\.overrides\.patch: expected a whole"),
     "classes": ({"network": {"overrides": {"classes": 3}}}, r"network\.overrides\.classes: the data set tells"),
     "patch": ({"network": {"overrides": {"patch": 70}}}, "network: efficientnet_lite0 needs sides divisible by 32"),
-    "global": (
-        {"network": {"overrides": {"contexts": [{"name": "medium", "factor": "global", "size": 64}]}}},
-        r"network\.overrides\.contexts: .* 'medium', which cannot be trained yet",
+    "scene": (
+        {
+            "network": {
+                "overrides": {"contexts": [{"name": "medium", "factor": "global", "size": 64}]},
+                "serving": {"scene": 84},
+            }
+        },
+        r"network\.serving\.scene: expected .* more than scale x patch = 84 pixels, found 84",
     ),
     "overlap": ({"network": {"serving": {"overlap": 64}}}, r"network\.serving\.overlap: expected 0 to 63, found 64"),
     "imagenet": (
@@ -565,8 +588,8 @@ def open_inria(root: Path) -> Any:
 # The pieces.
 
 RECIPE = Recipe(
-    steps=2, batch=2, rate=1e-3, encoder_rate=1e-3, weight_decay=0.0, gamma=2.0, balance=0.0, scale=1.0, colour=0.0,
-    frozen=None, average=0.0, seed=0,
+    steps=2, batch=2, rate=1e-3, encoder_rate=1e-3, position_rate=1e-3, weight_decay=0.0, gamma=2.0, balance=0.0,
+    scale=1.0, colour=0.0, frozen=None, average=0.0, seed=0,
 )  # fmt: skip
 
 
@@ -604,7 +627,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
             group["lr"] = 1e-3
         size = 4 // count
         parts = [
-            Batch(torch.from_numpy(batch[0][i : i + size]), {}, torch.from_numpy(batch[1][i : i + size]))
+            Batch(torch.from_numpy(batch[0][i : i + size]), {}, {}, torch.from_numpy(batch[1][i : i + size]))
             for i in range(0, 4, size)
         ]
         training._step(iter(parts))

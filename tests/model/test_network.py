@@ -234,6 +234,13 @@ def test_freezing_ends_at_the_stage(name: str, stage: str) -> None:
     assert [features[s].requires_grad for s in names] == [names.index(s) > names.index(stage) for s in names]
 
 
+def test_a_random_vgg_does_not_fade() -> None:
+    torch.manual_seed(0)
+    network = backbone_class("vgg16")(bands=3, last="pool5", width=1 / 8)
+    bright, black = (network(image)["pool5"] for image in (torch.rand(1, 3, 64, 64), torch.zeros(1, 3, 64, 64)))
+    assert (bright - black).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.1, 1.25, 1.5, 3.0])
 def test_factors_that_leave_whole_margins_are_allowed(factor: float) -> None:
     config = small_config(patch=640, contexts=(ContextConfig(name="medium", factor=factor, size=640),))

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from fctl.model.config import ConfigError, ContextConfig
+from fctl.model.backbones import stage_of
+from fctl.model.config import ContextConfig
+from fctl.model.geometry import crop_matrix
 from fctl.model.losses import focal_loss
 from fctl.model.network import FCtL
 from fctl.model.train import Batch, Recipe, Sampler, Scene, Training, _best_offsets, _jitter, recalibrate
@@ -21,13 +23,14 @@ from fctl.runtime.contexts import ContextWindow
 from fctl.runtime.metrics import IGNORE, Confusion
 from fctl.runtime.windows import Window
 
-from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, build, small_config
+from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, build, small_config, small_lcf
 
 RECIPE = Recipe(
     steps=3,
     batch=6,
     rate=3e-3,
     encoder_rate=1e-3,
+    position_rate=1e-2,
     weight_decay=1e-4,
     gamma=2.0,
     balance=0.5,
@@ -169,9 +172,28 @@ def test_factors_that_are_not_whole_train_at_any_scale() -> None:
         assert batch.contexts["wide"].shape == (6, 3, 96, 96)
 
 
-def test_a_global_context_is_refused() -> None:
-    with pytest.raises(ConfigError, match="global context is not supported"):
-        sampler(patterned(), WHOLE)
+@pytest.mark.parametrize("scene", [None, 110])
+@pytest.mark.parametrize("scale", [1.0, 1.5])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_positions_tell_where_a_patch_lies_in_the_whole_scene(axis: int, scale: float, scene: int | None) -> None:
+    """The whole, or the scene block, shows at the places of the patch's cells what the patch shows there."""
+    stage, source = stage_of("efficientnet_lite0", "s8"), sampler(ramp(axis), WHOLE, MEDIUM, scale=scale)
+    source.windows["whole"] = replace(source.windows["whole"], scene=scene)
+    own = crop_matrix(stage.stride * torch.arange(PATCH // stage.stride).float() + stage.offset, PATCH)
+    for batch in batches(source, 6):
+        assert batch.positions.keys() == {"whole"}
+        places = crop_matrix(stage.stride * batch.positions["whole"] + stage.offset, PATCH)
+        for patch, whole, (rows, columns) in zip(batch.patch, batch.contexts["whole"], places, strict=True):
+            assert ((rows @ whole[0].float() @ columns.T) - (own @ patch[0].float() @ own.T)).abs().max() < 3
+
+
+def test_a_global_context_of_large_scenes_is_a_block_around_the_patch() -> None:
+    source = sampler(ramp(0), WHOLE, turns=False)
+    source.windows["whole"] = replace(source.windows["whole"], scene=100)
+    for batch in batches(source):
+        rows = batch.contexts["whole"][:, 0, :, 0].float()
+        assert (rows[:, -1] - rows[:, 0] < 100).all()
+        assert (rows[:, 0] <= batch.patch[:, 0, 0, 0] + 1).all() and (rows[:, -1] >= batch.patch[:, 0, -1, 0] - 1).all()
 
 
 def test_padding_stays_black_under_jitter() -> None:
@@ -243,6 +265,18 @@ def test_everything_else_is_trained(trained: Trained) -> None:
     learned = [name for name, p in trained.network.named_parameters() if p.requires_grad]
     assert any(".blocks.3." in name for name in learned)
     assert [name for name in learned if torch.equal(state[name], trained.start[name])] == []
+
+
+def test_every_kind_of_parameter_has_its_rate() -> None:
+    network = build(small_config(stage="s8", contexts=(MEDIUM,), lcf=small_lcf(position="ground")))
+    training = Training(network, RECIPE)
+    rates = {id(p): group["initial_lr"] for group in training.optimizer.param_groups for p in group["params"]}
+    trained = {name: rates[id(p)] for name, p in network.named_parameters() if p.requires_grad}
+    assert len(rates) == len(trained)
+    for name, rate in trained.items():
+        kind = "position_rate" if ".position." in name else "encoder_rate" if "backbone" in name else "rate"
+        assert rate == getattr(RECIPE, kind), name
+    assert sum(".position." in name for name in trained) == 4  # W_r and z, for the patch and its context
 
 
 def test_focal_loss_with_gamma_0_is_cross_entropy() -> None:
