@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fctl.model.ale import GroupDepthConv
 from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.checkpoints import Card, ClassLabel, save_checkpoint
 from fctl.model.config import GLOBAL, AleConfig, ContextConfig, LcfConfig, NetworkConfig, ServingConfig
@@ -68,7 +69,7 @@ def lively(config: NetworkConfig, seed: int = 0) -> FCtL:
     """A random network in which everything matters, as in a trained one.
 
     Batch statistics are measured, else 50 layers fade to nothing; position terms, gates and fusion weights are drawn
-    away from where they start, and the value projections are large enough for contexts to be felt.
+    away from where they start, and ALE's maps and the value projections are large enough for contexts to be felt.
     """
     network = build(config, seed)
     for module in network.modules():
@@ -79,6 +80,10 @@ def lively(config: NetworkConfig, seed: int = 0) -> FCtL:
             nn.init.uniform_(module.gate, -2, 2)
         elif isinstance(module, WeightedFusion):
             nn.init.normal_(module.logits)
+        elif isinstance(module, GroupDepthConv):
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.mul_(10)
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             nn.init.uniform_(parameter, 0.5, 1.0)
