@@ -129,7 +129,8 @@ class Terms:
 
 def _logits(network: FCtL, batch: Batch) -> Tensor:
     contexts = {name: torch.from_numpy(window) for name, window in batch.contexts.items()}
-    logits: Tensor = network(torch.from_numpy(batch.patch), contexts)
+    positions = {name: torch.from_numpy(place) for name, place in batch.positions.items()}
+    logits: Tensor = network(torch.from_numpy(batch.patch), contexts, positions)
     return logits
 
 

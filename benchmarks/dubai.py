@@ -1,7 +1,9 @@
 """What a network scores on part 7 of every Dubai scene: python benchmarks/dubai.py DATA [--bundle B] [--backend E].
 
 Each part goes through the runtime twice: cut out of its scene, with everything around it for context, and as an image
-of its own, where contexts beyond the part are black. Confusion matrices are pooled over the scenes.
+of its own, where contexts beyond the part are black. Confusion matrices are pooled over the scenes. --inside N leaves
+out labels with another, or none, within N pixels: where classes meet, labels are a matter of taste. Networks with a
+global context are not for this: a part is not the whole of a scene.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from fctl.runtime import Segmenter
 from fctl.runtime.bundle import Manifest
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--bundle", default="default")
     parser.add_argument("--backend", default="auto")
+    parser.add_argument("--inside", type=int, default=0, metavar="N")
     arguments = parser.parse_args()
 
     with Segmenter(arguments.bundle, backend=arguments.backend) as segmenter:
@@ -50,7 +53,13 @@ def main() -> None:
         print(f"| run | mIoU | accuracy | {' | '.join(names)} |\n|{'---|' * (3 + len(names))}")
         pooled = {run: Confusion.empty(len(names)) for run in (WITHIN, ALONE)}
         for number in SCENES:
-            found = score(segmenter.manifest, lambda pixels: segmenter.segment(pixels).ids, arguments.data, [number])
+            found = score(
+                segmenter.manifest,
+                lambda pixels: segmenter.segment(pixels).ids,
+                arguments.data,
+                [number],
+                inside=arguments.inside,
+            )
             for run, confusion in found.items():
                 pooled[run] += confusion
                 print(_row(f"scene {number}, {run}", confusion), flush=True)
@@ -64,18 +73,28 @@ def score(
     data: Path,
     numbers: Sequence[int] = SCENES,
     runs: Sequence[str] = (WITHIN, ALONE),
+    inside: int = 0,
 ) -> Mapping[str, Confusion]:
-    """Confusions pooled over the scenes. segment: pixels (H, W, 3) -> class ids (H, W)."""
+    """Confusions pooled over the scenes. segment: pixels (H, W, 3) -> class ids (H, W); inside: see above."""
     classes = len(manifest.classes)
     pooled = {run: Confusion.empty(classes) for run in runs}
     for number in numbers:
         scene = read_scene(data, number)
-        truth = scene.labels[at(scene.held)]
+        truth = _inside(scene.labels[at(scene.held)], inside)
         for run in runs:
             around = _with_contexts(scene, manifest) if run == WITHIN else scene.held
-            inside = Window(scene.held.y - around.y, scene.held.x - around.x, scene.held.height, scene.held.width)
-            pooled[run] += Confusion.of(truth, segment(scene.pixels[at(around)])[at(inside)], classes)
+            held = Window(scene.held.y - around.y, scene.held.x - around.x, scene.held.height, scene.held.width)
+            pooled[run] += Confusion.of(truth, segment(scene.pixels[at(around)])[at(held)], classes)
     return pooled
+
+
+def _inside(labels: Image8, margin: int) -> Image8:
+    """Labels with all within `margin` pixels alike; 255 for the others."""
+    image = Image.fromarray(labels)
+    least, most = (
+        np.asarray(image.filter(kind(2 * margin + 1))) for kind in (ImageFilter.MinFilter, ImageFilter.MaxFilter)
+    )
+    return np.where(least == most, labels, IGNORE).astype(np.uint8)
 
 
 def _row(name: str, confusion: Confusion) -> str:
