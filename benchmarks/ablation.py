@@ -86,7 +86,7 @@ def main() -> None:
 
 def table(runs: Path) -> str:
     """Mean and half the range over the seeds, in points; CPU time over that of the first row."""
-    lines = ["| contexts | mIoU | seeds | accuracy | CPU time |", "|---|---|---|---|---|"]
+    lines = ["| contexts | mIoU | seeds | accuracy | CPU time of training |", "|---|---|---|---|---|"]
     first: float | None = None
     for name in ROWS:
         found = [json.loads(path.read_text("utf-8")) for path in sorted(runs.glob(f"seed*/{_slug(name)}.score.json"))]
