@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fctl.model.checkpoints import load_network, read_checkpoint
 from fctl.model.lcf import AdaptiveFusion
 from fctl.model.network import FCtL
-from fctl.model.train_validation import manifest_of
+from fctl.model.serving import draft_manifest
 from fctl.runtime.bundle import Manifest
 from fctl.runtime.contexts import ArraySource
 from fctl.runtime.metrics import IGNORE, Confusion
@@ -48,7 +48,8 @@ def main() -> None:
         assert read.card is not None
         network = load_network(read.card.network, read.state, str(path))
         terms = Terms(network)
-        scores = by_distance(network, manifest_of(read.card), arguments.data)
+        manifest = draft_manifest(path.parent.name, read.card, dict.fromkeys(network.config.context_names))
+        scores = by_distance(network, manifest, arguments.data)
         print(f"| {path.parent.name} | {' | '.join(f'{100 * value:.1f}' for value in scores)} |", flush=True)
         told += [f"- {path.parent.name}: {line}" for line in terms.told()]
     print("\n".join(told))

@@ -27,24 +27,11 @@ from fctl.model.published import (
     segformer_classes,
     segformer_weights,
 )
-from fctl.model.serving import served_contexts
-from fctl.runtime.bundle import (
-    SCHEMA,
-    SEGMENTER,
-    Bundle,
-    ClassInfo,
-    Graph,
-    InputSpec,
-    Manifest,
-    Scaling,
-    sha256,
-    write_manifest,
-)
+from fctl.model.serving import draft_manifest
+from fctl.runtime.bundle import SEGMENTER, Bundle, Graph, Manifest, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.files import refuse_existing, whole
 from fctl.runtime.pipeline import Batch
-from fctl.runtime.records import encode
-from fctl.runtime.windows import Plan
 
 from .graphs import EncoderGraph, FusedGraph, SegmenterGraph, encoder_roles, frozen, round_weights
 from .origin import PARITY_PATCHES, colour_of, parity_images, provenance
@@ -282,26 +269,12 @@ def _write_graph(
 
 def _manifest(name: str, card: Card, checkpoints: Mapping[str, str], graphs: tuple[Graph, ...], kind: str) -> Manifest:
     """checkpoints: sha256 of the main file under "", and of each context's own."""
-    config, serving, roles = card.network, card.serving, encoder_roles(card.network)
+    roles = encoder_roles(card.network)
     others = {context: digest for context, digest in checkpoints.items() if context}
     extensions = {"training": card.training} | {"context_checkpoints": others}
-    return Manifest(
-        schema=SCHEMA,
-        name=name,
-        network=encode(config),
-        classes=tuple(ClassInfo(name=label.name, colour=label.colour) for label in card.classes),
-        input=InputSpec(
-            bands=config.bands,
-            dtype="uint8",
-            scaling=Scaling(mean=config.mean, std=config.std),
-            ground_sample_distance=card.ground_sample_distance,
-        ),
-        tile=config.patch,
-        plan=Plan(kind=serving.plan, overlap=serving.overlap),
-        contexts=served_contexts(config, serving, dict.fromkeys(roles) if kind == "fused" else roles),
-        merge=serving.merge,
+    return replace(
+        draft_manifest(name, card, dict.fromkeys(roles) if kind == "fused" else roles),
         graphs=graphs,
-        parity=(),
         provenance=provenance(checkpoints[""], card.licence),
         extensions={key: value for key, value in extensions.items() if value},
     )

@@ -1,14 +1,50 @@
-"""How the contexts of a network are cut and placed when it is run: in training, in validation, in its bundle."""
+"""How images are cut and placed for a network: the same in training, in validation and in its bundle."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fctl.runtime.bundle import Context, MovingCells
+from fctl.runtime.bundle import SCHEMA, ClassInfo, Context, InputSpec, Manifest, MovingCells, Provenance, Scaling
 from fctl.runtime.contexts import Cells
+from fctl.runtime.records import encode
+from fctl.runtime.windows import Plan
 
 from .backbones import backbone_class, stage_of
+from .checkpoints import Card
 from .config import GLOBAL, NetworkConfig, ServingConfig
+
+
+def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) -> Manifest:
+    """All that the runtime must know to cut and merge for a network, without graphs, parity or provenance.
+
+    encoders: as in served_contexts.
+    """
+    config, serving = card.network, card.serving
+    return Manifest(
+        schema=SCHEMA,
+        name=name,
+        network=encode(config),
+        classes=tuple(ClassInfo(name=label.name, colour=label.colour) for label in card.classes),
+        input=input_spec(config, card.ground_sample_distance),
+        tile=config.patch,
+        plan=Plan(kind=serving.plan, overlap=serving.overlap),
+        contexts=served_contexts(config, serving, encoders),
+        merge=serving.merge,
+        graphs=(),
+        parity=(),
+        provenance=Provenance(checkpoint_sha256="", licence=card.licence, created="", tools={}),
+        extensions={},
+    )
+
+
+def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
+    """What an image must have."""
+    return InputSpec(
+        bands=config.bands,
+        dtype="uint8",
+        scaling=Scaling(mean=config.mean, std=config.std),
+        ground_sample_distance=ground_sample_distance,
+    )
 
 
 def served_contexts(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import InputSpec, Scaling
+from fctl.runtime.bundle import InputSpec
 from fctl.runtime.datasets import Dataset, Description, Sample, open_dataset, select
 from fctl.runtime.errors import InputError, RasterError
 from fctl.runtime.evaluation import Progress, check_masks
@@ -27,7 +27,6 @@ from fctl.runtime.raster import RasterSource, open_raster
 from fctl.runtime.windows import Window
 
 from .checkpoints import ClassLabel
-from .config import NetworkConfig
 from .train import Scene
 from .train_config import DataSettings, Mosaic
 
@@ -105,12 +104,6 @@ def open_images(settings: DataSettings, folder: Path) -> Images:
             "null takes all that validation leaves"
         )
     return Images(training=training, validation=validation)
-
-
-def input_spec(network: NetworkConfig, distance: float | None) -> InputSpec:
-    """What an image must have."""
-    scaling = Scaling(mean=network.mean, std=network.std)
-    return InputSpec(bands=network.bands, dtype="uint8", scaling=scaling, ground_sample_distance=distance)
 
 
 def check_images(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fctl.runtime.bundle import SCHEMA, ClassInfo, Context, Manifest, Provenance
+from fctl.runtime.bundle import Context
 from fctl.runtime.contexts import Stack
 from fctl.runtime.datasets import Dataset
 from fctl.runtime.evaluation import Progress
@@ -20,14 +20,12 @@ from fctl.runtime.merge import Merger
 from fctl.runtime.metrics import Confusion
 from fctl.runtime.pipeline import segment_rows
 from fctl.runtime.raster import open_raster
-from fctl.runtime.records import encode
 from fctl.runtime.turns import Turn
-from fctl.runtime.windows import Grid, Plan
+from fctl.runtime.windows import Grid
 
 from .checkpoints import Card
 from .network import FCtL
-from .serving import served_contexts
-from .train_data import input_spec
+from .serving import draft_manifest
 
 _BATCH = 4  # tiles at once
 
@@ -36,7 +34,8 @@ class ModuleNetwork(Network[Tensor, NDArray[np.float32]]):
     """The module in place of a bundle's graphs. It has neither bundle nor engine."""
 
     def __init__(self, network: FCtL, card: Card) -> None:
-        self.manifest, self.batch = manifest_of(card), _BATCH
+        encoders = {name: name for name in card.network.context_names}
+        self.manifest, self.batch = draft_manifest("in training", card, encoders), _BATCH
         self._network, self._device = network, next(network.parameters()).device
 
     def encode(self, context: Context, windows: Stack) -> Tensor:
@@ -98,24 +97,3 @@ def validate(
         if progress:
             progress("validating", index + 1, len(dataset.samples))
     return total
-
-
-def manifest_of(card: Card) -> Manifest:
-    """What the runtime must know to cut and merge for a network; it has no graphs."""
-    config, serving = card.network, card.serving
-    contexts = served_contexts(config, serving, {name: name for name in config.context_names})
-    return Manifest(
-        schema=SCHEMA,
-        name="in training",
-        network=encode(config),
-        classes=tuple(ClassInfo(name=label.name, colour=label.colour) for label in card.classes),
-        input=input_spec(config, card.ground_sample_distance),
-        tile=config.patch,
-        plan=Plan(kind=serving.plan, overlap=serving.overlap),
-        contexts=contexts,
-        merge=serving.merge,
-        graphs=(),
-        parity=(),
-        provenance=Provenance(checkpoint_sha256="", licence=card.licence, created="", tools={}),
-        extensions={},
-    )

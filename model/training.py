@@ -29,11 +29,11 @@ from fctl.runtime.records import encode
 
 from .checkpoints import Card, save_checkpoint
 from .presets import Preset
-from .serving import served_contexts
+from .serving import input_spec, served_contexts
 from .train import Recipe, Sampler, Scene, Training, fit_class_offsets, freeze, recalibrate
 from .train_config import FINISH, WHOLE, TrainingConfig, network_of, part_of, read_config, stage_settings
 from .train_curve import draw_curve
-from .train_data import Images, check_images, class_labels, decode_scenes, input_spec, open_images, plan_scenes
+from .train_data import Images, check_images, class_labels, decode_scenes, open_images, plan_scenes
 from .train_validation import validate
 from .train_weights import State, handed_over, network_of_stage, start_network
 

@@ -24,11 +24,12 @@ from PIL import Image
 from fctl.export.pipeline import ExportOptions, export_bundle
 from fctl.model.checkpoints import load_network, read_checkpoint
 from fctl.model.losses import focal_loss
+from fctl.model.serving import input_spec
 from fctl.model.train import Batch, Recipe, Training, _weighted_loss
 from fctl.model.train_cli import train_app
 from fctl.model.train_config import network_of, part_of, read_config
 from fctl.model.train_curve import draw_curve
-from fctl.model.train_data import class_labels, decode_scenes, input_spec, open_images, plan_scenes
+from fctl.model.train_data import class_labels, decode_scenes, open_images, plan_scenes
 from fctl.model.train_validation import validate
 from fctl.model.train_weights import handed_over, network_of_stage, start_network
 from fctl.model.training import _class_weights, _device, run_training
