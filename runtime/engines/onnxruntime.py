@@ -30,6 +30,7 @@ from .base import (
     shape_of,
 )
 from .plans import cache_folder
+from .processor import adds_int8_exactly
 
 _CPU = "CPUExecutionProvider"
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed")
@@ -40,7 +41,8 @@ Providers = list[tuple[str, dict[str, str]]]
 class OnnxRuntime(HostEngine):
     """Runs graphs with the CPU execution provider; fp16 graphs mostly in fp32, so their numbers are not a GPU's.
 
-    int8 graphs too: it rounds at Q/DQ, but has few kernels for int8 that comes out as float.
+    int8 graphs too: it rounds at Q/DQ, but has few kernels for int8 that comes out as float, and none is used where
+    the processor does not add int8 exactly.
     """
 
     name = "onnxruntime"
@@ -181,6 +183,8 @@ class OnnxRuntimeDeviceSession(DeviceSession):
 def _load(path: Path, providers: list[Any]) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are about its own optimiser
+    if providers == [_CPU] and not adds_int8_exactly():
+        options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ as written, layers in fp32
     try:
         return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # its exceptions share no base class of their own

@@ -1,7 +1,7 @@
 """OpenVINO, on the CPU.
 
 Where the processor can, OpenVINO runs in bf16 unless told otherwise: here the precision is always set, and read back.
-Of int8 graphs, layers with Q/DQ run in int8 kernels and the rest in fp32, on every processor alike.
+Of int8 graphs, layers with Q/DQ run in int8 kernels where the processor adds int8 exactly, and the rest in fp32.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..bundle import BATCH, Graph
 from ..errors import EngineError
 from .base import Arrays, HostEngine, Request, RunPrecision, Session
+from .processor import adds_int8_exactly
 
 _DEVICE = "CPU"
 _TYPES: dict[RunPrecision, ov.Type] = {"fp32": ov.Type.f32, "bf16": ov.Type.bf16, "int8": ov.Type.f32}
@@ -57,7 +58,10 @@ class _OpenVinoSession(Session):
                 path, {node.any_name: str(np.dtype(node.element_type.to_dtype())) for node in model.inputs}
             )
             model.reshape({spec.name: [batch if n == BATCH else n for n in spec.shape] for spec in graph.inputs})
-            compiled = core.compile_model(model, _DEVICE, {"INFERENCE_PRECISION_HINT": _TYPES[precision]})
+            options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _TYPES[precision]}
+            if not adds_int8_exactly():
+                options["LP_TRANSFORMS_MODE"] = False  # Q/DQ as written, layers in fp32
+            compiled = core.compile_model(model, _DEVICE, options)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
         runs = compiled.get_property("INFERENCE_PRECISION_HINT")
