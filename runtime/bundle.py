@@ -216,9 +216,10 @@ class Bundle:
             if (graph.role, graph.precision) == (role, precision):
                 return self.folder / graph.file, graph
         found = ", ".join(f"{graph.role} {graph.precision}" for graph in self.manifest.graphs)
+        images = " --calib IMAGES" if precision == "int8" else ""
         raise BundleError(
             f"{self.folder} holds no {precision} graph {role!r}; it holds {found}; "
-            f"make one that does: fctl-export {called(self.folder)} --precision {precision} --out NAME.fctl"
+            f"make one that does: fctl-export {called(self.folder)} --precision {precision}{images} --out NAME.fctl"
         )
 
 
