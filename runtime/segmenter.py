@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from .bundle import Bundle, read_bundle
 from .contexts import ArraySource, Pixels, Source
-from .engines import GpuEngine, RunPrecision
+from .engines import GpuEngine, HostEngine, RunPrecision
+from .engines.processor import adds_int8_exactly
 from .errors import EngineError, InputError, RasterError
 from .files import refuse_existing, whole
 from .inference import Network, open_network
@@ -147,6 +148,11 @@ class Segmenter:
             self.engine.device,
             self.engine.precision,
         )
+        if self.engine.precision == "int8" and isinstance(self.engine, HostEngine) and not adds_int8_exactly():
+            log.warning(
+                "warning: without VNNI this processor would overflow in int8: values are rounded as in int8 and "
+                "computed in fp32, no faster than precision fp32"
+            )
 
     def segment(self, image: Pixels, *, probabilities: bool = False) -> Segmentation:
         """Segment one image in memory: (height, width, bands) in the bundle's dtype.

@@ -37,7 +37,7 @@ from fctl.export import int8
 from fctl.export.cli import _CHOICES, app
 from fctl.export.int8 import REPORT, Int8Options, add_int8
 from fctl.export.verify import Samples
-from fctl.runtime import Segmenter
+from fctl.runtime import Segmenter, segmenter
 from fctl.runtime.bundle import SEGMENTER, Bundle, Manifest, read_bundle, sha256
 from fctl.runtime.cli import info_app
 from fctl.runtime.datasets import Dataset, open_dataset
@@ -202,6 +202,16 @@ def test_it_runs_by_the_name_of_its_precision(backend: str, shipped: Path) -> No
     ):
         same = narrow.segment(image).ids == wide.segment(image).ids
     assert 0.95 < same.mean() < 1
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_processor_that_cannot_is_told(
+    exact: bool, shipped: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segmenter, "adds_int8_exactly", lambda: exact)
+    for precision in ("fp32", "int8"):
+        Segmenter(shipped, backend="onnxruntime", precision=precision).close()
+    assert caplog.text.count("without VNNI") == (0 if exact else 1)
 
 
 def test_info_shows_both(shipped: Path, capsys: pytest.CaptureFixture[str]) -> None:
