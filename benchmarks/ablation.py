@@ -24,11 +24,11 @@ import numpy as np
 import torch
 from dubai import HELD_OUT, SCENES, WITHIN, Image8, score
 
-from fctl.model.checkpoints import load_network, read_checkpoint
-from fctl.model.train_validation import ModuleNetwork
-from fctl.model.training import run_training
-from fctl.runtime.contexts import ArraySource
-from fctl.runtime.pipeline import segment_rows
+from fctl.model.serving.module_network import ModuleNetwork
+from fctl.model.train.run import run_training
+from fctl.model.weights.checkpoints import load_network, read_checkpoint
+from fctl.runtime.segment.pipeline import segment_rows
+from fctl.runtime.tiling.sources import ArraySource
 
 DOCS = Path(__file__).parents[1] / "docs"
 MEDIUM, LARGE = ({"name": name, "factor": factor, "size": 256} for name, factor in (("medium", 2.0), ("large", 4.0)))

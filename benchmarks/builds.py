@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' quantisation
 
 from parts.random_weights import make_preset
 
-from fctl.export.precision import PrecisionOptions, add_precision
+from fctl.export.precision.add import PrecisionOptions, add_precision
 from fctl.model.presets import PRESETS
-from fctl.runtime.bundle import Bundle, Precision, read_bundle
-from fctl.runtime.engines.builder import build_plan, machine_for
-from fctl.runtime.engines.plans import BuildOptions
+from fctl.runtime.bundle.manifest import Precision
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines.tensorrt.builder import build_plan, machine_for
+from fctl.runtime.engines.tensorrt.plans import BuildOptions
 from fctl.runtime.errors import FctlError, ParityError
 from tests.export.builds import halved, quantised
 

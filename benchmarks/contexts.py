@@ -21,15 +21,15 @@ import torch
 from dubai import SCENES, at, read_scene
 from torch import Tensor, nn
 
-from fctl.model.checkpoints import load_network, read_checkpoint
 from fctl.model.lcf import AdaptiveFusion
 from fctl.model.network import FCtL
-from fctl.model.serving import draft_manifest
-from fctl.runtime.bundle import Manifest
-from fctl.runtime.contexts import ArraySource
-from fctl.runtime.metrics import IGNORE, Confusion
-from fctl.runtime.pipeline import Batch, cut_batch
-from fctl.runtime.windows import Window
+from fctl.model.serving.manifest import draft_manifest
+from fctl.model.weights.checkpoints import load_network, read_checkpoint
+from fctl.runtime.bundle.manifest import Manifest
+from fctl.runtime.evaluate.metrics import IGNORE, Confusion
+from fctl.runtime.segment.batches import Batch, cut_batch
+from fctl.runtime.tiling.sources import ArraySource
+from fctl.runtime.tiling.windows import Window
 
 RINGS = (0, 8, 16, 32, 64, 128)  # pixels from the border
 

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle import Manifest
-from fctl.runtime.metrics import IGNORE, Confusion
-from fctl.runtime.windows import Window
+from fctl.runtime.bundle.manifest import Manifest
+from fctl.runtime.evaluate.metrics import IGNORE, Confusion
+from fctl.runtime.tiling.windows import Window
 
 SCENES, HELD_OUT, COLUMNS = tuple(range(1, 9)), 7, 3
 COLOURS = ((60, 16, 152), (132, 41, 246), (110, 193, 228), (254, 221, 58), (226, 169, 41))  # as in docs/dubai.json

@@ -15,11 +15,11 @@ from parts.networks import scores_of, stacked
 from parts.timing import in_turn
 
 from fctl.calib.sample import sample_patches, shipped_images
-from fctl.runtime.bundle import Bundle, read_bundle
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.inference import load_network
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.opening import load_network
 
 RUNS = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 
@@ -54,7 +54,7 @@ def _staged(bundle: Bundle, backend: str, precision, batch: Batch) -> Callable[[
 def _torch(checkpoint: Path, batch: Batch) -> Callable[[], object]:
     import torch
 
-    from fctl.model.checkpoints import load_network, read_checkpoint
+    from fctl.model.weights.checkpoints import load_network, read_checkpoint
 
     read = read_checkpoint(checkpoint)
     assert read.card, "a checkpoint of fctl is needed"

@@ -29,7 +29,7 @@ from parts.soak import soak
 from parts.speed import Plan, time_images, time_patches
 
 from fctl.calib.sample import find_images, sample_patches, shipped_images
-from fctl.runtime.bundle import Bundle, read_bundle, sha256
+from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
 from fctl.runtime.errors import EngineError, FctlError, InputError
 
 ROOT = Path(__file__).parents[1]
@@ -119,7 +119,7 @@ def _with_half(findings: Findings, bundle: Bundle, scratch: Path) -> Bundle:
     def convert() -> Bundle:
         if importlib.util.find_spec("onnx") is None:
             raise EngineError("onnx is not installed (pip install 'fctl[quant]')")
-        from fctl.export.precision import PrecisionOptions, add_precision
+        from fctl.export.precision.add import PrecisionOptions, add_precision
 
         out = scratch / "half" / f"{bundle.manifest.name}.fctl"
         add_precision(bundle, out, PrecisionOptions(precision="fp16"))

@@ -17,8 +17,8 @@ from fctl.calib.ranges import METHODS, amax
 from fctl.calib.sample import find_images
 from fctl.calib.trials import Graphs, Numbers, Trials
 from fctl.calib.watch import histograms, peaks
-from fctl.runtime.bundle import read_bundle
-from fctl.runtime.inference import open_network
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.segment.opening import open_network
 
 COUNTS, SEEDS, CHECKS = (8, 32, 128), (1, 2, 3), 32
 CORRECTED = "percentile, bias correction"

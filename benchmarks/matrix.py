@@ -27,11 +27,11 @@ from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.graphs import frozen
 from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS
-from fctl.runtime.bundle import Bundle
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.inference import load_network
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.opening import load_network
 
 CLASSES = 6
 ENGINES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))

@@ -17,12 +17,12 @@ import onnx
 
 from fctl.calib.sample import sample_patches
 from fctl.calib.watch import peaks
-from fctl.export.half import EXCEPTIONS, to_half
 from fctl.export.onnx_graph import save_model
-from fctl.export.origin import parity_images
-from fctl.export.rounding import overflows, rounding_bundle
+from fctl.export.patches import parity_images
+from fctl.export.precision.half import EXCEPTIONS, to_half
+from fctl.export.precision.rounding import overflows, rounding_bundle
 from fctl.export.verify import Samples, compare, fp32_reference
-from fctl.runtime.bundle import Bundle, read_bundle
+from fctl.runtime.bundle.store import Bundle, read_bundle
 
 
 def main() -> None:

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import Manifest
-from fctl.runtime.contexts import Source
+from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
-from fctl.runtime.inference import Network
-from fctl.runtime.merge import Strip
-from fctl.runtime.pipeline import Batch, Progress
-from fctl.runtime.raster import open_raster
-from fctl.runtime.windows import Window
+from fctl.runtime.raster.source import open_raster
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.network import Network
+from fctl.runtime.segment.pipeline import Progress
+from fctl.runtime.tiling.merge import Strip
+from fctl.runtime.tiling.sources import Source
+from fctl.runtime.tiling.windows import Window
 
 from .sample import cut_each
 

@@ -16,7 +16,7 @@ import onnx.helper
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
 
 from .onnx_session import load_session
 from .quantise import PAIR, quantised

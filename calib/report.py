@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fctl.runtime.pictures import Prediction, draw_comparison, panel_size
-from fctl.runtime.records import encode
+from fctl.runtime.bundle.records import encode
+from fctl.runtime.evaluate.pictures import Prediction, draw_comparison, panel_size
 
 from .choose import Chosen
 from .search import Point, Sensitivity

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fctl.runtime.bundle import Manifest
-from fctl.runtime.contexts import Source, Stack
+from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
-from fctl.runtime.pipeline import Batch, cut_batch, cut_scene
-from fctl.runtime.raster import open_raster
-from fctl.runtime.windows import Window
+from fctl.runtime.raster.source import open_raster
+from fctl.runtime.segment.batches import Batch, cut_batch, cut_scene
+from fctl.runtime.tiling.sources import Source, Stack
+from fctl.runtime.tiling.windows import Window
 
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
 _TRIES = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fctl.runtime.pipeline import Progress
+from fctl.runtime.segment.pipeline import Progress
 
 from .trials import Graphs, Names, Numbers, Trials
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fctl.runtime.bundle import Bundle
-from fctl.runtime.engines import RunPrecision, choose_engine
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.engines.base import RunPrecision
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.host import StagedNetwork
 
 from .watch import filled
 

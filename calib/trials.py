@@ -14,9 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import SEGMENTER, Bundle
-from fctl.runtime.merge import Strip
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.tiling.merge import Strip
 
 from .macs import macs
 from .onnx_session import InferenceSession, load_session

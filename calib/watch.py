@@ -20,9 +20,10 @@ import onnx.numpy_helper
 import onnx.shape_inference
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import SEGMENTER, Bundle, Manifest
+from fctl.runtime.bundle.manifest import SEGMENTER, Manifest
+from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import BundleError
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
 
 from .onnx_session import InferenceSession, load_session
 from .ranges import BINS, Histogram, count, finite

@@ -6,10 +6,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from fctl.runtime.bundle import Bundle, Precision
-from fctl.runtime.engines.builder import build_plans
-from fctl.runtime.engines.plans import ENGINES, BuildOptions, StoredPlan, cache_folder
-from fctl.runtime.files import refuse_existing, whole
+from fctl.runtime.bundle.manifest import Precision
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.engines.tensorrt.builder import build_plans
+from fctl.runtime.engines.tensorrt.plans import ENGINES, BuildOptions, StoredPlan, cache_folder
+from fctl.runtime.raster.atomic import refuse_existing, whole
 
 
 def build_engines(

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fctl.calib.onnx_session import load_session
 from fctl.calib.sample import find_images, sample_patches, shipped_images
-from fctl.runtime.bundle import SEGMENTER, Bundle, Context, Graph, Manifest, Precision, TensorSpec, sha256
+from fctl.runtime.bundle.manifest import SEGMENTER, Context, Graph, Manifest, Precision, TensorSpec
+from fctl.runtime.bundle.store import Bundle, sha256
 from fctl.runtime.errors import BundleError, EngineError, ParityError
 
 from .onnx_graph import save_model

@@ -9,7 +9,7 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
-from fctl.runtime.bundle import BATCH, TensorSpec
+from fctl.runtime.bundle.manifest import BATCH, TensorSpec
 
 OPSET = 20
 IR_VERSION = 10  # newer ones are refused by ONNX Runtime before 1.20 and TensorRT 10.3

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from fctl.calib.sample import sample_patches
 from fctl.model.backbones import backbone_class, stage_of
-from fctl.model.checkpoints import Card, Checkpoint, ClassLabel, differences, load_network, read_checkpoint
 from fctl.model.config import GLOBAL, ConfigError, NetworkConfig
 from fctl.model.network import FCtL
 from fctl.model.presets import Preset, preset
-from fctl.model.published import (
+from fctl.model.serving.manifest import draft_manifest
+from fctl.model.weights.checkpoints import Card, Checkpoint, ClassLabel, differences, load_network, read_checkpoint
+from fctl.model.weights.published import (
     RELEASES,
     is_published_segformer,
     load_release,
@@ -27,14 +28,16 @@ from fctl.model.published import (
     segformer_classes,
     segformer_weights,
 )
-from fctl.model.serving import draft_manifest
-from fctl.runtime.bundle import SEGMENTER, Bundle, Graph, Manifest, sha256, write_manifest
+from fctl.runtime.bundle.manifest import SEGMENTER, Graph, Manifest
+from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
-from fctl.runtime.files import refuse_existing, whole
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.raster.atomic import refuse_existing, whole
+from fctl.runtime.segment.batches import Batch
 
 from .graphs import EncoderGraph, FusedGraph, SegmenterGraph, encoder_roles, frozen, round_weights
-from .origin import PARITY_PATCHES, colour_of, parity_images, provenance
+from .palette import colour_of
+from .patches import PARITY_PATCHES, parity_images
+from .provenance import provenance
 from .tracing import export_onnx
 from .verify import Reference, Samples, verify
 

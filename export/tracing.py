@@ -14,7 +14,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from fctl.runtime.bundle import BATCH, TensorSpec
+from fctl.runtime.bundle.manifest import BATCH, TensorSpec
 
 from .onnx_graph import OPSET, merge_pads, save_model, store_half
 

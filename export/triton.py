@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fctl.runtime.bundle import Bundle, Manifest, Precision, TensorSpec
+from fctl.runtime.bundle.manifest import Manifest, Precision, TensorSpec
+from fctl.runtime.bundle.records import encode
+from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import InputError
-from fctl.runtime.files import refuse_existing, whole
-from fctl.runtime.records import encode
+from fctl.runtime.raster.atomic import refuse_existing, whole
 
 from .fuse import fused_interface, write_fused
 

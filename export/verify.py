@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import Bundle, ContextEffect, Parity, Precision
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.bundle.manifest import ContextEffect, Parity, Precision
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import ParityError
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.host import StagedNetwork
 
 log = logging.getLogger(__name__)
 

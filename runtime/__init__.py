@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .segmenter import DeviceSegmentation, Paths, Report, Segmentation, Segmenter
+    from .segment.results import DeviceSegmentation, Paths, Report, Segmentation
+    from .segment.segmenter import Segmenter
 
 __all__ = ["DeviceSegmentation", "Paths", "Report", "Segmentation", "Segmenter"]
 
@@ -16,6 +17,6 @@ __all__ = ["DeviceSegmentation", "Paths", "Report", "Segmentation", "Segmenter"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import segmenter
+    from .segment import segmenter
 
     return getattr(segmenter, name)

@@ -1,13 +1,59 @@
-"""Every error that fctl raises on purpose: one tree, each also the builtin that fits.
+"""Every error that fctl raises on purpose: one tree, in which each class is also the builtin exception that fits.
 
-A message says what was expected, what was found and what to do, in one line.
+An error carries what it is about, what was expected, what was found and what to do, so that an application can read
+the parts and a person the whole line. Remedies name arguments in backticks, as in "name three bands with `bands`": an
+application passes them as they are, and a command line shows them as its own options.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
+_ARGUMENT = re.compile(r"`(\w+)`")
+
 
 class FctlError(Exception):
-    """Base of all of them; the command lines print its message and exit with 1."""
+    """Base of all errors of fctl. The command lines print it as one line and exit with 1.
+
+    The line reads "subject: expected this, found that; remedy", or "subject: problem; remedy". Parts that are not
+    given are left out.
+
+    Args:
+        problem: What is wrong, in words, where "expected this, found that" does not fit.
+        subject: What the error is about: a file, a bundle, an argument or a field.
+        expected: What should have been there.
+        found: What was there instead.
+        remedy: What to do about it, in the imperative.
+    """
+
+    def __init__(
+        self,
+        problem: str | None = None,
+        *,
+        subject: object = None,
+        expected: str | None = None,
+        found: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.problem, self.expected, self.remedy = problem, expected, remedy
+        self.subject = None if subject is None else str(subject)
+        self.found = None if found is None else str(found)
+        what = f"expected {expected}, found {self.found}" if problem is None else problem
+        super().__init__(
+            (f"{self.subject}: " if self.subject else "") + what + (f"; {remedy}" if remedy else "")
+        )
+
+    def worded(self, names: Mapping[str, str]) -> str:
+        """The line with arguments named as someone else calls them.
+
+        Args:
+            names: By argument, the text that replaces the argument and its backticks; others stay as they are.
+
+        Returns:
+            The line.
+        """
+        return _ARGUMENT.sub(lambda found: names.get(found[1], found[0]), str(self))
 
 
 class BundleError(FctlError, ValueError):

@@ -54,7 +54,7 @@ def test_the_wheel_is_typed(wheel: set[str], folder: str) -> None:
     assert f"fctl/{folder}/py.typed" in wheel
 
 
-@pytest.mark.parametrize("pattern", ["runtime/bundles/default.fctl/*", "calib/images/*"])
+@pytest.mark.parametrize("pattern", ["runtime/bundle/default.fctl/*", "calib/images/*"])
 def test_the_wheel_holds_the_data(wheel: set[str], pattern: str) -> None:
     assert packaged(pattern) - wheel == set()
 

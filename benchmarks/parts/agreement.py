@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.export.verify import TOLERANCES, Tolerance
-from fctl.runtime.contexts import Pixels
-from fctl.runtime.engines import GpuEngine, RunPrecision, choose_engine
-from fctl.runtime.inference import Network, StagedNetwork
-from fctl.runtime.pipeline import Batch
-from fctl.runtime.segmenter import Segmenter
+from fctl.runtime.engines.base import GpuEngine, RunPrecision
+from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.network import Network
+from fctl.runtime.segment.segmenter import Segmenter
+from fctl.runtime.tiling.resampling import Pixels
 
 from .candidates import Candidate, Subject
 from .findings import Agreement, Findings, say

@@ -9,16 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from fctl.runtime.bundle import Bundle
-from fctl.runtime.contexts import Pixels
+from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.cuda import driver
-from fctl.runtime.engines import BACKENDS, RunPrecision, choose_engine, graphs_for
-from fctl.runtime.engines.builder import build_plans
-from fctl.runtime.engines.flavours import Flavour, missing_flavour
-from fctl.runtime.engines.plans import BuildOptions, cache_folder
+from fctl.runtime.engines.base import RunPrecision, graphs_for
+from fctl.runtime.engines.choose import BACKENDS, choose_engine
+from fctl.runtime.engines.tensorrt.builder import build_plans
+from fctl.runtime.engines.tensorrt.flavours import Flavour, missing_flavour
+from fctl.runtime.engines.tensorrt.plans import BuildOptions, cache_folder
 from fctl.runtime.errors import EngineError
-from fctl.runtime.inference import Network, load_network
-from fctl.runtime.segmenter import Segmenter
+from fctl.runtime.segment.network import Network
+from fctl.runtime.segment.opening import load_network
+from fctl.runtime.segment.segmenter import Segmenter
+from fctl.runtime.tiling.resampling import Pixels
 
 from . import pytorch
 from .findings import Built, Findings, say

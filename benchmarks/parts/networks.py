@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import Manifest
-from fctl.runtime.contexts import ArraySource, Pixels
-from fctl.runtime.inference import Network
-from fctl.runtime.pipeline import Batch, segment_rows
-from fctl.runtime.raster import open_raster
-from fctl.runtime.windows import Window
+from fctl.runtime.bundle.manifest import Manifest
+from fctl.runtime.raster.source import open_raster
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.network import Network
+from fctl.runtime.segment.pipeline import segment_rows
+from fctl.runtime.tiling.resampling import Pixels
+from fctl.runtime.tiling.sources import ArraySource
+from fctl.runtime.tiling.windows import Window
 
 
 def stacked(batches: Sequence[Batch]) -> Batch:

@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import Bundle, Context
-from fctl.runtime.contexts import Stack
-from fctl.runtime.engines import Engine, Request, RunPrecision
+from fctl.runtime.bundle.manifest import Context
+from fctl.runtime.bundle.records import decode
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.engines.base import Engine, Request, RunPrecision
 from fctl.runtime.errors import EngineError, InputError
-from fctl.runtime.inference import Network
-from fctl.runtime.merge import Merger
-from fctl.runtime.records import decode
-from fctl.runtime.turns import UPRIGHT, Turn
-from fctl.runtime.windows import Grid
+from fctl.runtime.segment.network import Network
+from fctl.runtime.tiling.merge import Merger
+from fctl.runtime.tiling.sources import Stack
+from fctl.runtime.tiling.turns import UPRIGHT, Turn
+from fctl.runtime.tiling.windows import Grid
 
 EAGER, COMPILED = "pytorch", "pytorch-compile"
 
@@ -130,9 +131,9 @@ def tf32() -> str:
 def _module(bundle: Bundle, checkpoint: Path | None) -> Any:
     import torch
 
-    from fctl.model.checkpoints import load_network, read_checkpoint
     from fctl.model.config import NetworkConfig
     from fctl.model.network import FCtL
+    from fctl.model.weights.checkpoints import load_network, read_checkpoint
 
     if checkpoint is None:
         torch.manual_seed(0)

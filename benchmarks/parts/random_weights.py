@@ -13,14 +13,14 @@ from torch import nn
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.watch import peaks
-from fctl.export.half import EXCEPTIONS, to_half
 from fctl.export.onnx_graph import save_model
 from fctl.export.pipeline import ExportOptions, export_bundle
-from fctl.model.checkpoints import Card, ClassLabel, save_checkpoint
+from fctl.export.precision.half import EXCEPTIONS, to_half
 from fctl.model.config import NetworkConfig
 from fctl.model.network import FCtL
 from fctl.model.presets import narrow, preset
-from fctl.runtime.bundle import Bundle, read_bundle, sha256, write_manifest
+from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
+from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
 
 _PATCHES = 4
 

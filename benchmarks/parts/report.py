@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from fctl.runtime.files import whole
-from fctl.runtime.records import encode
+from fctl.runtime.bundle.records import encode
+from fctl.runtime.raster.atomic import whole
 
 from .agreement import REFERENCE
 from .findings import Findings, Growth, ImageSpeed, Soak, Speed

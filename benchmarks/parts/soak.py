@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.contexts import Pixels
-from fctl.runtime.engines import GpuEngine
-from fctl.runtime.segmenter import Segmenter
+from fctl.runtime.engines.base import GpuEngine
+from fctl.runtime.segment.segmenter import Segmenter
+from fctl.runtime.tiling.resampling import Pixels
 
 from .candidates import Candidate, Subject
 from .findings import Findings, Growth, Soak, say

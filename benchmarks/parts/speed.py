@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from fctl.calib.sample import sample_patches
-from fctl.runtime.contexts import Pixels
-from fctl.runtime.engines import GpuEngine
-from fctl.runtime.inference import Network
-from fctl.runtime.pipeline import Batch, grid_of
+from fctl.runtime.engines.base import GpuEngine
+from fctl.runtime.segment.batches import Batch, grid_of
+from fctl.runtime.segment.network import Network
+from fctl.runtime.tiling.resampling import Pixels
 
 from .candidates import Candidate, Subject
 from .findings import Findings, ImageSpeed, Speed, say

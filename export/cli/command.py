@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fctl.runtime.console import command, one_line_errors, progress_bars, show_log, usage
+from fctl.runtime.cli.console import command, one_line_errors, progress_bars, show_log, usage
 from fctl.runtime.errors import EngineError, InputError
 
 if TYPE_CHECKING:
-    from fctl.runtime.bundle import Bundle, Manifest
-    from fctl.runtime.engines.plans import StoredPlan
+    from fctl.runtime.bundle.manifest import Manifest
+    from fctl.runtime.bundle.store import Bundle
+    from fctl.runtime.engines.tensorrt.plans import StoredPlan
 
-    from .int8 import Int8Options
+    from ..precision.int8 import Int8Options
 
 _FOR_ONNX = ("onnx", "onnxruntime")
 _FOR_TORCH = ("torch", "onnx", "onnxscript", "onnxruntime")
@@ -185,7 +186,7 @@ def export(
         else:
             assert out is not None
             _require(_FOR_ONNX, "fctl[quant,cpu]")
-            from .triton import write_repository
+            from ..triton import write_repository
 
             images = tuple(given["patches"] or ())
             written = write_repository(
@@ -203,7 +204,7 @@ def _kind(network: str) -> str:
 
 def _bundle_of(network: str, kind: str, out: Path | None, scratch: Path, given: dict[str, Any]) -> Bundle:
     """A bundle with graphs of the precision asked for. out: where it is to lie; None: it is only on the way."""
-    from fctl.runtime.bundle import read_bundle
+    from fctl.runtime.bundle.store import read_bundle
 
     wanted, name = given["precision"], given["out"].name if given["out"] else "bundle.fctl"
     if kind == "bundle":
@@ -213,7 +214,7 @@ def _bundle_of(network: str, kind: str, out: Path | None, scratch: Path, given: 
                 raise InputError(f"{network} holds int8 graphs already: leave --calib out")
             return bundle
         _require(_FOR_ONNX, "fctl[quant,cpu]")
-        from .precision import check_fp32
+        from ..precision.add import check_fp32
 
         check_fp32(bundle, wanted)
     int8 = _int8_options(network, given) if wanted == "int8" else None  # before an export, which takes minutes
@@ -237,7 +238,7 @@ def _bundle_of(network: str, kind: str, out: Path | None, scratch: Path, given: 
 
 def _halve(bundle: Bundle, out: Path, given: dict[str, Any]) -> None:
     """Write a copy with fp16 graphs."""
-    from .precision import PrecisionOptions, add_precision
+    from ..precision.add import PrecisionOptions, add_precision
 
     add_precision(bundle, out, PrecisionOptions(precision="fp16", patches=tuple(given["patches"] or ())))
 
@@ -245,9 +246,10 @@ def _halve(bundle: Bundle, out: Path, given: dict[str, Any]) -> None:
 def _int8_options(network: str, given: dict[str, Any]) -> Int8Options:
     """How to make int8 graphs. Opens labelled images."""
     _require(_FOR_ONNX, "fctl[quant,cpu]")
-    from fctl.runtime.datasets import open_dataset, select
+    from fctl.runtime.evaluate.datasets import open_dataset
+    from fctl.runtime.evaluate.selection import select
 
-    from .int8 import Int8Options
+    from ..precision.int8 import Int8Options
 
     if not given["calib"]:
         raise InputError(
@@ -270,16 +272,16 @@ def _int8_options(network: str, given: dict[str, Any]) -> Int8Options:
 
 def _quantise(bundle: Bundle, out: Path, options: Int8Options) -> None:
     """Write a copy with int8 graphs."""
-    from .int8 import add_int8
+    from ..precision.int8 import add_int8
 
     with progress_bars() as progress:
         add_int8(bundle, out, options, progress)
 
 
 def _build(bundle: Bundle, out: Path | None, batches: tuple[int, ...], given: dict[str, Any]) -> Sequence[StoredPlan]:
-    from fctl.runtime.engines.plans import BuildOptions
+    from fctl.runtime.engines.tensorrt.plans import BuildOptions
 
-    from .deploy import build_engines
+    from ..deploy import build_engines
 
     options = BuildOptions(
         flavour=given["flavour"],
@@ -294,14 +296,14 @@ def _build(bundle: Bundle, out: Path | None, batches: tuple[int, ...], given: di
 
 
 def _show(manifest: Manifest, out: Path) -> None:
-    from fctl.runtime.cli import print_parity
+    from fctl.runtime.cli.info import print_parity
 
     print_parity(manifest)
     typer.echo(f"wrote {out}")
 
 
 def _show_plans(plans: Sequence[StoredPlan]) -> None:
-    from fctl.runtime.cli import print_engines
+    from fctl.runtime.cli.info import print_engines
 
     print_engines(plans)
     for plan in plans:
@@ -310,7 +312,7 @@ def _show_plans(plans: Sequence[StoredPlan]) -> None:
 
 def _export_checkpoint(checkpoint: str, out: Path, given: dict[str, Any]) -> Manifest:
     _require(_FOR_TORCH, "fctl[export,cpu]")
-    from fctl.export.pipeline import ExportOptions, export_bundle
+    from ..pipeline import ExportOptions, export_bundle
 
     files = {name: given[name] for name in ("medium", "large") if given[name]}
     options = ExportOptions(
@@ -331,7 +333,7 @@ def _export_checkpoint(checkpoint: str, out: Path, given: dict[str, Any]) -> Man
 def _export_foreign(network: str, out: Path, given: dict[str, Any]) -> Manifest:
     is_file = network.lower().endswith(".onnx")
     _require(_FOR_ONNX if is_file else _FOR_TORCH, "fctl[quant,cpu]" if is_file else "fctl[export,cpu]")
-    from fctl.export.foreign import ForeignOptions, export_foreign_module, export_foreign_onnx
+    from ..foreign import ForeignOptions, export_foreign_module, export_foreign_onnx
 
     if not given["classes"]:
         raise usage("--classes: a network of your own does not name its classes: give them, as in --classes land,water")

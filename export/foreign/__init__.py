@@ -15,25 +15,17 @@ import onnx.checker
 import onnx.shape_inference
 
 from fctl.calib.sample import sample_patches
-from fctl.runtime.bundle import (
-    SCHEMA,
-    SEGMENTER,
-    Bundle,
-    ClassInfo,
-    Graph,
-    InputSpec,
-    Manifest,
-    Scaling,
-    sha256,
-    write_manifest,
-)
+from fctl.runtime.bundle.manifest import SCHEMA, SEGMENTER, ClassInfo, Graph, InputSpec, Manifest, Scaling
+from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
-from fctl.runtime.files import refuse_existing, whole
-from fctl.runtime.pipeline import Batch
-from fctl.runtime.windows import Plan
+from fctl.runtime.raster.atomic import refuse_existing, whole
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.tiling.windows import Plan
 
 from ..onnx_graph import save_model
-from ..origin import PARITY_PATCHES, colour_of, parity_images, provenance
+from ..palette import colour_of
+from ..patches import PARITY_PATCHES, parity_images
+from ..provenance import provenance
 from ..verify import Reference, Samples, verify
 from .contract import find_contract, read_model, unscaled
 from .options import Array, Contract, ForeignOptions, first_line, mean_and_std

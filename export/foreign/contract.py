@@ -15,7 +15,7 @@ import onnx.helper
 import onnx.inliner
 import onnx.version_converter
 
-from fctl.runtime.bundle import DTYPES
+from fctl.runtime.bundle.manifest import DTYPES
 from fctl.runtime.errors import CheckpointError, InputError
 
 from .options import Contract, ForeignOptions, channels_of, first_line, mean_and_std

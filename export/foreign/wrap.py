@@ -13,7 +13,7 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
-from fctl.runtime.bundle import BATCH, SEGMENTER
+from fctl.runtime.bundle.manifest import BATCH, SEGMENTER
 
 from .options import Array, Contract, ForeignOptions, channels_of, mean_and_std
 

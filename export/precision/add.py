@@ -14,15 +14,16 @@ import onnx
 
 from fctl.calib.sample import sample_patches
 from fctl.calib.watch import Peaks, peaks
-from fctl.runtime.bundle import Bundle, Graph, Manifest, Parity, Precision, sha256, write_manifest
+from fctl.runtime.bundle.manifest import Graph, Manifest, Parity, Precision
+from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError, ParityError
-from fctl.runtime.files import refuse_existing, whole
+from fctl.runtime.raster.atomic import refuse_existing, whole
 
+from ..onnx_graph import save_model
+from ..patches import PARITY_PATCHES, parity_images
+from ..verify import Samples, fp32_reference, verify
 from .half import EXCEPTIONS, to_half
-from .onnx_graph import save_model
-from .origin import PARITY_PATCHES, parity_images
 from .rounding import overflows, rounding_bundle
-from .verify import Samples, fp32_reference, verify
 
 log = logging.getLogger(__name__)
 

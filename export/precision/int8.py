@@ -22,17 +22,19 @@ from fctl.calib.search import Found, Point, Sensitivity, search, sensitivities
 from fctl.calib.speed import ENGINES, Speed, speeds
 from fctl.calib.trials import Graphs, Names, Numbers, Trials
 from fctl.calib.watch import histograms, peaks
-from fctl.runtime.bundle import Bundle, Graph, Manifest, Parity, sha256, write_manifest
-from fctl.runtime.datasets import Dataset
+from fctl.runtime.bundle.manifest import Graph, Manifest, Parity
+from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError, InputError, ParityError
-from fctl.runtime.evaluation import evaluate, plan_runs
-from fctl.runtime.files import refuse_existing, whole
-from fctl.runtime.inference import open_network
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.evaluate.datasets import Dataset
+from fctl.runtime.evaluate.evaluation import evaluate
+from fctl.runtime.evaluate.runs import plan_runs
+from fctl.runtime.raster.atomic import refuse_existing, whole
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.opening import open_network
 
-from .onnx_graph import save_model
-from .precision import check_fp32, copy_files
-from .verify import Samples, Tolerance, fp32_reference, verify
+from ..onnx_graph import save_model
+from ..verify import Samples, Tolerance, fp32_reference, verify
+from .add import check_fp32, copy_files
 
 log = logging.getLogger(__name__)
 

@@ -24,10 +24,11 @@ import onnx.numpy_helper
 import onnx.shape_inference
 
 from fctl.calib.watch import peaks, types_of
-from fctl.runtime.bundle import Bundle, Precision
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.bundle.manifest import Precision
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.segment.batches import Batch
 
-from .onnx_graph import save_model
+from ..onnx_graph import save_model
 
 # Their results are among the values that they are given, which fp16 holds already.
 _EXACT = frozenset((

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fctl.runtime.bundle import SCHEMA, ClassInfo, Context, InputSpec, Manifest, MovingCells, Provenance, Scaling
-from fctl.runtime.contexts import Cells
-from fctl.runtime.records import encode
-from fctl.runtime.windows import Plan
+from fctl.runtime.bundle.manifest import (
+    SCHEMA,
+    ClassInfo,
+    Context,
+    InputSpec,
+    Manifest,
+    MovingCells,
+    Provenance,
+    Scaling,
+)
+from fctl.runtime.bundle.records import encode
+from fctl.runtime.tiling.contexts import Cells
+from fctl.runtime.tiling.windows import Plan
 
-from .backbones import backbone_class, stage_of
-from .checkpoints import Card
-from .config import GLOBAL, NetworkConfig, ServingConfig
+from ..backbones import backbone_class, stage_of
+from ..config import GLOBAL, NetworkConfig, ServingConfig
+from ..weights.checkpoints import Card
 
 
 def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) -> Manifest:

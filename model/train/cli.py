@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fctl.runtime.console import command, one_line_errors, print_table, progress_bars, show_log
+from fctl.runtime.cli.console import command, one_line_errors, print_table, progress_bars, show_log
 from fctl.runtime.errors import EngineError
 
 if TYPE_CHECKING:
-    from .training import Outcome
+    from .run import Outcome
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
             raise EngineError("training needs torch: pip install 'fctl[train]'")
         # Threads that spin while they wait make steps ten times as long where others want the cores too.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # heeded if torch is not loaded yet
-        from .training import run_training
+        from .run import run_training
 
         with progress_bars() as progress:
             outcome = run_training(config, resume=resume, progress=progress)

@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fctl.runtime.bundle.records import RecordError, decode, encode
 from fctl.runtime.errors import InputError
-from fctl.runtime.records import RecordError, decode, encode
 
-from .config import GLOBAL, ConfigError, NetworkConfig, ServingConfig
-from .presets import Preset, preset
+from ..config import GLOBAL, ConfigError, NetworkConfig, ServingConfig
+from ..presets import Preset, preset
 
 WHOLE, PATCH = "whole", "patch"
 FINISH = "finish"  # in the logs, what follows the last stage
@@ -284,7 +284,7 @@ def _check_scene(config: TrainingConfig, network: NetworkConfig, serving: Servin
 
 def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:
     """Whether the network has the parts that stages train."""
-    from .backbones import stage_of
+    from ..backbones import stage_of
 
     known = (WHOLE, PATCH, *(network.context_names if network.encoders == "separate" else ()))
     for index, stage in enumerate(config.stages):

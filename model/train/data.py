@@ -16,19 +16,21 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import InputSpec
-from fctl.runtime.datasets import Dataset, Description, Sample, open_dataset, select
+from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.errors import InputError, RasterError
-from fctl.runtime.evaluation import Progress, check_masks
-from fctl.runtime.files import whole
-from fctl.runtime.labels import MaskReader, open_mask
-from fctl.runtime.metrics import IGNORE
-from fctl.runtime.raster import RasterSource, open_raster
-from fctl.runtime.windows import Window
+from fctl.runtime.evaluate.datasets import Dataset, Sample, open_dataset
+from fctl.runtime.evaluate.description import Description
+from fctl.runtime.evaluate.evaluation import Progress, check_masks
+from fctl.runtime.evaluate.labels import MaskReader, open_mask
+from fctl.runtime.evaluate.metrics import IGNORE
+from fctl.runtime.evaluate.selection import select
+from fctl.runtime.raster.atomic import whole
+from fctl.runtime.raster.source import RasterSource, open_raster
+from fctl.runtime.tiling.windows import Window
 
-from .checkpoints import ClassLabel
-from .train import Scene
-from .train_config import DataSettings, Mosaic
+from ..weights.checkpoints import ClassLabel
+from .config import DataSettings, Mosaic
+from .optimise import Scene
 
 _ROWS = 1024  # to decode at a time
 _UNEVEN = 8  # pixels in which the parts of a mosaic may differ

@@ -16,14 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fctl.runtime.contexts import ArraySource, ContextWindow, cut_context, read_padded, resample
-from fctl.runtime.metrics import IGNORE, Confusion
-from fctl.runtime.windows import Window
+from fctl.runtime.evaluate.metrics import IGNORE, Confusion
+from fctl.runtime.tiling.contexts import ContextWindow, cut_context
+from fctl.runtime.tiling.resampling import resample
+from fctl.runtime.tiling.sources import ArraySource, read_padded
+from fctl.runtime.tiling.windows import Window
 
-from .backbones import backbone_class, stage_of
-from .geometry import cells_of_patch
+from ..backbones import backbone_class, stage_of
+from ..geometry import cells_of_patch
+from ..network import FCtL
 from .losses import focal_loss
-from .network import FCtL
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,22 +20,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from fctl.runtime.contexts import ContextWindow
+from fctl.runtime.bundle.records import encode
 from fctl.runtime.errors import DeviceMemoryError, InputError, OutputError
-from fctl.runtime.evaluation import Progress
-from fctl.runtime.files import whole
-from fctl.runtime.metrics import Confusion
-from fctl.runtime.records import encode
+from fctl.runtime.evaluate.evaluation import Progress
+from fctl.runtime.evaluate.metrics import Confusion
+from fctl.runtime.raster.atomic import whole
+from fctl.runtime.tiling.contexts import ContextWindow
 
-from .checkpoints import Card, save_checkpoint
-from .presets import Preset
-from .serving import input_spec, served_contexts
-from .train import Recipe, Sampler, Scene, Training, fit_class_offsets, freeze, recalibrate
-from .train_config import FINISH, WHOLE, TrainingConfig, network_of, part_of, read_config, stage_settings
-from .train_curve import draw_curve
-from .train_data import Images, check_images, class_labels, decode_scenes, open_images, plan_scenes
-from .train_validation import validate
-from .train_weights import State, handed_over, network_of_stage, start_network
+from ..presets import Preset
+from ..serving.manifest import input_spec, served_contexts
+from ..weights.checkpoints import Card, save_checkpoint
+from .config import FINISH, WHOLE, TrainingConfig, network_of, part_of, read_config, stage_settings
+from .curve import draw_curve
+from .data import Images, check_images, class_labels, decode_scenes, open_images, plan_scenes
+from .optimise import Recipe, Sampler, Scene, Training, fit_class_offsets, freeze, recalibrate
+from .start import State, handed_over, network_of_stage, start_network
+from .validation import validate
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from fctl.runtime.errors import CheckpointError, EngineError, InputError
 
-from .checkpoints import read_checkpoint
-from .config import ConfigError, NetworkConfig
-from .network import FCtL
-from .train_config import PATCH, WHOLE, part_of
+from ..config import ConfigError, NetworkConfig
+from ..network import FCtL
+from ..weights.checkpoints import read_checkpoint
+from .config import PATCH, WHOLE, part_of
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fctl.runtime.bundle.records import RecordError, decode, encode
 from fctl.runtime.errors import CheckpointError
-from fctl.runtime.records import RecordError, decode, encode
 
-from .config import ConfigError, NetworkConfig, ServingConfig
-from .network import FCtL
+from ..config import ConfigError, NetworkConfig, ServingConfig
+from ..network import FCtL
 
 _FORMAT = "fctl-checkpoint-1"
 _SHOWN = 10  # keys named in an error

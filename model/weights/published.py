@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .backbones.mit import NON_COMMERCIAL, published_key
+from ..backbones.mit import NON_COMMERCIAL, published_key
+from ..config import LOCAL, NetworkConfig
+from ..network import FCtL
 from .checkpoints import take
-from .config import LOCAL, NetworkConfig
-from .network import FCtL
 
 log = logging.getLogger(__name__)
 

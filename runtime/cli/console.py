@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from .errors import FctlError
+from ..errors import FctlError
 
 _PIPED_WIDTH = 120  # of tables that go to a file or another program
 

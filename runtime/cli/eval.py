@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import OutputError
 from .console import command, one_line_errors, parse_bands, print_table, progress_bars, show_log, usage
-from .errors import OutputError
 
 if TYPE_CHECKING:
-    from .datasets import Dataset
-    from .evaluation import Pick, Run
+    from ..evaluate.datasets import Dataset
+    from ..evaluate.results import Pick
+    from ..evaluate.runs import Run
 
 _FORMS = ("auto", "deepglobe", "inria", "release", "folder")
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -80,9 +81,11 @@ def evaluate(
     _listed("--show", show, _ORDERS)
     show_log()
     with one_line_errors():
-        from .bundle import read_bundle
-        from .datasets import open_dataset, select
-        from .evaluation import Pick, plan_runs
+        from ..bundle.store import read_bundle
+        from ..evaluate.datasets import open_dataset
+        from ..evaluate.results import Pick
+        from ..evaluate.runs import plan_runs
+        from ..evaluate.selection import select
 
         pick = Pick(count=pictures, order=show) if out and pictures else None  # type: ignore[arg-type]
         dataset = select(open_dataset(data, form=form, description=description), split)
@@ -103,8 +106,8 @@ def _evaluate(
     pick: Pick | None,
 ) -> None:
     """Evaluate, print scores, and write the report into a folder."""
-    from .evaluation import evaluate
-    from .report import tables, write_report
+    from ..evaluate.evaluation import evaluate
+    from ..evaluate.report import tables, write_report
 
     with tempfile.TemporaryDirectory(prefix="fctl-eval-") as kept:
         with progress_bars() as progress:
@@ -129,7 +132,7 @@ def _report_folder(out: Path | None, overwrite: bool) -> Iterator[Path | None]:
     if out is None:
         yield None
         return
-    from .files import whole
+    from ..raster.atomic import whole
 
     _refuse(out, overwrite)
     with whole(out.resolve()) as folder:  # "../a/.." has no name to put a temporary one beside

@@ -17,10 +17,10 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from ..contexts import Resampling
 from ..errors import InputError
-from ..turns import UPRIGHT, Turn
-from ..windows import Window
+from ..tiling.resampling import Resampling
+from ..tiling.turns import UPRIGHT, Turn
+from ..tiling.windows import Window
 from .arrays import DeviceArray
 from .driver import Device, Memory, Stream
 

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 
-from ..bundle import Bundle, Graph, Precision, TensorSpec
+from ..bundle.manifest import Graph, Precision, TensorSpec
+from ..bundle.store import Bundle
 from ..cuda import driver
 from ..errors import EngineError
 

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 from dataclasses import dataclass
 
-from ..bundle import Bundle
+from ..bundle.store import Bundle
 from ..cuda import driver
 from ..errors import EngineError, InputError
 from .base import (
@@ -38,8 +38,8 @@ class _Entry:
 # In the order in which "auto" tries them: the faster first (docs/engines.md has the figures). ONNX Runtime's TensorRT
 # builds engines whenever it loads a graph: it is there for who asks for it.
 _ENGINES = {
-    "tensorrt": _Entry("tensorrt", "trt", ".tensorrt", "TensorRt", gpu=True),
-    "tensorrt-rtx": _Entry("tensorrt_rtx", "rtx", ".tensorrt", "TensorRtRtx", gpu=True),
+    "tensorrt": _Entry("tensorrt", "trt", ".tensorrt.engine", "TensorRt", gpu=True),
+    "tensorrt-rtx": _Entry("tensorrt_rtx", "rtx", ".tensorrt.engine", "TensorRtRtx", gpu=True),
     "onnxruntime-cuda": _Entry("onnxruntime", "gpu", ".onnxruntime", "OnnxRuntimeCuda", gpu=True),
     "openvino": _Entry("openvino", "openvino", ".openvino", "OpenVino"),
     "onnxruntime": _Entry("onnxruntime", "cpu", ".onnxruntime", "OnnxRuntime"),
@@ -71,7 +71,7 @@ def choose_engine(
             refusals.append(f"{name}: {reason}")
             continue
         try:
-            kind: type[Engine] = getattr(importlib.import_module(entry.module, __name__), entry.kind)
+            kind: type[Engine] = getattr(importlib.import_module(entry.module, __package__), entry.kind)
         except ImportError as error:
             refusals.append(f"{name} is installed but cannot be imported ({error})")
             continue
@@ -85,7 +85,7 @@ def choose_engine(
 
 def _missing(name: str, entry: _Entry) -> str:
     if name in ("tensorrt", "tensorrt-rtx"):
-        from .flavours import missing_flavour
+        from .tensorrt.flavours import missing_flavour
 
         return missing_flavour(name) or name  # type: ignore[arg-type]
     return f"{name} is not installed (pip install 'fctl[{entry.extra}]')"

@@ -16,21 +16,11 @@ from typing import Any, ClassVar
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..bundle import Graph
+from ..bundle.manifest import Graph
 from ..errors import DeviceMemoryError, EngineError
-from .base import (
-    Arrays,
-    DeviceSession,
-    GpuEngine,
-    HostEngine,
-    Request,
-    RunPrecision,
-    Session,
-    first_line,
-    shape_of,
-)
-from .plans import cache_folder
+from .base import Arrays, DeviceSession, GpuEngine, HostEngine, Request, RunPrecision, Session, first_line, shape_of
 from .processor import adds_int8_exactly
+from .tensorrt.plans import cache_folder
 
 _CPU = "CPUExecutionProvider"
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed")

@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from ..bundle import BATCH, Graph
+from ..bundle.manifest import BATCH, Graph
 from ..errors import EngineError
 from .base import Arrays, HostEngine, Request, RunPrecision, Session
 from .processor import adds_int8_exactly

@@ -5,151 +5,37 @@ Images go row by row through the pipeline and masks are read along, so that neit
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .ablation import WithoutContexts
-from .bundle import SEGMENTER, Bundle, Manifest, called
-from .datasets import Dataset, Description, class_ids
-from .engines import RunPrecision, choose_engine, graphs_for
-from .errors import FctlError, InputError, OutputError
-from .inference import Network, open_network
+from ..errors import FctlError, InputError, OutputError
+from ..raster.source import Georeference, open_raster
+from ..raster.writer import RasterSpec, RasterWriter, create_raster
+from ..segment.batches import grid_of, rows_in_work
+from ..segment.blackout import WithoutContexts
+from ..segment.network import Network
+from ..segment.opening import open_network
+from ..segment.pipeline import Progress as TileProgress
+from ..segment.pipeline import segment_rows
+from ..tiling.merge import NODATA
+from ..tiling.turns import DIHEDRAL, UPRIGHT
+from .datasets import Dataset, class_ids
+from .description import Description
 from .labels import listed, open_ids, open_mask
-from .merge import NODATA
 from .metrics import IGNORE, Confusion
-from .pipeline import Progress as TileProgress
-from .pipeline import grid_of, rows_in_work, segment_rows
-from .raster import Georeference, RasterSpec, RasterWriter, create_raster, open_raster
-from .turns import DIHEDRAL, UPRIGHT
+from .results import Evaluation, ImageResult, Pick, RunResult
+from .runs import Run
 
 Progress = Callable[[str, int, int], None]
-Order = Literal["worst", "best", "first"]
-ORDERS: tuple[Order, ...] = ("worst", "best", "first")
-CONTEXT_MODES = ("all", "none", "each")
 _NOWHERE = Georeference(crs=None, transform=None, gcps=((), None))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One way to segment. black: contexts that are shown black; label: what sets it apart from the others."""
-
-    bundle: Bundle
-    label: str
-    backend: str
-    precision: RunPrecision
-    tta: bool
-    black: tuple[str, ...]
-    batch: int
-    build_engines: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageResult:
-    """What one run made of one image. same, compared: pixels with the first run's class, and pixels that both have.
-
-    nodata: labelled pixels where the image has no data; they count for nothing.
-    """
-
-    name: str
-    height: int
-    width: int
-    tiles: int
-    nodata: int
-    confusion: Confusion
-    same: int
-    compared: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """What one run made of all images. engine, device: what ran; seconds: on segmenting, without loading."""
-
-    run: Run
-    engine: str
-    device: str
-    seconds: float
-    images: tuple[ImageResult, ...]
-
-    @cached_property
-    def confusion(self) -> Confusion:
-        """Pooled over the images."""
-        return sum((image.confusion for image in self.images[1:]), self.images[0].confusion)
-
-    @property
-    def agreement(self) -> float:
-        """Share of pixels with the first run's class."""
-        compared = sum(image.compared for image in self.images)
-        return sum(image.same for image in self.images) / compared if compared else float("nan")
-
-    @property
-    def speed(self) -> float:
-        """Patches a second."""
-        return sum(image.tiles for image in self.images) / max(self.seconds, 1e-9)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """What all runs scored on a data set. split: the part of it, in words; pictured: samples to draw, by index."""
-
-    dataset: Dataset
-    split: str | None
-    results: tuple[RunResult, ...]
-    pictured: tuple[int, ...]
-
-    @property
-    def description(self) -> Description:
-        """Classes, and which of them count."""
-        return self.dataset.description
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pick:
-    """Images to draw: `count` of them, by the first run's mIoU of each."""
-
-    count: int
-    order: Order
-
-
-def plan_runs(
-    bundles: Sequence[Bundle],
-    *,
-    backends: Sequence[str] = ("auto",),
-    precisions: Sequence[RunPrecision] = ("fp32",),
-    tta: Sequence[bool] = (False,),
-    contexts: Sequence[str] = ("all",),
-    batch: int = 4,
-    build_engines: bool = False,
-) -> tuple[Run, ...]:
-    """Every combination, each tried far enough to know that it can run.
-
-    contexts: ``all``; ``none``: all black; ``each``: one run for each context, which is black. Raises EngineError,
-    BundleError or InputError for a combination that cannot be.
-    """
-    names = [bundle.manifest.name for bundle in bundles]
-    if len(set(names)) < len(names):
-        names = [called(bundle.folder) for bundle in bundles]
-    runs = []
-    for (name, bundle), backend, precision in itertools.product(
-        list(zip(names, bundles, strict=True)), backends, precisions
-    ):
-        engine = _engine_of(bundle, backend, precision, batch, build_engines)
-        for turned, black in itertools.product(tta, _black(bundle.manifest, contexts)):
-            details = [f"{name}, {engine} {precision}", *(["TTA"] if turned else []), *_told(bundle.manifest, black)]
-            runs.append(Run(
-                bundle=bundle, label=", ".join(details), backend=engine, precision=precision, tta=turned, black=black,
-                batch=batch, build_engines=build_engines,
-            ))  # fmt: skip
-    return tuple(runs)
 
 
 def check_masks(dataset: Dataset, progress: Progress | None = None) -> tuple[int, ...]:
@@ -329,34 +215,6 @@ def _network(run: Run) -> Iterator[Network[Any, Any]]:
     network = open_network(run.bundle, run.backend, run.precision, run.batch, run.build_engines)
     with closing(WithoutContexts(network, run.black) if run.black else network) as shown:
         yield shown
-
-
-def _engine_of(bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool) -> str:
-    """Which engine will run."""
-    bundle.graph(SEGMENTER, graphs_for(precision))
-    with closing(choose_engine(backend, precision, bundle, batch=batch, build=build)) as engine:
-        return engine.name
-
-
-def _black(manifest: Manifest, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Which contexts are black, one entry for each run of a bundle."""
-    if unknown := [mode for mode in modes if mode not in CONTEXT_MODES]:
-        raise InputError(f"unknown contexts {unknown[0]!r}; known: {', '.join(CONTEXT_MODES)}")
-    names = tuple(context.name for context in manifest.contexts)
-    chosen: dict[str, tuple[tuple[str, ...], ...]] = {
-        "all": ((),),
-        "none": (names,),
-        "each": tuple((name,) for name in names),
-    }
-    found = dict.fromkeys(black for mode in modes for black in chosen[mode])
-    return tuple(found) or ((),)  # without contexts there is nothing to leave out
-
-
-def _told(manifest: Manifest, black: tuple[str, ...]) -> list[str]:
-    """Which contexts are black, in words."""
-    if not black:
-        return []
-    return ["no contexts"] if len(black) == len(manifest.contexts) else [f"without {', '.join(black)}"]
 
 
 def _picked(result: RunResult, described: Description, pick: Pick) -> tuple[int, ...]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import RasterError
+from ..errors import RasterError
+from ..raster.source import open_any
 from .metrics import IGNORE
-from .raster import open_any
 
 UNKNOWN = 254  # the class id of pixels whose colour or id is not described
 MOST_CLASSES = UNKNOWN

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .bundle import ClassInfo
-from .contexts import Pixels
+from ..bundle.manifest import ClassInfo
+from ..segment.preview import displayable
+from ..tiling.resampling import Pixels
 from .metrics import IGNORE, Confusion
-from .outputs import displayable
 
 _SIDE = 560  # of a panel, at most
 _GAP = 12

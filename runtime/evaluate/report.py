@@ -12,13 +12,15 @@ from typing import Any
 
 from PIL import Image
 
-from .bundle import ClassInfo
-from .datasets import Description, class_ids
-from .evaluation import Evaluation, ImageResult, RunResult, mask_file
+from ..bundle.manifest import ClassInfo
+from ..raster.source import open_raster, read_thumbnail
+from .datasets import class_ids
+from .description import Description
+from .evaluation import mask_file
 from .labels import open_mask
 from .metrics import Confusion
 from .pictures import Prediction, draw_comparison, draw_confusion, panel_size
-from .raster import open_raster, read_thumbnail
+from .results import Evaluation, ImageResult, RunResult
 
 _NO_COLOUR = (150, 150, 150)  # of a class that the bundle does not have
 

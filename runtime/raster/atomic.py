@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import FctlError, OutputError
+from ..errors import FctlError, OutputError
 
 
 @contextlib.contextmanager

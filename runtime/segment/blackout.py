@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .bundle import Context
-from .contexts import Stack
-from .inference import Merges, Network
-from .turns import Turn
-from .windows import Grid
+from ..bundle.manifest import Context
+from ..tiling.sources import Stack
+from ..tiling.turns import Turn
+from ..tiling.windows import Grid
+from .network import Merges, Network
 
 
 class WithoutContexts(Network[Any, Any]):

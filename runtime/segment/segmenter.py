@@ -7,100 +7,35 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .bundle import Bundle, read_bundle
-from .contexts import ArraySource, Pixels, Source
-from .engines import GpuEngine, HostEngine, RunPrecision
-from .engines.processor import adds_int8_exactly
-from .errors import EngineError, InputError, RasterError
-from .files import refuse_existing, whole
-from .inference import Network, open_network
-from .outputs import create_outputs, draw_preview, preview_size
-from .pipeline import Progress, Rows, grid_of, rows_in_work, segment_rows
-from .raster import open_raster, read_thumbnail
-from .turns import DIHEDRAL, UPRIGHT
-from .windows import Window
+from ..bundle.store import Bundle, read_bundle
+from ..engines.base import GpuEngine, HostEngine, RunPrecision
+from ..engines.processor import adds_int8_exactly
+from ..errors import EngineError, InputError, RasterError
+from ..raster.atomic import refuse_existing, whole
+from ..raster.source import open_raster, read_thumbnail
+from ..tiling.resampling import Pixels
+from ..tiling.sources import ArraySource, Source
+from ..tiling.turns import DIHEDRAL, UPRIGHT
+from ..tiling.windows import Window
+from .batches import grid_of, rows_in_work
+from .network import Network
+from .opening import open_network
+from .outputs import create_outputs
+from .pipeline import Progress, Rows, segment_rows
+from .preview import draw_preview, preview_size
 
 if TYPE_CHECKING:
-    from .cuda.arrays import DeviceArray
+    pass
+from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Segmentation:
-    """ids: class ids (height, width) uint8. probabilities: (classes, height, width) float32, or None."""
-
-    ids: NDArray[np.uint8]
-    probabilities: NDArray[np.float32] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSegmentation:
-    """On the GPU, for any library that speaks DLPack or ``__cuda_array_interface__``.
-
-    ids: class ids (height, width) uint8. probabilities: (classes, height, width) float32, or None.
-    """
-
-    ids: DeviceArray
-    probabilities: DeviceArray | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paths:
-    """Files to write for one image; None: do not."""
-
-    mask: Path
-    probabilities: Path | None = None
-    preview: Path | None = None
-
-    def wanted(self) -> tuple[Path, ...]:
-        """Those that will be written."""
-        return tuple(path for path in (self.mask, self.probabilities, self.preview) if path)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What came of one image. pixels: by class name; pixels without data are in none."""
-
-    image: Path
-    paths: Paths
-    height: int
-    width: int
-    tiles: int
-    seconds: float
-    pixels: dict[str, int]
-
-    @property
-    def speed(self) -> float:
-        """Patches a second."""
-        return self.tiles / max(self.seconds, 1e-9)
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of each class in the pixels that have data, by name."""
-        total = max(sum(self.pixels.values()), 1)
-        return {name: count / total for name, count in self.pixels.items()}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What one image will take. memory, disk: bytes; memory is the runtime's own, the engine's comes on top; disk is
-    before compression."""
-
-    image: Path
-    height: int
-    width: int
-    tiles: int
-    memory: int
-    disk: int
 
 
 class Segmenter:
@@ -186,7 +121,7 @@ class Segmenter:
                     f"expected an engine on a GPU, found {network.engine.name}; choose another backend, or use "
                     "segment()"
                 )
-            from .cuda.segment import segment_on_device
+            from .gpu.segment import segment_on_device
 
             ids, shares = segment_on_device(network, image, self.turns, probabilities)  # type: ignore[arg-type]
         return DeviceSegmentation(ids=ids, probabilities=shares)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from .errors import InputError
+from ..errors import InputError
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,17 @@ import pytest
 from fctl.calib import choose
 from fctl.calib.choose import Chosen, choose_patches, cut_patches
 from fctl.calib.sample import shipped_images
-from fctl.runtime.bundle import Bundle, Context, read_bundle
-from fctl.runtime.contexts import Pixels, Stack
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.bundle.manifest import Context
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import InputError, RasterError
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.pipeline import Batch, cut_batch, cut_scene, segment_rows
-from fctl.runtime.raster import open_raster
-from fctl.runtime.windows import Window
+from fctl.runtime.raster.source import open_raster
+from fctl.runtime.segment.batches import Batch, cut_batch, cut_scene
+from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.pipeline import segment_rows
+from fctl.runtime.tiling.resampling import Pixels
+from fctl.runtime.tiling.sources import Stack
+from fctl.runtime.tiling.windows import Window
 
 from ..conftest import write_geotiff
 from ..runtime import tiny

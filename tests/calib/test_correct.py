@@ -19,8 +19,9 @@ from onnx.numpy_helper import from_array, to_array
 from fctl.calib.correct import corrections
 from fctl.calib.quantise import Layer, quantised
 from fctl.calib.trials import Graphs
-from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.segment.batches import Batch
 
 from ..runtime import tiny
 from .test_watch import batch_of, computed, one_graph, patches, whole_graph

@@ -23,10 +23,11 @@ from fctl.calib.plain import plain
 from fctl.calib.quantise import check_quantised, float_layers, layers, quantised
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.watch import peaks
-from fctl.runtime.bundle import SEGMENTER, Bundle, Graph, Precision, TensorSpec, read_bundle
-from fctl.runtime.engines import choose_engine
-from fctl.runtime.engines.builder import build_plan, machine_for
+from fctl.runtime.bundle.manifest import SEGMENTER, Graph, Precision, TensorSpec
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.engines.processor import adds_int8_exactly
+from fctl.runtime.engines.tensorrt.builder import build_plan, machine_for
 from fctl.runtime.errors import BundleError
 
 from ..export import builds

@@ -36,7 +36,8 @@ from fctl.calib.report import (
 from fctl.calib.search import Point, Sensitivity
 from fctl.calib.speed import Speed
 from fctl.calib.trials import Changed, Graphs
-from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
+from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.store import Bundle, read_bundle
 
 from ..runtime import tiny
 

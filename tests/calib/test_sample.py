@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fctl.calib.sample import find_images, sample_patches, shipped_images
-from fctl.runtime.bundle import Manifest, read_bundle
+from fctl.runtime.bundle.manifest import Manifest
+from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.errors import InputError, RasterError
-
-from ..conftest import write_geotiff
-from . import tiny
+from tests.conftest import write_geotiff
+from tests.runtime import tiny
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ from fctl.calib.sample import sample_patches
 from fctl.calib.search import _CURVE, _RETURNS, Found, Sensitivity, search, sensitivities
 from fctl.calib.trials import Graphs, Names, Numbers, Trials
 from fctl.calib.watch import peaks
-from fctl.runtime.bundle import SEGMENTER, read_bundle
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.segment.batches import Batch
 
 from ..conftest import write_geotiff
 from ..runtime import tiny

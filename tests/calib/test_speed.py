@@ -15,10 +15,10 @@ from fctl.calib.speed import Speed, speeds
 from fctl.calib.trials import Graphs, Numbers
 from fctl.calib.watch import peaks
 from fctl.export.onnx_graph import save_model
-from fctl.runtime import engines
-from fctl.runtime.bundle import Bundle, read_bundle
-from fctl.runtime.engines import choose_engine
-from fctl.runtime.inference import StagedNetwork
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines import choose as engines
+from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.segment.host import StagedNetwork
 
 from ..runtime import tiny
 from .test_watch import patches

@@ -19,11 +19,12 @@ from fctl.calib.plain import plain
 from fctl.calib.quantise import quantised
 from fctl.calib.trials import Graphs, Numbers, Trials
 from fctl.calib.watch import filled, peaks
-from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import BundleError
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.host import StagedNetwork
 
 from ..runtime import tiny
 from .test_watch import patches

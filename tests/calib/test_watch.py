@@ -27,9 +27,10 @@ from fctl.calib.plain import plain
 from fctl.calib.ranges import BINS, Histogram
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.watch import histograms, peaks, types_of
-from fctl.runtime.bundle import SEGMENTER, Bundle, Graph, read_bundle
+from fctl.runtime.bundle.manifest import SEGMENTER, Graph
+from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.errors import BundleError
-from fctl.runtime.pipeline import Batch
+from fctl.runtime.segment.batches import Batch
 
 from ..conftest import write_geotiff
 from ..runtime import tiny

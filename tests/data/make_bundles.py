@@ -16,7 +16,7 @@ import onnx.helper
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle import (
+from fctl.runtime.bundle.manifest import (
     BATCH,
     SCHEMA,
     SEGMENTER,
@@ -29,11 +29,10 @@ from fctl.runtime.bundle import (
     Provenance,
     Scores,
     TensorSpec,
-    sha256,
-    write_manifest,
 )
-from fctl.runtime.contexts import Cells
-from fctl.runtime.windows import Plan
+from fctl.runtime.bundle.store import sha256, write_manifest
+from fctl.runtime.tiling.contexts import Cells
+from fctl.runtime.tiling.windows import Plan
 from tests.runtime import tiny
 
 _OPSET, _IR = 17, 8

@@ -18,12 +18,13 @@ from fctl.calib import quantise
 from fctl.calib.plain import plain
 from fctl.calib.sample import sample_patches
 from fctl.calib.watch import peaks
-from fctl.export.half import to_half
 from fctl.export.onnx_graph import save_model
-from fctl.export.origin import parity_images
-from fctl.runtime.bundle import Bundle, Graph, Precision, sha256
-from fctl.runtime.engines.builder import build_plan, machine_for
-from fctl.runtime.engines.plans import BuildOptions
+from fctl.export.patches import parity_images
+from fctl.export.precision.half import to_half
+from fctl.runtime.bundle.manifest import Graph, Precision
+from fctl.runtime.bundle.store import Bundle, sha256
+from fctl.runtime.engines.tensorrt.builder import build_plan, machine_for
+from fctl.runtime.engines.tensorrt.plans import BuildOptions
 
 LIST = Path(__file__).parents[1] / "data" / "layers.json"
 OPTIONS = BuildOptions(flavour="tensorrt-rtx", batches=(2,), compute_capability=86)
@@ -45,8 +46,8 @@ def narrow_preset(name: str, folder: Path) -> Path:
     """A bundle of a preset, narrow and with random weights."""
     torch = pytest.importorskip("torch")
     from fctl.export.pipeline import ExportOptions, export_bundle
-    from fctl.model.checkpoints import save_checkpoint
     from fctl.model.presets import preset
+    from fctl.model.weights.checkpoints import save_checkpoint
 
     from ..model.helpers import lively, small_card, small_preset
 

@@ -13,9 +13,9 @@ import pytest
 
 pytest.importorskip("tensorrt_rtx")
 
-from fctl.runtime.bundle import read_bundle
+from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.cuda import driver
-from fctl.runtime.engines.plans import ENGINES, cache_folder
+from fctl.runtime.engines.tensorrt.plans import ENGINES, cache_folder
 
 from ..runtime import tiny
 

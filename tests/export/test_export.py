@@ -25,10 +25,11 @@ from fctl.export.graphs import frozen, round_weights
 from fctl.export.pipeline import ExportOptions, export_bundle
 from fctl.export.verify import MAX_ERROR, MIN_AGREEMENT, WEAK_CONTEXT, Reference, Samples, verify
 from fctl.model.network import FCtL
-from fctl.runtime.bundle import SEGMENTER, Bundle, Manifest, Parity, read_bundle
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.bundle.manifest import SEGMENTER, Manifest, Parity
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import CheckpointError, InputError, OutputError, ParityError
-from fctl.runtime.inference import StagedNetwork
+from fctl.runtime.segment.host import StagedNetwork
 
 from ..model.helpers import LARGE, MEDIUM, WHOLE, WIDE, build, inputs, lively, save_small, small_config
 

@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from torch import nn
 from typer.testing import CliRunner
 
-from fctl.export.cli import app
+from fctl.export.cli.command import app
 from fctl.export.verify import MAX_ERROR, MIN_AGREEMENT
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle import Bundle, read_bundle, sha256
-from fctl.runtime.engines import choose_engine
-from fctl.runtime.inference import StagedNetwork
+from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
+from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.segment.host import StagedNetwork
 
 from ..conftest import write_geotiff
 from . import foreign_networks as networks

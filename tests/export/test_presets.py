@@ -19,12 +19,13 @@ from PIL import Image
 from fctl.calib.sample import shipped_images
 from fctl.export.graphs import frozen
 from fctl.export.pipeline import ExportOptions, export_bundle
-from fctl.model.checkpoints import save_checkpoint
 from fctl.model.config import GLOBAL
 from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS, narrow, preset
-from fctl.runtime.bundle import Precision, read_bundle
-from fctl.runtime.segmenter import Segmenter
+from fctl.model.weights.checkpoints import save_checkpoint
+from fctl.runtime.bundle.manifest import Precision
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.segment.segmenter import Segmenter
 
 from ..model.helpers import inputs, lively, small_card, small_preset
 from . import builds

@@ -24,11 +24,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner, Result
 
-from fctl.export import cli, pipeline
+from fctl.export import pipeline
+from fctl.export.cli import command as cli
 from fctl.export.pipeline import ExportOptions, export_bundle
 from fctl.model.presets import Preset, narrow, preset
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle import Manifest, Plan, Precision, read_bundle
+from fctl.runtime.bundle.manifest import Manifest, Plan, Precision
+from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.errors import CheckpointError, FctlError, InputError
 
 from ..model.helpers import build, save_small, small_config

@@ -27,11 +27,12 @@ from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export import fuse
 from fctl.export.fuse import fused_interface, fused_model, write_fused
 from fctl.export.triton import model_name, triton_config, write_repository
-from fctl.runtime.bundle import SEGMENTER, Bundle, ClassInfo, Graph, TensorSpec, read_bundle, sha256, write_manifest
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.bundle.manifest import SEGMENTER, ClassInfo, Graph, TensorSpec
+from fctl.runtime.bundle.records import encode
+from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.records import encode
+from fctl.runtime.segment.host import StagedNetwork
 
 from ..runtime import tiny
 

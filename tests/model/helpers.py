@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from fctl.model.ale import GroupDepthConv
 from fctl.model.backbones import backbone_class, stage_of
-from fctl.model.checkpoints import Card, ClassLabel, save_checkpoint
 from fctl.model.config import GLOBAL, AleConfig, ContextConfig, LcfConfig, NetworkConfig, ServingConfig
 from fctl.model.geometry import cells_of_patch
 from fctl.model.lcf import PositionTerm, WeightedFusion
 from fctl.model.network import FCtL
 from fctl.model.presets import narrow, preset
+from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
 
 PATCH = 64
 MEDIUM = ContextConfig(name="medium", factor=2.0, size=PATCH)

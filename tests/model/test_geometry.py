@@ -13,8 +13,9 @@ from fctl.model.backbones import BACKBONES, Stage, backbone_class, stage_of
 from fctl.model.config import ConfigError
 from fctl.model.geometry import apply_separable, cells_of_patch, crop_matrix, relative
 from fctl.model.network import Placement
-from fctl.runtime.contexts import ArraySource, Cells, ContextWindow, cell_positions
-from fctl.runtime.windows import Window
+from fctl.runtime.tiling.contexts import Cells, ContextWindow, cell_positions
+from fctl.runtime.tiling.sources import ArraySource
+from fctl.runtime.tiling.windows import Window
 
 from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, small_config
 

@@ -25,7 +25,7 @@ from fctl.model.config import ConfigError, NetworkConfig
 from fctl.model.decoder import Fcn8sDecoder, SegFormerDecoder
 from fctl.model.network import FCtL
 from fctl.model.presets import narrow, preset
-from fctl.model.published import is_published_segformer, segformer_classes, segformer_weights
+from fctl.model.weights.published import is_published_segformer, segformer_classes, segformer_weights
 from fctl.runtime.errors import CheckpointError
 
 from . import golden

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..conftest import write_geotiff
+from tests.conftest import write_geotiff
 
 Array = NDArray[Any]
 Colour = tuple[int, int, int]

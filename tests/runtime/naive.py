@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fctl.runtime import Segmenter
-from fctl.runtime.contexts import ArraySource, HostSource, Pixels
-from fctl.runtime.windows import Window
+from fctl.runtime.tiling.resampling import Pixels
+from fctl.runtime.tiling.sources import ArraySource, HostSource
+from fctl.runtime.tiling.windows import Window
 
 from . import tiny
 

@@ -12,7 +12,7 @@ import pytest
 
 import fctl.calib
 import fctl.runtime
-from fctl.runtime import engines
+from fctl.runtime.engines import choose as engines
 
 EXPORT_ONLY = ("torch", "onnx", "onnxscript")
 
@@ -23,7 +23,7 @@ def modules(package: Any) -> list[str]:
 
 
 def test_every_module_is_found() -> None:
-    assert {"fctl.runtime.segmenter", "fctl.runtime.engines.onnxruntime"} <= set(modules(fctl.runtime))
+    assert {"fctl.runtime.segment.segmenter", "fctl.runtime.engines.onnxruntime"} <= set(modules(fctl.runtime))
     assert "fctl.calib.sample" in modules(fctl.calib)
 
 

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..bundle import BATCH, Bundle, Graph, Precision
-from ..cuda import driver
-from ..errors import DeviceMemoryError, EngineError, InputError, OutputError
-from ..files import whole
+from ...bundle.manifest import BATCH, Graph, Precision
+from ...bundle.store import Bundle
+from ...cuda import driver
+from ...errors import DeviceMemoryError, EngineError, InputError, OutputError
+from ...raster.atomic import whole
 from .flavours import Flavour, complaint, load_flavour, recorder
 from .layers import LayerReport, read_dump, read_inspector
 from .plans import (

@@ -10,10 +10,10 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..bundle import Graph
-from ..cuda import driver
-from ..errors import DeviceMemoryError, EngineError
-from .base import DeviceSession, GpuEngine, Request, RunPrecision, graphs_for, shape_of
+from ...bundle.manifest import Graph
+from ...cuda import driver
+from ...errors import DeviceMemoryError, EngineError
+from ..base import DeviceSession, GpuEngine, Request, RunPrecision, graphs_for, shape_of
 from .builder import build_plans, machine_of
 from .flavours import Flavour, complaint, load_flavour, missing_flavour, recorder
 from .plans import BuildOptions, Machine, StoredPlan, batches_of, cache_folder, find_plan, read_plan

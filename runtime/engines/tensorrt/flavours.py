@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import EngineError
+from ...errors import EngineError
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..bundle import Graph, Manifest, called, sha256
-from ..errors import EngineError
-from ..files import whole
-from ..records import RecordError, decode, encode
+from ...bundle.manifest import Graph, Manifest
+from ...bundle.records import RecordError, decode, encode
+from ...bundle.store import called, sha256
+from ...errors import EngineError
+from ...raster.atomic import whole
 from .flavours import Flavour
 from .layers import LayerReport
 

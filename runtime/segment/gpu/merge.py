@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..merge import WEIGHTS, Merger, Scores, Strip, covered
-from ..windows import Grid, Window
-from .driver import Device
-from .kernels import Sums
+from ...cuda.driver import Device
+from ...cuda.kernels import Sums
+from ...tiling.merge import WEIGHTS, Merger, Scores, Strip, covered
+from ...tiling.windows import Grid, Window
 
 if TYPE_CHECKING:
-    from .network import DeviceNetwork, Tensor
+    from ...cuda.tensors import Tensor
+    from .network import DeviceNetwork
 
 
 @dataclass(frozen=True, slots=True)

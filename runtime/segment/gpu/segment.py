@@ -5,12 +5,14 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..errors import RasterError
-from ..pipeline import grid_of, segment_strips
-from ..turns import Turn
-from .arrays import DeviceArray, as_device_array
+from ...cuda.arrays import DeviceArray, as_device_array
+from ...cuda.tensors import Tensor
+from ...errors import RasterError
+from ...tiling.turns import Turn
+from ..batches import grid_of
+from ..pipeline import segment_strips
 from .merge import DeviceMerger, Target
-from .network import DeviceNetwork, Tensor
+from .network import DeviceNetwork
 from .windows import DeviceSource
 
 

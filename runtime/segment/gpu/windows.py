@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contexts import Resampling
-from ..turns import UPRIGHT, Turn
-from ..windows import Window
-from .arrays import DeviceArray
+from ...cuda.arrays import DeviceArray
+from ...tiling.resampling import Resampling
+from ...tiling.turns import UPRIGHT, Turn
+from ...tiling.windows import Window
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from fctl.runtime.bundle import read_bundle
-
-from ..model.helpers import MEDIUM, lively, save_small, small_config
+from fctl.runtime.bundle.store import read_bundle
+from tests.model.helpers import MEDIUM, lively, save_small, small_config
 
 PROGRAM = Path(sys.executable).with_name("fctl-export")
 

@@ -24,15 +24,15 @@ from onnx.reference import ReferenceEvaluator
 
 from fctl.calib.watch import peaks, types_of
 from fctl.export.foreign import ForeignOptions, export_foreign_onnx
-from fctl.export.half import EXCEPTIONS, to_half
-from fctl.export.precision import PrecisionOptions, add_precision
-from fctl.export.rounding import rounded
-from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
+from fctl.export.precision.add import PrecisionOptions, add_precision
+from fctl.export.precision.half import EXCEPTIONS, to_half
+from fctl.export.precision.rounding import rounded
+from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError
-
-from ..conftest import write_geotiff
-from ..runtime import tiny
-from .builds import narrow_preset
+from tests.conftest import write_geotiff
+from tests.export.builds import narrow_preset
+from tests.runtime import tiny
 
 FP16 = PrecisionOptions(precision="fp16")
 FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
@@ -45,7 +45,7 @@ Export = Callable[[str], Path]
 @pytest.fixture(autouse=True, scope="module")
 def fewer_patches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fctl.export.precision.PARITY_PATCHES", 2)
+        patch.setattr("fctl.export.precision.add.PARITY_PATCHES", 2)
         if find_spec("torch"):
             patch.setattr("fctl.export.pipeline.PARITY_PATCHES", 2)
         yield
@@ -425,7 +425,7 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: p
     def fail(*arguments: object) -> None:
         raise BundleError("stop")
 
-    monkeypatch.setattr("fctl.export.precision.rounding_bundle", fail)
+    monkeypatch.setattr("fctl.export.precision.add.rounding_bundle", fail)
     with pytest.raises(BundleError, match="stop"):
         add_precision(read_bundle(tmp_path / "source.fctl"), tmp_path / "new" / "half.fctl", FP16)
     assert [path.name for path in tmp_path.iterdir()] == ["source.fctl"]

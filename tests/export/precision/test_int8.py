@@ -33,21 +33,23 @@ from fctl.calib.search import sensitivities
 from fctl.calib.speed import Speed, speeds
 from fctl.calib.trials import Graphs, Names, Trials
 from fctl.calib.watch import peaks
-from fctl.export import int8
-from fctl.export.cli import _CHOICES, app
-from fctl.export.int8 import REPORT, Int8Options, add_int8
+from fctl.export.cli.command import _CHOICES, app
+from fctl.export.precision import int8
+from fctl.export.precision.int8 import REPORT, Int8Options, add_int8
 from fctl.export.verify import Samples
-from fctl.runtime import Segmenter, segmenter
-from fctl.runtime.bundle import SEGMENTER, Bundle, Manifest, read_bundle, sha256
-from fctl.runtime.cli import info_app
-from fctl.runtime.datasets import Dataset, open_dataset
-from fctl.runtime.engines.builder import build_plan, machine_for
-from fctl.runtime.engines.plans import BuildOptions
+from fctl.runtime import Segmenter
+from fctl.runtime.bundle.manifest import SEGMENTER, Manifest
+from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
+from fctl.runtime.cli.info import info_app
+from fctl.runtime.engines.tensorrt.builder import build_plan, machine_for
+from fctl.runtime.engines.tensorrt.plans import BuildOptions
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError, RasterError
-from fctl.runtime.evaluation import evaluate, plan_runs
-
-from ..conftest import InProcess, write_geotiff
-from ..runtime import labelled, tiny
+from fctl.runtime.evaluate.datasets import Dataset, open_dataset
+from fctl.runtime.evaluate.evaluation import evaluate
+from fctl.runtime.evaluate.runs import plan_runs
+from fctl.runtime.segment import segmenter
+from tests.conftest import InProcess, write_geotiff
+from tests.runtime import labelled, tiny
 
 Array = NDArray[Any]
 Call = Callable[..., subprocess.CompletedProcess[str]]

@@ -16,14 +16,13 @@ from torch.nn import functional as F
 from fctl.model.backbones import stage_of
 from fctl.model.config import ContextConfig
 from fctl.model.geometry import crop_matrix
-from fctl.model.losses import focal_loss
 from fctl.model.network import FCtL
-from fctl.model.train import Batch, Recipe, Sampler, Scene, Training, _best_offsets, _jitter, recalibrate
-from fctl.runtime.contexts import ContextWindow
-from fctl.runtime.metrics import IGNORE, Confusion
-from fctl.runtime.windows import Window
-
-from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, build, small_config, small_lcf
+from fctl.model.train.losses import focal_loss
+from fctl.model.train.optimise import Batch, Recipe, Sampler, Scene, Training, _best_offsets, _jitter, recalibrate
+from fctl.runtime.evaluate.metrics import IGNORE, Confusion
+from fctl.runtime.tiling.contexts import ContextWindow
+from fctl.runtime.tiling.windows import Window
+from tests.model.helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, build, small_config, small_lcf
 
 RECIPE = Recipe(
     steps=3,

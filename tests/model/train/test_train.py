@@ -22,30 +22,31 @@ import torch
 from PIL import Image
 
 from fctl.export.pipeline import ExportOptions, export_bundle
-from fctl.model.checkpoints import load_network, read_checkpoint
-from fctl.model.losses import focal_loss
-from fctl.model.serving import input_spec
-from fctl.model.train import Batch, Recipe, Training, _weighted_loss
-from fctl.model.train_cli import train_app
-from fctl.model.train_config import network_of, part_of, read_config
-from fctl.model.train_curve import draw_curve
-from fctl.model.train_data import class_labels, decode_scenes, open_images, plan_scenes
-from fctl.model.train_validation import validate
-from fctl.model.train_weights import handed_over, network_of_stage, start_network
-from fctl.model.training import _class_weights, _device, run_training
-from fctl.runtime.bundle import read_bundle
-from fctl.runtime.datasets import open_dataset, select
+from fctl.model.serving.manifest import input_spec
+from fctl.model.train.cli import train_app
+from fctl.model.train.config import network_of, part_of, read_config
+from fctl.model.train.curve import draw_curve
+from fctl.model.train.data import class_labels, decode_scenes, open_images, plan_scenes
+from fctl.model.train.losses import focal_loss
+from fctl.model.train.optimise import Batch, Recipe, Training, _weighted_loss
+from fctl.model.train.run import _class_weights, _device, run_training
+from fctl.model.train.start import handed_over, network_of_stage, start_network
+from fctl.model.train.validation import validate
+from fctl.model.weights.checkpoints import load_network, read_checkpoint
+from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.errors import CheckpointError, FctlError, InputError, OutputError
-from fctl.runtime.evaluation import evaluate, plan_runs
-from fctl.runtime.metrics import IGNORE
-
-from ..conftest import InProcess
-from ..runtime import labelled
-from .helpers import LARGE, MEDIUM, WIDE, build, save_small, small_config
+from fctl.runtime.evaluate.datasets import open_dataset
+from fctl.runtime.evaluate.evaluation import evaluate
+from fctl.runtime.evaluate.metrics import IGNORE
+from fctl.runtime.evaluate.runs import plan_runs
+from fctl.runtime.evaluate.selection import select
+from tests.conftest import InProcess
+from tests.model.helpers import LARGE, MEDIUM, WIDE, build, save_small, small_config
+from tests.runtime import labelled
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NETWORK: dict[str, Any] = {
     "preset": "fctl-lite0",
     "overrides": {

@@ -12,11 +12,10 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor
 
-from fctl.model.checkpoints import differences, load_network, read_checkpoint, save_checkpoint
 from fctl.model.network import FCtL
+from fctl.model.weights.checkpoints import differences, load_network, read_checkpoint, save_checkpoint
 from fctl.runtime.errors import CheckpointError
-
-from .helpers import WHOLE, build, inputs, lively, save_small, small_ale, small_card, small_config
+from tests.model.helpers import WHOLE, build, inputs, lively, save_small, small_ale, small_card, small_config
 
 ABSENT = object()
 

@@ -14,13 +14,24 @@ pytest.importorskip("torch")
 import torch
 from torch import Tensor
 
-from fctl.model.checkpoints import load_network
 from fctl.model.network import FCtL
 from fctl.model.presets import narrow, preset
-from fctl.model.published import load_release, release_classes
+from fctl.model.weights.checkpoints import load_network
+from fctl.model.weights.published import load_release, release_classes
 from fctl.runtime.errors import CheckpointError
-
-from ..export.release_files import BRANCHES, DEEPGLOBE, FULL, INRIA, LOCAL, NARROW, Branch, State, Widths, draw, layout
+from tests.export.release_files import (
+    BRANCHES,
+    DEEPGLOBE,
+    FULL,
+    INRIA,
+    LOCAL,
+    NARROW,
+    Branch,
+    State,
+    Widths,
+    draw,
+    layout,
+)
 
 EVERY_FILE = [(branch, role) for branch in BRANCHES.values() for role in branch.files]
 FILE_NAMES = [f"{branch.arch} {name}" for branch in BRANCHES.values() for name in branch.files.values()]

@@ -12,12 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fctl.runtime.bundle import Bundle, read_bundle, sha256, write_manifest
-from fctl.runtime.contexts import ArraySource
+from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError
-from fctl.runtime.windows import Window
-
-from . import tiny
+from fctl.runtime.tiling.sources import ArraySource
+from fctl.runtime.tiling.windows import Window
+from tests.runtime import tiny
 
 Document = dict[str, Any]
 Change = Callable[[Document], object]

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from fctl.runtime import Segmenter
-from fctl.runtime.datasets import FOLDER, FORMS
-from fctl.runtime.engines import RUN_PRECISIONS
-from fctl.runtime.eval_cli import _CONTEXTS, _FORMS, _ORDERS, _PRECISIONS, eval_app
-from fctl.runtime.evaluation import CONTEXT_MODES, ORDERS
-
-from ..conftest import InProcess
-from . import labelled, tiny
-from .test_cli import assert_fine, assert_one_error, assert_usage, files_in
+from fctl.runtime.cli.eval import _CONTEXTS, _FORMS, _ORDERS, _PRECISIONS, eval_app
+from fctl.runtime.engines.base import RUN_PRECISIONS
+from fctl.runtime.evaluate.datasets import FOLDER, FORMS
+from fctl.runtime.evaluate.results import ORDERS
+from fctl.runtime.evaluate.runs import CONTEXT_MODES
+from tests.conftest import InProcess
+from tests.runtime import labelled, tiny
+from tests.runtime.cli.test_run import assert_fine, assert_one_error, assert_usage, files_in
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

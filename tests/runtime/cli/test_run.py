@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fctl.runtime import Segmenter
-
-from ..conftest import write_geotiff
-from . import tiny
+from tests.conftest import write_geotiff
+from tests.runtime import tiny
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 ON_TINY = ("--bundle", str(tiny.TINY), "--backend", "onnxruntime")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fctl.runtime.contexts import Resampling
 from fctl.runtime.cuda import driver, kernels, make_kernels
 from fctl.runtime.cuda.kernels import PTX, columns_first, taps
-from fctl.runtime.windows import Window
+from fctl.runtime.tiling.resampling import Resampling
+from fctl.runtime.tiling.windows import Window
 
 SOURCE = PTX.with_name("kernels.cu")
 

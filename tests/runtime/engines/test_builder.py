@@ -13,15 +13,15 @@ pytest.importorskip("tensorrt_rtx")
 
 import tensorrt_rtx as trt
 
-from fctl.runtime.bundle import SEGMENTER, Bundle, read_bundle
+from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.cuda import driver
-from fctl.runtime.engines import builder
-from fctl.runtime.engines.builder import build_plan, build_plans, machine_for
-from fctl.runtime.engines.flavours import load_flavour
-from fctl.runtime.engines.plans import BuildOptions, StoredPlan, find_plan, read_plan
+from fctl.runtime.engines.tensorrt import builder
+from fctl.runtime.engines.tensorrt.builder import build_plan, build_plans, machine_for
+from fctl.runtime.engines.tensorrt.flavours import load_flavour
+from fctl.runtime.engines.tensorrt.plans import BuildOptions, StoredPlan, find_plan, read_plan
 from fctl.runtime.errors import DeviceMemoryError, EngineError, InputError
-
-from . import tiny
+from tests.runtime import tiny
 
 SM86 = BuildOptions(flavour="tensorrt-rtx", batches=(1, 4), compute_capability=86)
 BUNDLES = [tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_FUSED, tiny.TINY_GLOBAL_FUSED]

@@ -9,12 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle import SEGMENTER, Graph, read_bundle, sha256
+from fctl.runtime.bundle.manifest import SEGMENTER, Graph
+from fctl.runtime.bundle.store import read_bundle, sha256
 from fctl.runtime.cuda import driver
-from fctl.runtime.engines import BACKENDS, Session, choose_engine
+from fctl.runtime.engines.base import Session
+from fctl.runtime.engines.choose import BACKENDS, choose_engine
 from fctl.runtime.errors import EngineError, FctlError, InputError
-
-from . import tiny
+from tests.runtime import tiny
 
 ENGINES = ["openvino", "onnxruntime"]  # on the CPU, in the order of "auto"; tests/runtime/cuda has the others
 ON_GPU = [name for name in BACKENDS if name not in ("auto", *ENGINES)]

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fctl.runtime.bundle import SEGMENTER, Graph, read_bundle
-from fctl.runtime.engines.layers import LayerReport, read_dump, read_inspector
-from fctl.runtime.engines.plans import (
+from fctl.runtime.bundle.manifest import SEGMENTER, Graph
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.engines.tensorrt.layers import LayerReport, read_dump, read_inspector
+from fctl.runtime.engines.tensorrt.plans import (
     ENGINES,
     BuildOptions,
     Machine,
@@ -25,8 +26,7 @@ from fctl.runtime.engines.plans import (
     store_plan,
 )
 from fctl.runtime.errors import EngineError
-
-from . import tiny
+from tests.runtime import tiny
 
 A2000 = Machine(
     version="10.3.0.30", system="Linux x86_64", gpu="NVIDIA RTX A2000, 26 SMs", compute_capability=86, driver="12.6"

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fctl.runtime.bundle import ClassInfo, read_bundle
-from fctl.runtime.datasets import FORMS, Dataset, Description, class_ids, open_dataset, read_description, select
+from fctl.runtime.bundle.manifest import ClassInfo
+from fctl.runtime.bundle.records import decode
+from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.errors import InputError, RasterError
-from fctl.runtime.labels import UNKNOWN, open_mask
-from fctl.runtime.records import decode
-
-from . import labelled, tiny
+from fctl.runtime.evaluate.datasets import FORMS, Dataset, class_ids, open_dataset
+from fctl.runtime.evaluate.description import Description, read_description
+from fctl.runtime.evaluate.labels import UNKNOWN, open_mask
+from fctl.runtime.evaluate.selection import select
+from tests.runtime import labelled, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -282,7 +284,7 @@ def test_no_description(tmp_path: Path) -> None:
 
 
 def test_the_description_in_the_docs_is_one() -> None:
-    path = Path(__file__).parents[2] / "docs" / "dubai.json"
+    path = Path(__file__).parents[3] / "docs" / "dubai.json"
     if not path.is_file():
         pytest.skip("needs the source tree")
     found = read_description(path)

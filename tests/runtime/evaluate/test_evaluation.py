@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fctl.runtime import Segmenter, labels
-from fctl.runtime.bundle import Bundle, read_bundle
-from fctl.runtime.datasets import Dataset, open_dataset, select
+from fctl.runtime import Segmenter
+from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.errors import BundleError, EngineError, InputError, RasterError
-from fctl.runtime.evaluation import Evaluation, Pick, evaluate, mask_file, plan_runs
-from fctl.runtime.labels import MaskReader, open_ids
-from fctl.runtime.metrics import Confusion
-from fctl.runtime.report import document, summary, tables, write_report
-
-from . import labelled, naive, tiny
+from fctl.runtime.evaluate import labels
+from fctl.runtime.evaluate.datasets import Dataset, open_dataset
+from fctl.runtime.evaluate.evaluation import evaluate, mask_file
+from fctl.runtime.evaluate.labels import MaskReader, open_ids
+from fctl.runtime.evaluate.metrics import Confusion
+from fctl.runtime.evaluate.report import document, summary, tables, write_report
+from fctl.runtime.evaluate.results import Evaluation, Pick
+from fctl.runtime.evaluate.runs import plan_runs
+from fctl.runtime.evaluate.selection import select
+from tests.runtime import labelled, naive, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -394,7 +397,7 @@ def test_a_score_without_meaning_is_null_and_a_dash(tmp_path: Path, bundle: Bund
 
 def test_a_part_of_dubai_on_its_own(shared: Path, kept: Path) -> None:
     """As benchmarks/score_dubai.py defines it."""
-    described = Path(__file__).parents[2] / "docs" / "dubai.json"
+    described = Path(__file__).parents[3] / "docs" / "dubai.json"
     if not described.is_file():
         pytest.skip("needs the source tree")
     dataset = select(open_dataset(shared / "dubai", description=described), "2/007")

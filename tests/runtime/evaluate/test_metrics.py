@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fctl.runtime.metrics import IGNORE, Confusion
+from fctl.runtime.evaluate.metrics import IGNORE, Confusion
 
 TRUTH = np.array([[0, 0, 1], [1, 1, IGNORE]], np.uint8)
 PREDICTED = np.array([[0, 1, 1], [1, 0, 2]], np.uint8)

@@ -11,9 +11,8 @@ import rasterio
 
 from fctl.runtime import Paths, Segmenter
 from fctl.runtime.errors import FctlError, RasterError
-
-from ..conftest import SHARED
-from . import tiny
+from tests.conftest import SHARED
+from tests.runtime import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

@@ -16,12 +16,12 @@ from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_origin
 
 from fctl.runtime import Paths, Segmenter
-from fctl.runtime.bundle import InputSpec
+from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.errors import RasterError
-from fctl.runtime.raster import Georeference, RasterSpec, create_raster, open_raster
-from fctl.runtime.windows import Window
-
-from ..conftest import write_geotiff
+from fctl.runtime.raster.source import Georeference, open_raster
+from fctl.runtime.raster.writer import RasterSpec, create_raster
+from fctl.runtime.tiling.windows import Window
+from tests.conftest import write_geotiff
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 
 from fctl.runtime import Segmentation, Segmenter
-from fctl.runtime.bundle import read_bundle
-from fctl.runtime.contexts import ArraySource
-from fctl.runtime.engines import choose_engine
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.pipeline import segment_rows
-
-from . import naive, tiny
-from .naive import Array, HoleSource, assert_segmented, slope_of, whole_array_scores
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.pipeline import segment_rows
+from fctl.runtime.tiling.sources import ArraySource
+from tests.runtime import naive, tiny
+from tests.runtime.naive import Array, HoleSource, assert_segmented, slope_of, whole_array_scores
 
 SIZES = [(1, 1), (3, 40), (33, 50), (100, 70)]
 

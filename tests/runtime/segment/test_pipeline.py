@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle import read_bundle
-from fctl.runtime.contexts import ArraySource, Source
-from fctl.runtime.engines import choose_engine
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.pipeline import Rows, segment_rows
-from fctl.runtime.windows import Window
-
-from . import tiny
-from .naive import (
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.pipeline import Rows, segment_rows
+from fctl.runtime.tiling.sources import ArraySource, Source
+from fctl.runtime.tiling.windows import Window
+from tests.runtime import tiny
+from tests.runtime.naive import (
     HoleSource,
     RecordingSource,
     assert_segmented,

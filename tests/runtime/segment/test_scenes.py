@@ -14,18 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fctl.runtime import Paths, Segmenter, pipeline
-from fctl.runtime.bundle import Context, read_bundle
-from fctl.runtime.contexts import ArraySource, ContextWindow, scene_starts
-from fctl.runtime.engines import choose_engine
+from fctl.runtime import Paths, Segmenter
+from fctl.runtime.bundle.manifest import Context
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import InputError
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.turns import DIHEDRAL
-from fctl.runtime.windows import Window
-
-from ..conftest import write_geotiff
-from . import naive, tiny
-from .naive import (
+from fctl.runtime.segment import pipeline
+from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.tiling.contexts import ContextWindow, scene_starts
+from fctl.runtime.tiling.sources import ArraySource
+from fctl.runtime.tiling.turns import DIHEDRAL
+from fctl.runtime.tiling.windows import Window
+from tests.conftest import write_geotiff
+from tests.runtime import naive, tiny
+from tests.runtime.naive import (
     TURNINGS,
     Array,
     RecordingSource,

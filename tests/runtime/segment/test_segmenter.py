@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fctl.runtime import Paths, Segmenter
-from fctl.runtime.bundle import read_bundle
+from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.errors import BundleError, InputError, OutputError, RasterError
-
-from ..conftest import write_geotiff
-from . import tiny
+from tests.conftest import write_geotiff
+from tests.runtime import tiny
 
 Array = NDArray[Any]
 

@@ -5,18 +5,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fctl.runtime.contexts import (
-    ArraySource,
-    Cells,
-    ContextWindow,
-    Resampling,
-    cell_positions,
-    cut_context,
-    read_padded,
-    resample,
-)
 from fctl.runtime.errors import InputError
-from fctl.runtime.windows import Window
+from fctl.runtime.tiling.contexts import Cells, ContextWindow, cell_positions, cut_context
+from fctl.runtime.tiling.resampling import Resampling, resample
+from fctl.runtime.tiling.sources import ArraySource, read_padded
+from fctl.runtime.tiling.windows import Window
 
 RESAMPLINGS: tuple[Resampling, ...] = ("box", "pillow-bilinear")
 FILTERS = {"box": Image.Resampling.BOX, "pillow-bilinear": Image.Resampling.BILINEAR}

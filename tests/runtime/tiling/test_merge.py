@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fctl.runtime.merge import WEIGHTS, Merger, Strip, cosine, uniform
-from fctl.runtime.windows import Grid, Plan, Window
+from fctl.runtime.tiling.merge import WEIGHTS, Merger, Strip, cosine, uniform
+from fctl.runtime.tiling.windows import Grid, Plan, Window
 
 KINDS: tuple[Literal["stride", "even"], ...] = ("stride", "even")
 

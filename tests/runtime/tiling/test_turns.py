@@ -10,11 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fctl.runtime import Segmenter
-from fctl.runtime.turns import DIHEDRAL, UPRIGHT, Turn
-from fctl.runtime.windows import Window
-
-from . import naive, tiny
-from .naive import TURNINGS, Array, Turning, assert_segmented, slope_of, softmax, stride_starts, whole_array_scores
+from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT, Turn
+from fctl.runtime.tiling.windows import Window
+from tests.runtime import naive, tiny
+from tests.runtime.naive import (
+    TURNINGS,
+    Array,
+    Turning,
+    assert_segmented,
+    slope_of,
+    softmax,
+    stride_starts,
+    whole_array_scores,
+)
 
 MARGIN = 8
 ALL = pytest.mark.parametrize("turn", DIHEDRAL, ids=str)

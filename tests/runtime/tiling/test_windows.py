@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fctl.runtime.errors import InputError
-from fctl.runtime.windows import Grid, Plan, Window
+from fctl.runtime.tiling.windows import Grid, Plan, Window
 
 Kind = Literal["stride", "even"]
 KINDS: tuple[Kind, ...] = ("stride", "even")

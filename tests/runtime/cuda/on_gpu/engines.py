@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fctl.runtime.bundle import Graph
-from fctl.runtime.engines import Request, RunPrecision, base
-from fctl.runtime.engines.base import GpuEngine
+from fctl.runtime.bundle.manifest import Graph
+from fctl.runtime.engines import base
+from fctl.runtime.engines.base import GpuEngine, Request, RunPrecision
 from fctl.runtime.engines.onnxruntime import OnnxRuntimeDeviceSession
 from tests.runtime.cuda import simulated
 
@@ -62,4 +62,4 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
     def choose(backend: str, precision: RunPrecision, *rest: Any, **options: Any) -> StreamEngine:
         return StreamEngine(Request(precision=precision))
 
-    monkeypatch.setattr("fctl.runtime.inference.choose_engine", choose)
+    monkeypatch.setattr("fctl.runtime.segment.opening.choose_engine", choose)

@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fctl.runtime.contexts import ArraySource, Resampling, read_padded, resample
 from fctl.runtime.cuda.arrays import DeviceArray
 from fctl.runtime.cuda.driver import Device, Stream, open_device
 from fctl.runtime.cuda.kernels import DTYPES, KernelSet, Sums
 from fctl.runtime.errors import InputError
-from fctl.runtime.merge import WEIGHTS, Merger, Strip, covered
-from fctl.runtime.turns import DIHEDRAL, Turn
-from fctl.runtime.windows import Grid, Plan, Window
+from fctl.runtime.tiling.merge import WEIGHTS, Merger, Strip, covered
+from fctl.runtime.tiling.resampling import Resampling, resample
+from fctl.runtime.tiling.sources import ArraySource, read_padded
+from fctl.runtime.tiling.turns import DIHEDRAL, Turn
+from fctl.runtime.tiling.windows import Grid, Plan, Window
 
 
 class Gpu:

@@ -14,17 +14,17 @@ import pytest
 from numpy.typing import NDArray
 
 from fctl.runtime import Paths, Segmentation, Segmenter
-from fctl.runtime.bundle import read_bundle
-from fctl.runtime.contexts import ArraySource
-from fctl.runtime.cuda import network as device_network
+from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.cuda.arrays import DeviceArray
-from fctl.runtime.cuda.merge import DownloadingMerger
-from fctl.runtime.engines import choose_engine
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import DeviceMemoryError, InputError, RasterError
-from fctl.runtime.inference import StagedNetwork
-from fctl.runtime.pipeline import segment_rows
-from fctl.runtime.raster import read_thumbnail
-from fctl.runtime.turns import DIHEDRAL, UPRIGHT
+from fctl.runtime.raster.source import read_thumbnail
+from fctl.runtime.segment.gpu import network as device_network
+from fctl.runtime.segment.gpu.merge import DownloadingMerger
+from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.pipeline import segment_rows
+from fctl.runtime.tiling.sources import ArraySource
+from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT
 from tests.conftest import write_geotiff
 from tests.runtime import tiny
 from tests.runtime.cuda import simulated
@@ -281,7 +281,7 @@ def test_a_raster_too_wide_for_the_gpu_is_merged_on_the_host(
 
 
 def _grid(segmenter: Segmenter, image: NDArray[Any]) -> Any:
-    from fctl.runtime.pipeline import grid_of
+    from fctl.runtime.segment.batches import grid_of
 
     return grid_of(segmenter.manifest, *image.shape[:2])
 

@@ -23,10 +23,12 @@ pytest.importorskip("tensorrt_rtx")
 import tensorrt_rtx as trt
 
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle import Graph, read_bundle, sha256
-from fctl.runtime.engines import choose_engine, tensorrt
+from fctl.runtime.bundle.manifest import Graph
+from fctl.runtime.bundle.store import read_bundle, sha256
+from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.engines.onnxruntime import OnnxRuntimeDeviceSession
-from fctl.runtime.engines.plans import read_record
+from fctl.runtime.engines.tensorrt import engine as tensorrt
+from fctl.runtime.engines.tensorrt.plans import read_record
 from fctl.runtime.errors import DeviceMemoryError, EngineError
 from tests.runtime import tiny
 from tests.runtime.cuda import simulated
@@ -253,7 +255,7 @@ def test_a_broken_library_does_not_keep_auto_from_going_on(
         raise EngineError(f"{flavour} is installed but cannot be imported (libnvdla_compiler.so)")
 
     monkeypatch.setattr(tensorrt, "load_flavour", broken)
-    monkeypatch.setattr("fctl.runtime.engines.builder.load_flavour", broken)
+    monkeypatch.setattr("fctl.runtime.engines.tensorrt.builder.load_flavour", broken)
     with caplog.at_level(logging.WARNING):
         engine = choose_engine("auto", "fp32", read_bundle(tiny_built), batch=3)
     assert engine.name in ("openvino", "onnxruntime")

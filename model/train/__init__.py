@@ -1,0 +1,1 @@
+"""Training: ``fctl-train``, its configuration, data, optimisation and validation."""

@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints of fctl, and the layouts in which others publish theirs."""

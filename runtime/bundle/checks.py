@@ -1,0 +1,101 @@
+"""What the types of a manifest cannot say: values within bounds, and graphs that fit together."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from ..errors import BundleError
+from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, Graph, Manifest, Precision, TensorSpec
+
+_LARGEST = 1 << 16  # pixels of a tile: beyond any use, and safe to reckon with
+
+
+def check_manifest(manifest: Manifest, path: Path) -> None:
+    """Raise BundleError, naming the field, where a manifest contradicts itself or is out of bounds."""
+
+    def expect(holds: bool, field: str, expected: str, found: object) -> None:
+        if not holds:
+            raise BundleError(f"{path}: {field}: expected {expected}, found {found}")
+
+    classes, bands = len(manifest.classes), manifest.input.bands
+    expect(2 <= classes <= 255, "classes", "2 to 255 classes", classes)
+    expect(len(set(manifest.class_names)) == classes, "classes", "distinct names", ", ".join(manifest.class_names))
+    for index, info in enumerate(manifest.classes):
+        expect(all(0 <= v <= 255 for v in info.colour), f"classes[{index}].colour", "values from 0 to 255", info.colour)
+    expect(bands >= 1, "input.bands", "at least 1", bands)
+    expect(manifest.input.dtype in DTYPES, "input.dtype", " or ".join(DTYPES), manifest.input.dtype)
+    expect(1 <= manifest.tile <= _LARGEST, "tile", f"1 to {_LARGEST} pixels", manifest.tile)
+    overlap = manifest.plan.overlap
+    expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)
+    _check_graphs(manifest, expect)
+
+
+def _check_graphs(manifest: Manifest, expect: Any) -> None:
+    """Every precision has one graph for each role; all but the dtype of features is the same in each."""
+    names = [context.name for context in manifest.contexts]
+    expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
+    expect(bool(manifest.graphs), "graphs", f"a graph with role {SEGMENTER!r}", "none")
+    by_precision: dict[Precision, dict[str, Graph]] = {}
+    for index, graph in enumerate(manifest.graphs):
+        roles = by_precision.setdefault(graph.precision, {})
+        expect(graph.role not in roles, f"graphs[{index}].role", f"one {graph.precision} graph each", graph.role)
+        roles[graph.role] = graph
+        tensors = (*graph.inputs, *graph.outputs)
+        batches = {tensor.shape[:1] for tensor in tensors}
+        fixed = not manifest.contexts and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
+        batch = f"one batch in all tensors, {BATCH} or, without contexts, a number from 1"
+        expect(batches == {(BATCH,)} or (fixed and len(batches) == 1), f"graphs[{index}]", batch, batches)
+    for roles in by_precision.values():
+        _check_roles(manifest, roles, expect)
+    outputs = {(roles[SEGMENTER].outputs[0].name, roles[SEGMENTER].outputs[0].shape) for roles in by_precision.values()}
+    expect(len(outputs) == 1, "graphs", "the same output and batch in all precisions", outputs)
+
+
+def _check_roles(manifest: Manifest, roles: dict[str, Graph], expect: Any) -> None:
+    """The graphs of one precision fit together."""
+    expect(SEGMENTER in roles, "graphs", f"a graph with role {SEGMENTER!r}", ", ".join(roles) or "none")
+    for index, context in enumerate(manifest.contexts):
+        _check_context(manifest, roles, context, f"contexts[{index}]", expect)
+    segmenter = roles[SEGMENTER]
+    names = ["patch", *(c.input for c in manifest.contexts), *(c.positions for c in manifest.contexts if c.cells)]
+    found = {tensor.name: tensor for tensor in segmenter.inputs}
+    expect(set(found) == set(names), "graphs: inputs of the segmenter", ", ".join(names), ", ".join(found))
+    bands, tile = manifest.input.bands, manifest.tile
+    for context in manifest.contexts:
+        taken, field = found[context.input], f"graphs: {context.input}"
+        window = TensorSpec(name="", dtype=manifest.input.dtype, shape=(BATCH, bands, context.size, context.size))
+        given = roles[context.encoder].outputs if context.encoder else (window,)
+        made = next((tensor for tensor in given if tensor.name in ("features", "")), None)
+        source = f"that {context.encoder} gives" if context.encoder else "as it is cut"
+        expect(made is not None and made.shape == taken.shape, field, f"{made and made.shape} {source}", taken.shape)
+        expect(made is not None and made.dtype == taken.dtype, field, f"{made and made.dtype} {source}", taken.dtype)
+    patch = found["patch"].shape
+    expect(patch[1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), patch)
+    names = [tensor.name for tensor in segmenter.outputs]
+    expect(
+        len(names) == 1 and names[0] in SCORES, "graphs: outputs of the segmenter", " or ".join(SCORES),
+        ", ".join(names),
+    )  # fmt: skip
+    shape, scores = (len(manifest.classes), tile, tile), segmenter.outputs[0]
+    expect(scores.shape[1:] == shape, f"graphs: {scores.name} of the segmenter", (BATCH, *shape), scores.shape)
+    expect(scores.dtype == "float32", f"graphs: {scores.name} of the segmenter", "float32", scores.dtype)
+
+
+def _check_context(manifest: Manifest, roles: dict[str, Graph], context: Context, field: str, expect: Any) -> None:
+    bands, tile, factor = manifest.input.bands, manifest.tile, context.factor
+    if context.encoder is not None:
+        expect(context.encoder in roles, f"{field}.encoder", "the role of a graph, or null", context.encoder)
+        window = {t.name: t.shape[1:] for t in roles[context.encoder].inputs}.get("window")
+        expect(window == (bands, context.size, context.size), f"{field}.size", f"{window} of the graph", context.size)
+    moves = factor == "global"
+    expect(moves or not context.cells, f"{field}.cells", "cells for a global context only", context.cells)
+    scene = context.scene
+    expect(moves or scene is None, f"{field}.scene", "null: only a global context has one", scene)
+    expect(scene is None or scene > tile, f"{field}.scene", f"more than {tile} pixels, or null", scene)
+    if factor != "global":
+        pixels = f"a factor that leaves whole pixels on either side of {tile}"
+        side = round(factor * tile) if math.isfinite(factor * tile) else 0
+        whole = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
+        expect(whole, f"{field}.factor", pixels, factor)

@@ -1,0 +1,1 @@
+"""The command lines of the runtime: ``fctl-run``, ``fctl-info`` and ``fctl-eval``."""

@@ -1,0 +1,124 @@
+"""``fctl-info``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import command, one_line_errors, print_table
+
+if TYPE_CHECKING:
+    from ..bundle.manifest import Context, Manifest
+    from ..engines.tensorrt.plans import StoredPlan
+
+
+def info(bundle: Annotated[str, typer.Argument(help="A bundle folder, or 'default'.")]) -> None:
+    """Show what a bundle holds, after verifying its files."""
+    with one_line_errors():
+        from ..bundle.store import read_bundle
+        from ..engines.tensorrt.plans import plans_in
+
+        found = read_bundle(bundle)
+        plans = plans_in(found.folder)
+    print_table(f"{found.manifest.name} ({found.folder})", _summary(found.manifest), ("field", "value"))
+    _print_graphs(found.manifest)
+    print_engines(plans)
+    print_parity(found.manifest)
+
+
+def print_engines(plans: Sequence[StoredPlan]) -> None:
+    """One row per engine: what for, how large, and what its layers became."""
+    rows = []
+    for plan in plans:
+        record = plan.record
+        machine, batches = record.machine, " and ".join(map(str, record.profiles))
+        target = machine.gpu or f"compute capability {machine.compute_capability / 10:.1f}"
+        rows.append((
+            f"{record.role}, {record.precision}", batches, f"{target}, {record.options.flavour} {machine.version}",
+            f"{plan.path.stat().st_size / 1e6:.1f} MB, {record.seconds:.1f} s",
+            record.layers.summary if record.layers else "",
+        ))  # fmt: skip
+    if rows:
+        print_table("Engines", rows, ("graph", "batch", "runs on", "built", "products by data type"))
+
+
+def print_parity(manifest: Manifest) -> None:
+    """The parity table of a bundle."""
+    rows = []
+    for parity in manifest.parity:
+        rows += [
+            ("graphs", parity.precision),
+            ("compared with", parity.reference),
+            ("patches", f"{parity.patches} of {parity.source}; they show {', '.join(parity.classes)}"),
+            ("max |difference| / max |logit|", f"{parity.max_error:.2e}"),
+            ("same class", f"{parity.agreement:.4%} of pixels"),
+        ]
+        if parity.original_agreement is not None:
+            rows.append(("same class as before rounding", f"{parity.original_agreement:.4%} of pixels"))
+        rows += [
+            (f"change when {effect.name} is another patch's", f"{effect.change:.2e}") for effect in parity.contexts
+        ]
+    print_table("Parity", rows, ("measure", "value"))
+
+
+def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
+    spec, plan = manifest.input, manifest.plan
+    scaling = (
+        "unknown"
+        if spec.scaling is None
+        else f"(raw - {list(spec.scaling.mean)}) / {list(spec.scaling.std)}, in the graphs"
+    )
+    distance = spec.ground_sample_distance
+    rows: list[tuple[str, ...]] = [
+        ("schema", manifest.schema),
+        ("classes", ", ".join(f"{i} {info.name} {info.colour}" for i, info in enumerate(manifest.classes))),
+        ("input", f"{spec.bands} bands of {spec.dtype}; scaling {scaling}"),
+        ("ground sample distance", "unknown" if distance is None else f"{distance} m"),
+        (
+            "tile",
+            f"{manifest.tile} pixels, plan {plan.kind}, overlap {plan.overlap}, merged with {manifest.merge} weights",
+        ),
+    ]
+    for context in manifest.contexts:
+        rows.append((f"context {context.name}", _context_summary(context, manifest.tile)))
+    if manifest.network:
+        rows.append(
+            (
+                "network",
+                ", ".join(
+                    f"{key} {value}" for key, value in manifest.network.items() if not isinstance(value, (dict, list))
+                ),
+            )
+        )
+    origin = manifest.provenance
+    rows += [
+        ("made", f"{origin.created} with {', '.join(f'{name} {version}' for name, version in origin.tools.items())}"),
+        ("checkpoint", origin.checkpoint_sha256),
+        ("licence", origin.licence or "unknown"),
+    ]
+    return rows + [(f"extensions.{key}", str(value)) for key, value in manifest.extensions.items()]
+
+
+def _context_summary(context: Context, tile: int) -> str:
+    if context.factor == "global":
+        window = "the whole image" + (
+            f", in blocks of {context.scene} pixels where it is larger" if context.scene else ""
+        )
+    else:
+        window = f"{context.factor:g} x the tile ({round(context.factor * tile)} pixels)"
+    encoder = context.encoder or "encoded by the segmenter itself"
+    return f"{window}, at {context.size} pixels ({context.resampling}); {encoder}"
+
+
+def _print_graphs(manifest: Manifest) -> None:
+    rows = []
+    for graph in manifest.graphs:
+        rows.append((f"{graph.role}, {graph.precision}", graph.file, f"sha256 {graph.sha256[:16]}..."))
+        for kind, tensors in (("in", graph.inputs), ("out", graph.outputs)):
+            rows += [("", f"{kind}: {t.name}", f"{t.dtype} {' x '.join(map(str, t.shape))}") for t in tensors]
+    print_table("Graphs", rows, ("graph", "file and tensors", ""))
+
+
+info_app = command(info)

@@ -1,0 +1,1 @@
+"""Inference engines behind one protocol: ONNX Runtime, OpenVINO, TensorRT and TensorRT-RTX."""

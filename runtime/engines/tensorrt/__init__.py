@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: plans are built on the device, stored, found again and run."""

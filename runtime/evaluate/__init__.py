@@ -1,0 +1,1 @@
+"""Bundles scored on labelled images: data sets, metrics, reports and pictures."""

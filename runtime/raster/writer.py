@@ -1,0 +1,111 @@
+"""Rows into a new GeoTIFF."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import rasterio.enums
+import rasterio.errors
+import rasterio.windows
+from numpy.typing import NDArray
+
+from ..errors import RasterError
+from .source import Georeference, open_any
+
+_BLOCK = 256
+
+
+class RasterWriter:
+    """Rows into a tiled GeoTIFF, top to bottom. Use `create_raster`."""
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._pending: list[NDArray[Any]] = []
+        self._y = 0
+
+    def write(self, rows: NDArray[Any]) -> None:
+        """Append rows (bands, rows, width). Whole blocks are written at once: a block written twice wastes space."""
+        self._pending.append(rows)
+        held = sum(part.shape[1] for part in self._pending)
+        if held >= _BLOCK:
+            self._write(held - held % _BLOCK)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._pending:
+            self._write(sum(part.shape[1] for part in self._pending))
+
+    def _write(self, rows: int) -> None:
+        held = np.concatenate(self._pending, axis=1)
+        window = rasterio.windows.Window(0, self._y, held.shape[2], rows)
+        self._dataset.write(held[:, :rows], window=window)
+        self._pending = [held[:, rows:]] if held.shape[1] > rows else []
+        self._y += rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RasterSpec:
+    """What to create. descriptions: one per band. colours: by class id, for a band of class ids. tags: any text."""
+
+    height: int
+    width: int
+    dtype: str
+    descriptions: tuple[str, ...]
+    nodata: float | None
+    colours: tuple[tuple[int, int, int], ...] | None
+    tags: dict[str, str]
+
+
+@contextlib.contextmanager
+def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> Iterator[RasterWriter]:
+    """A new tiled, compressed GeoTIFF; nothing but the georeference comes from the source."""
+    points, points_crs = georeference.gcps
+    profile = {
+        "driver": "GTiff", "height": spec.height, "width": spec.width, "count": len(spec.descriptions),
+        "dtype": spec.dtype, "nodata": spec.nodata, "crs": georeference.crs, "transform": georeference.transform,
+        "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate",
+        "predictor": 3 if spec.dtype == "float32" else 1, "bigtiff": "if_safer", "interleave": "band",
+    }  # fmt: skip
+    if points:
+        profile |= {"gcps": points, "crs": points_crs}
+        del profile["transform"]
+    with rasterio.open(path, "w", **profile) as dataset:
+        dataset.update_tags(**spec.tags)
+        for band, description in enumerate(spec.descriptions, 1):
+            dataset.set_band_description(band, description)
+        if spec.colours:
+            dataset.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(spec.colours)})
+        writer = RasterWriter(dataset)
+        yield writer
+        writer.close()
+    _check_complete(path)
+
+
+def _check_complete(path: Path) -> None:
+    """Raise OSError unless every block lies in the file: closing hides that the disk was full."""
+    try:
+        with open_any(path) as dataset:
+            ends = [
+                _block_end(dataset, band, *index)
+                for band in dataset.indexes
+                for index, _ in dataset.block_windows(band)
+            ]
+    except RasterError:
+        ends = [None]
+    if None in ends or max(end for end in ends if end) > path.stat().st_size:
+        raise OSError(errno.ENOSPC, "the file is incomplete, probably no space is left")
+
+
+def _block_end(dataset: Any, band: int, row: int, column: int) -> int | None:
+    """Where a block of a GeoTIFF ends in its file; None where it was not written."""
+    offset, size = (
+        dataset.get_tag_item(f"BLOCK_{kind}_{column}_{row}", "TIFF", bidx=band) for kind in ("OFFSET", "SIZE")
+    )
+    return int(offset) + int(size) if offset and size else None
