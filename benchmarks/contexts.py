@@ -27,7 +27,7 @@ from fctl.model.serving.manifest import draft_manifest
 from fctl.model.weights.checkpoints import load_network, read_checkpoint
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.evaluate.metrics import IGNORE, Confusion
-from fctl.runtime.segment.batches import Batch, cut_batch
+from fctl.runtime.segment.batches import PatchBatch, cut_batch
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.windows import Window
 
@@ -71,7 +71,7 @@ def by_distance(network: FCtL, manifest: Manifest, data: Path) -> list[float]:
     return [confusion.miou() for confusion in found]
 
 
-def patches(manifest: Manifest, data: Path) -> Iterator[tuple[Batch, np.ndarray]]:
+def patches(manifest: Manifest, data: Path) -> Iterator[tuple[PatchBatch, np.ndarray]]:
     """Patches side by side, one per batch, and their labels (P, P)."""
     side = manifest.tile
     for number in SCENES:
@@ -128,7 +128,7 @@ class Terms:
         self._sums["weights"] = self._sums.get("weights", torch.zeros(count)) + shares
 
 
-def _logits(network: FCtL, batch: Batch) -> Tensor:
+def _logits(network: FCtL, batch: PatchBatch) -> Tensor:
     contexts = {name: torch.from_numpy(window) for name, window in batch.contexts.items()}
     positions = {name: torch.from_numpy(place) for name, place in batch.positions.items()}
     logits: Tensor = network(torch.from_numpy(batch.patch), contexts, positions)

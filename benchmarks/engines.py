@@ -18,7 +18,7 @@ from fctl.calib.sample import sample_patches, shipped_images
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.opening import load_network
 
 RUNS = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
@@ -46,12 +46,12 @@ def main() -> None:
     _report(in_turn(steps, arguments.rounds), arguments.batch)
 
 
-def _staged(bundle: Bundle, backend: str, precision, batch: Batch) -> Callable[[], object]:
+def _staged(bundle: Bundle, backend: str, precision, batch: PatchBatch) -> Callable[[], object]:
     network = load_network(bundle, choose_engine(backend, precision), len(batch.patch))
     return lambda: network.on_host(scores_of(network, batch))
 
 
-def _torch(checkpoint: Path, batch: Batch) -> Callable[[], object]:
+def _torch(checkpoint: Path, batch: PatchBatch) -> Callable[[], object]:
     import torch
 
     from fctl.model.weights.checkpoints import load_network, read_checkpoint

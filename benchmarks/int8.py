@@ -15,7 +15,7 @@ from fctl.calib.choose import Chosen, choose_patches, cut_patches
 from fctl.calib.correct import corrections
 from fctl.calib.ranges import METHODS, amax
 from fctl.calib.sample import find_images
-from fctl.calib.trials import Graphs, Numbers, Trials
+from fctl.calib.trials import Fp32Graphs, Numbers, Trials
 from fctl.calib.watch import histograms, peaks
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.segment.opening import open_network
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     arguments = parser.parse_args()
     bundle = read_bundle(arguments.bundle)
-    graphs, network = Graphs.of(bundle), open_network(bundle, "auto", "fp32", 4, False)
+    graphs, network = Fp32Graphs.of(bundle), open_network(bundle, "auto", "fp32", 4, False)
     checks = choose_patches(network, find_images(arguments.check), CHECKS, seed=0)
     trials = Trials(graphs, cut_patches(bundle.manifest, checks))
     print(f"| patches | {' | '.join((*METHODS, CORRECTED))} |\n|{'---|' * (2 + len(METHODS))}")
@@ -47,7 +47,7 @@ def main() -> None:
         print(f"| {count} | {' | '.join(cells)} |", flush=True)
 
 
-def agreements(graphs: Graphs, trials: Trials, chosen: Sequence[Chosen]) -> Mapping[str, float]:
+def agreements(graphs: Fp32Graphs, trials: Trials, chosen: Sequence[Chosen]) -> Mapping[str, float]:
     """Share of pixels that keep their class, by method."""
     bundle = graphs.bundle
     tensors = {role: {layer.input for layer in layers} for role, layers in graphs.layers.items()}

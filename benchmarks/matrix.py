@@ -30,7 +30,7 @@ from fctl.model.presets import PRESETS
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.opening import load_network
 
 CLASSES = 6
@@ -85,7 +85,7 @@ def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
     return cells
 
 
-def count(network: FCtL, batch: Batch) -> Work:
+def count(network: FCtL, batch: PatchBatch) -> Work:
     """The work of the exported network, from the operators that really run."""
     exported = frozen(network)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -100,7 +100,7 @@ def count(network: FCtL, batch: Batch) -> Work:
     return Work(patch, contexts, totals["Global"] - patch - contexts - decoder, decoder)
 
 
-def timed(bundle: Bundle, network: FCtL, batch: Batch, rounds: int) -> dict[str, float]:
+def timed(bundle: Bundle, network: FCtL, batch: PatchBatch, rounds: int) -> dict[str, float]:
     """Patches a second of every engine that this machine has."""
     steps: dict[str, Callable[[], object]] = {"PyTorch": _torch(network, batch)}
     for backend, precision in ENGINES:
@@ -111,12 +111,12 @@ def timed(bundle: Bundle, network: FCtL, batch: Batch, rounds: int) -> dict[str,
     return {name: 1 / statistics.median(times) for name, times in in_turn(steps, rounds).items()}
 
 
-def _staged(bundle: Bundle, backend: str, precision, batch: Batch) -> Callable[[], object]:
+def _staged(bundle: Bundle, backend: str, precision, batch: PatchBatch) -> Callable[[], object]:
     network = load_network(bundle, choose_engine(backend, precision), 1)
     return lambda: network.on_host(scores_of(network, batch))
 
 
-def _torch(network: FCtL, batch: Batch) -> Callable[[], object]:
+def _torch(network: FCtL, batch: PatchBatch) -> Callable[[], object]:
     network = network.to(memory_format=torch.channels_last)
     tensors = _tensors(batch)
 
@@ -127,7 +127,7 @@ def _torch(network: FCtL, batch: Batch) -> Callable[[], object]:
     return step
 
 
-def _tensors(batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _tensors(batch: PatchBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     contexts = {name: torch.from_numpy(np.ascontiguousarray(window)) for name, window in batch.contexts.items()}
     return torch.from_numpy(batch.patch), contexts, {k: torch.from_numpy(v) for k, v in batch.positions.items()}
 

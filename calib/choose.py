@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
+from fctl.runtime.progress import TileProgress
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.network import Network
-from fctl.runtime.segment.pipeline import Progress
 from fctl.runtime.tiling.merge import Strip
 from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
@@ -53,7 +53,7 @@ class _Drawn:
 
 
 def choose_patches(
-    network: Network[Any, Any], images: Sequence[Path], count: int, seed: int, progress: Progress | None = None
+    network: Network[Any, Any], images: Sequence[Path], count: int, seed: int, progress: TileProgress | None = None
 ) -> tuple[Chosen, ...]:
     """At least one and at most `count` patches in the order of their images, each in reading order; all are distinct.
 
@@ -72,7 +72,7 @@ def choose_patches(
     return _pick(drawn, _predict(network, drawn, progress))
 
 
-def cut_patches(manifest: Manifest, chosen: Sequence[Chosen]) -> Iterator[Batch]:
+def cut_patches(manifest: Manifest, chosen: Sequence[Chosen]) -> Iterator[PatchBatch]:
     """Chosen patches in turn, one per batch with all of its contexts, cut when they are asked for.
 
     Those that follow each other in the same image open it once. Do not leave one iteration while in another: rasterio
@@ -147,7 +147,7 @@ def _inside(source: Source, tile: Window) -> Window:
 
 
 def _predict(
-    network: Network[Any, Any], drawn: Mapping[Path, _Drawn], progress: Progress | None
+    network: Network[Any, Any], drawn: Mapping[Path, _Drawn], progress: TileProgress | None
 ) -> dict[tuple[Path, Window], Chosen]:
     """Every candidate, with its classes. A batch may hold patches of several images."""
     patches, total = _cut(network.manifest, drawn), sum(len(image.tiles) for image in drawn.values())
@@ -168,7 +168,7 @@ def _predict(
     return found
 
 
-def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Path, Batch, Mask]]:
+def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Path, PatchBatch, Mask]]:
     """All candidates and where they have data, image by image in reading order."""
     for path, image in drawn.items():
         with open_raster(path, manifest.input, None, manifest.tile) as source:
@@ -177,7 +177,7 @@ def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Pat
                 yield path, batch, _valid(source, batch.tiles[0])
 
 
-def _scores(network: Network[Any, Any], patches: list[Batch]) -> NDArray[np.float32]:
+def _scores(network: Network[Any, Any], patches: list[PatchBatch]) -> NDArray[np.float32]:
     """Scores (N, classes, P, P) of at most as many patches as the network takes at once."""
     filled = [*patches, *patches[-1:] * (network.batch - len(patches))]
     features = {}

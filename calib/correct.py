@@ -16,11 +16,11 @@ import onnx.helper
 import onnx.numpy_helper
 from numpy.typing import NDArray
 
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 
 from .onnx_session import load_session
 from .quantise import PAIR, quantised
-from .trials import Graphs
+from .trials import Fp32Graphs
 from .watch import feed, run_watched
 
 _SHIFT, _ROUNDED = "/shift", "/rounded"
@@ -28,7 +28,7 @@ _SHIFT, _ROUNDED = "/shift", "/rounded"
 Arrays = dict[str, NDArray[Any]]
 
 
-def corrections(graphs: Graphs, amax: Mapping[str, Mapping[str, float]], batches: Iterable[Batch]) -> dict[str, Arrays]:
+def corrections(graphs: Fp32Graphs, amax: Mapping[str, Mapping[str, float]], batches: Iterable[PatchBatch]) -> dict[str, Arrays]:
     """By role and layer, (channels,) float32: mean of fp32 less mean of int8, over all patches and places.
 
     batches: real patches, one per batch.
@@ -41,7 +41,7 @@ def corrections(graphs: Graphs, amax: Mapping[str, Mapping[str, float]], batches
 class _Shifting:
     """A graph that also tells the shift of every layer, alone in int8."""
 
-    def __init__(self, graphs: Graphs, role: str, amax: Mapping[str, float]) -> None:
+    def __init__(self, graphs: Fp32Graphs, role: str, amax: Mapping[str, float]) -> None:
         self._session = load_session(_with_shifts(graphs, role, amax))
         self._sums: Arrays = {}
         self._patches = 0
@@ -60,7 +60,7 @@ class _Shifting:
         return {name: (total / self._patches).astype(np.float32) for name, total in self._sums.items()}
 
 
-def _with_shifts(graphs: Graphs, role: str, amax: Mapping[str, float]) -> onnx.ModelProto:
+def _with_shifts(graphs: Fp32Graphs, role: str, amax: Mapping[str, float]) -> onnx.ModelProto:
     """A graph in fp32 in which every layer is computed once more, in int8, and compared.
 
     The last layer's comparison is appended first, with Q/DQ of its own: only then does ONNX Runtime run each early, and

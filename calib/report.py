@@ -18,7 +18,7 @@ from fctl.runtime.evaluate.pictures import Prediction, draw_comparison, panel_si
 from .choose import Chosen
 from .search import Point, Sensitivity
 from .speed import Speed
-from .trials import Changed, Graphs
+from .trials import Changed, Fp32Graphs
 
 _SIZE = (1000, 560)  # width, height
 _PLOT = (80, 60, 920, 490)  # left, top, right, bottom of the axes
@@ -38,7 +38,7 @@ class Measured:
     gains: of some points, by their share of the work, the speed in `engine` over its fastest other precision.
     """
 
-    graphs: Graphs
+    graphs: Fp32Graphs
     patches: Sequence[Chosen]
     checks: Sequence[Chosen]
     gate: Sequence[Chosen]
@@ -104,7 +104,7 @@ def markdown(measured: Measured) -> str:
         "# INT8",
         "",
         f"{_count(best)} of {every} layers that may be int8, {best.share:.1%} of the multiply-accumulates. Loss "
-        f"({what}): {best.loss:.2%}, allowed {allowed:.2%}. Graphs: {measured.sizes[1] / 1e6:.1f} MB, in fp32 "
+        f"({what}): {best.loss:.2%}, allowed {allowed:.2%}. Fp32Graphs: {measured.sizes[1] / 1e6:.1f} MB, in fp32 "
         f"{measured.sizes[0] / 1e6:.1f} MB.",
         "",
         f"Calibrated with {len(measured.patches)} patches of {len({one.image for one in measured.patches})} images, "

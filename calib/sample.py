@@ -11,7 +11,7 @@ import numpy as np
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import Batch, cut_batch, cut_scene
+from fctl.runtime.segment.batches import PatchBatch, cut_batch, cut_scene
 from fctl.runtime.tiling.sources import Source, Stack
 from fctl.runtime.tiling.windows import Window
 
@@ -35,14 +35,14 @@ def find_images(places: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> list[Batch]:
+def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> list[PatchBatch]:
     """`count` batches of one patch with all of its contexts, in turn from each image, at places drawn from `seed`.
 
     Places that are mostly without data, or of one flat colour, are drawn again. Raises RasterError for an image that
     does not fit the bundle.
     """
     random = np.random.default_rng(seed)
-    batches: list[Batch] = []
+    batches: list[PatchBatch] = []
     for index in range(count):
         path = images[index % len(images)]
         with open_raster(path, manifest.input, None, manifest.tile) as source:
@@ -50,7 +50,7 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
     return batches
 
 
-def cut_each(manifest: Manifest, source: Source, tiles: Iterable[Window]) -> Iterator[Batch]:
+def cut_each(manifest: Manifest, source: Source, tiles: Iterable[Window]) -> Iterator[PatchBatch]:
     """A batch for each tile, of one patch with all of its contexts.
 
     Of a context that moves, tiles that follow each other in the same scene share one array.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from fctl.runtime.segment.pipeline import Progress
+from fctl.runtime.progress import TileProgress
 
-from .trials import Graphs, Names, Numbers, Trials
+from .trials import Fp32Graphs, Names, Numbers, Trials
 
 _RETURNS = 12  # layers that are tried again, one by one, after the search
 _CURVE = (0.9, 0.75, 0.5, 0.25)  # shares of the layers at which the curve is measured besides
@@ -43,7 +43,7 @@ class Found:
 
 
 def sensitivities(
-    trials: Trials, numbers: Numbers, patches: int, progress: Progress | None = None
+    trials: Trials, numbers: Numbers, patches: int, progress: TileProgress | None = None
 ) -> tuple[Sensitivity, ...]:
     """Every layer alone in int8, on so many patches: those that hurt most come first.
 
@@ -59,7 +59,7 @@ def sensitivities(
     return tuple(sorted(found, key=lambda one: (-one.loss, one.macs, one.role, one.name)))
 
 
-def search(graphs: Graphs, order: Sequence[Sensitivity], loss: Loss, budget: float) -> Found:
+def search(graphs: Fp32Graphs, order: Sequence[Sensitivity], loss: Loss, budget: float) -> Found:
     """The set of layers with most work, of those that were tried, whose loss is within the budget; or none at all.
 
     order: layers, those first that are to leave first. Leaving halves the interval between all layers and none; then

@@ -12,8 +12,8 @@ from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.base import RunPrecision
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.batches import Batch
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.host import HostNetwork
 
 from .watch import filled
 
@@ -35,7 +35,7 @@ class Speed:
         return min(value for name, value in self.seconds.items() if name != "int8") / self.seconds["int8"]
 
 
-def speeds(bundle: Bundle, batch: Batch, engines: Sequence[str] = ENGINES) -> tuple[Speed, ...]:
+def speeds(bundle: Bundle, batch: PatchBatch, engines: Sequence[str] = ENGINES) -> tuple[Speed, ...]:
     """Medians over rounds in which all precisions take turns, so that a busy machine slows all alike.
 
     bundle: with fp32 and int8 graphs. batch: one patch. Engines that are not here, or cannot run both, are left out.
@@ -56,11 +56,11 @@ def speeds(bundle: Bundle, batch: Batch, engines: Sequence[str] = ENGINES) -> tu
     return tuple(found)
 
 
-def _runner(bundle: Bundle, engine: str, precision: RunPrecision, batch: Batch) -> Callable[[], object] | None:
+def _runner(bundle: Bundle, engine: str, precision: RunPrecision, batch: PatchBatch) -> Callable[[], object] | None:
     """What runs one patch, warm; None where the engine is not there or does not run the precision."""
     batch = filled(batch, bundle.manifest.fixed_batch)
     try:
-        network = StagedNetwork(bundle, choose_engine(engine, precision), 1)
+        network = HostNetwork(bundle, choose_engine(engine, precision), 1)
         run = partial(_run, network, batch)
         run()
     except EngineError:
@@ -68,7 +68,7 @@ def _runner(bundle: Bundle, engine: str, precision: RunPrecision, batch: Batch) 
     return run
 
 
-def _run(network: StagedNetwork, batch: Batch) -> None:
+def _run(network: HostNetwork, batch: PatchBatch) -> None:
     features = {
         context.name: network.encode(context, batch.contexts[context.name]) for context in network.manifest.contexts
     }

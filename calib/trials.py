@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.tiling.merge import Strip
 
 from .macs import macs
@@ -42,7 +42,7 @@ class Numbers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graphs:
+class Fp32Graphs:
     """A bundle's fp32 graphs by role, made `plain`: their layers that may be int8, and the work of all products."""
 
     bundle: Bundle
@@ -51,7 +51,7 @@ class Graphs:
     macs: Mapping[str, Mapping[str, int]]
 
     @classmethod
-    def of(cls, bundle: Bundle) -> Graphs:
+    def of(cls, bundle: Bundle) -> Fp32Graphs:
         """Raises BundleError for a graph that cannot become int8."""
         models = {}
         for graph in bundle.manifest.graphs:
@@ -105,7 +105,7 @@ class Changed:
 class Trials:
     """Patches, what fp32 makes of them, and what is left of that in int8. Patches and features are kept in memory."""
 
-    def __init__(self, graphs: Graphs, batches: Iterable[Batch]) -> None:
+    def __init__(self, graphs: Fp32Graphs, batches: Iterable[PatchBatch]) -> None:
         self.graphs, self._manifest = graphs, graphs.bundle.manifest
         self._fp32 = {role: load_session(model) for role, model in graphs.models.items()}
         self._batches = [filled(batch, self._manifest.fixed_batch) for batch in batches]
@@ -137,7 +137,7 @@ class Trials:
             found = self._segment(batch, self._encode(batch, int8, self._features[number]), segmenter)
             yield Changed(number=number, pixels=batch.patch[0], fp32=self._ids[number], int8=found)
 
-    def _encode(self, batch: Batch, int8: Mapping[str, InferenceSession], known: Arrays) -> Arrays:
+    def _encode(self, batch: PatchBatch, int8: Mapping[str, InferenceSession], known: Arrays) -> Arrays:
         """Features of all contexts by name, computed anew where their encoder is int8 or they are not known."""
         found = {}
         for context in self._manifest.contexts:
@@ -151,6 +151,6 @@ class Trials:
                 found[context.name] = known[context.name]
         return found
 
-    def _segment(self, batch: Batch, features: Arrays, session: InferenceSession) -> Ids:
+    def _segment(self, batch: PatchBatch, features: Arrays, session: InferenceSession) -> Ids:
         scores = session.run([self._manifest.scores], segmenter_inputs(self._manifest, batch, features))[0][0]
         return Strip(0, scores, self._manifest.scores).ids()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fctl.runtime.bundle.manifest import SEGMENTER, Manifest
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import BundleError
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 
 from .onnx_session import InferenceSession, load_session
 from .ranges import BINS, Histogram, count, finite
@@ -36,7 +36,7 @@ _PEAK, _SAMPLE = "/peak", "/sample"
 _SAMPLED = 2**20  # elements of a tensor that are given out per patch
 
 
-def peaks(bundle: Bundle, batches: Iterable[Batch], *, inputs: bool = False) -> dict[str, Peaks]:
+def peaks(bundle: Bundle, batches: Iterable[PatchBatch], *, inputs: bool = False) -> dict[str, Peaks]:
     """By role and tensor, max |value| of all that a bundle's fp32 graphs compute; NaN for what is not finite.
 
     batches: real patches, one per batch. inputs: also of what fp32 graphs are given as fp32, such as features.
@@ -48,7 +48,7 @@ def peaks(bundle: Bundle, batches: Iterable[Batch], *, inputs: bool = False) -> 
 
 def histograms(
     bundle: Bundle,
-    batches: Iterable[Batch],
+    batches: Iterable[PatchBatch],
     peaks: Mapping[str, Mapping[str, float]],
     tensors: Mapping[str, Collection[str]],
 ) -> dict[str, dict[str, Histogram]]:
@@ -78,7 +78,7 @@ def _paths(bundle: Bundle) -> dict[str, Path]:
     return {graph.role: bundle.folder / graph.file for graph in bundle.manifest.graphs if graph.precision == "fp32"}
 
 
-def feed(bundle: Bundle, batches: Iterable[Batch], graphs: Mapping[str, Runs]) -> None:
+def feed(bundle: Bundle, batches: Iterable[PatchBatch], graphs: Mapping[str, Runs]) -> None:
     """Run the graphs, by role, on one patch after the other."""
     manifest = bundle.manifest
     for batch in batches:
@@ -90,7 +90,7 @@ def feed(bundle: Bundle, batches: Iterable[Batch], graphs: Mapping[str, Runs]) -
         graphs[SEGMENTER].run(segmenter_inputs(manifest, filled(batch, manifest.fixed_batch), features))
 
 
-def segmenter_inputs(manifest: Manifest, batch: Batch, features: Mapping[str, NDArray[Any]]) -> Arrays:
+def segmenter_inputs(manifest: Manifest, batch: PatchBatch, features: Mapping[str, NDArray[Any]]) -> Arrays:
     """What the segmenter's graph takes, by name. features: by context, or the raw windows of a fused graph."""
     inputs: Arrays = {"patch": batch.patch}
     for context in manifest.contexts:
@@ -100,7 +100,7 @@ def segmenter_inputs(manifest: Manifest, batch: Batch, features: Mapping[str, ND
     return inputs
 
 
-def filled(batch: Batch, fixed: int | None) -> Batch:
+def filled(batch: PatchBatch, fixed: int | None) -> PatchBatch:
     """The patch as often as a bundle whose batch is fixed asks for it."""
     if not fixed:
         return batch

@@ -10,7 +10,7 @@ from fctl.runtime.bundle.manifest import Precision
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.tensorrt.builder import build_plans
 from fctl.runtime.engines.tensorrt.plans import ENGINES, BuildOptions, StoredPlan, cache_folder
-from fctl.runtime.raster.atomic import refuse_existing, whole
+from fctl.runtime.raster.atomic import atomic_write, refuse_existing
 
 
 def build_engines(
@@ -24,7 +24,7 @@ def build_engines(
     if out is None:
         return build_plans(bundle, precision, options, cache_folder())
     refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
-    with whole(out) as folder:
+    with atomic_write(out) as folder:
         shutil.copytree(bundle.folder, folder)
         plans = build_plans(replace(bundle, folder=folder), precision, options, folder / ENGINES)
     return tuple(replace(plan, path=out / ENGINES / plan.path.name) for plan in plans)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fctl.calib.onnx_session import load_session
 from fctl.calib.sample import find_images, sample_patches, shipped_images
-from fctl.runtime.bundle.manifest import SEGMENTER, Context, Graph, Manifest, Precision, TensorSpec
+from fctl.runtime.bundle.manifest import SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 from fctl.runtime.bundle.store import Bundle, sha256
 from fctl.runtime.errors import BundleError, EngineError, ParityError
 
@@ -62,7 +62,7 @@ def fused_model(bundle: Bundle, precision: Precision = "fp32") -> onnx.ModelProt
     return model
 
 
-def write_fused(bundle: Bundle, path: Path, *, precision: Precision = "fp32", patches: Sequence[Path] = ()) -> Graph:
+def write_fused(bundle: Bundle, path: Path, *, precision: Precision = "fp32", patches: Sequence[Path] = ()) -> GraphSpec:
     """Write the fused graph, and return its description; a graph that is fused already is copied byte by byte.
 
     One that was fused here is compared with the staged graphs in ONNX Runtime, on random patches and on real ones:
@@ -75,7 +75,7 @@ def write_fused(bundle: Bundle, path: Path, *, precision: Precision = "fp32", pa
         shutil.copyfile(bundle.graph(SEGMENTER, precision)[0], path)
     else:
         save_model(fused_model(bundle, precision), path)
-    graph = Graph(
+    graph = GraphSpec(
         role=SEGMENTER, precision=precision, file=path.name, sha256=sha256(path), inputs=inputs, outputs=(output,)
     )
     if _is_staged(bundle.manifest):
@@ -147,7 +147,7 @@ def _order_inputs(graph: onnx.GraphProto, names: list[str]) -> None:
     graph.input.extend(ordered)
 
 
-def _verify(bundle: Bundle, path: Path, graph: Graph, places: Sequence[Path]) -> None:
+def _verify(bundle: Bundle, path: Path, graph: GraphSpec, places: Sequence[Path]) -> None:
     output, limit = graph.outputs[0].name, MAX_ERROR[graph.precision]
     errors = []
     for probe in (_random(graph), *_real(bundle.manifest, places)):
@@ -160,7 +160,7 @@ def _verify(bundle: Bundle, path: Path, graph: Graph, places: Sequence[Path]) ->
         )
 
 
-def _random(graph: Graph) -> Arrays:
+def _random(graph: GraphSpec) -> Arrays:
     """Noise over the whole range of each input; floats from 0 to 1."""
     random = np.random.default_rng(0)
     arrays: Arrays = {}

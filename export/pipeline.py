@@ -28,11 +28,11 @@ from fctl.model.weights.published import (
     segformer_classes,
     segformer_weights,
 )
-from fctl.runtime.bundle.manifest import SEGMENTER, Graph, Manifest
+from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec, Manifest
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
-from fctl.runtime.raster.atomic import refuse_existing, whole
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.raster.atomic import atomic_write, refuse_existing
+from fctl.runtime.segment.batches import PatchBatch
 
 from .graphs import EncoderGraph, FusedGraph, SegmenterGraph, encoder_roles, frozen, round_weights
 from .palette import colour_of
@@ -82,7 +82,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     if options.half_weights:
         round_weights(exported)
     images, source = parity_images(card.network.bands, options.patches)
-    with whole(out) as folder, torch.inference_mode():
+    with atomic_write(out) as folder, torch.inference_mode():
         folder.mkdir()
         graphs = _write_graphs(exported, folder, card, options)
         files = {"": checkpoint, **options.context_files}
@@ -225,10 +225,10 @@ def _reference(network: FCtL, rounded: FCtL, options: ExportOptions) -> Referenc
     return Reference(name=f"{name}, weights rounded to fp16", scores=in_torch(rounded), original=in_torch(network))
 
 
-def in_torch(network: FCtL) -> Callable[[Batch], Array]:
+def in_torch(network: FCtL) -> Callable[[PatchBatch], Array]:
     """Logits of a batch, raw patches with raw contexts, in PyTorch."""
 
-    def scores(batch: Batch) -> Array:
+    def scores(batch: PatchBatch) -> Array:
         contexts = {name: torch.from_numpy(window) for name, window in batch.contexts.items()}
         positions = {name: torch.from_numpy(places) for name, places in batch.positions.items()}
         with torch.inference_mode():
@@ -238,9 +238,9 @@ def in_torch(network: FCtL) -> Callable[[Batch], Array]:
     return scores
 
 
-def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOptions) -> tuple[Graph, ...]:
+def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOptions) -> tuple[GraphSpec, ...]:
     """Every encoder graph once, then the segmenter; fused, the segmenter alone."""
-    graphs: dict[str, Graph] = {}
+    graphs: dict[str, GraphSpec] = {}
     config, half = card.network, options.half_weights
     contexts: dict[str, Tensor] = {}
     for context in config.contexts:
@@ -263,14 +263,14 @@ def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOption
 
 def _write_graph(
     path: Path, module: torch.nn.Module, inputs: dict[str, Tensor], output: str, half_weights: bool
-) -> Graph:
+) -> GraphSpec:
     role = path.stem
     log.info("exporting %s", role)
     ins, outs = export_onnx(module, path, inputs, output, half_weights=half_weights)
-    return Graph(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+    return GraphSpec(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
 
 
-def _manifest(name: str, card: Card, checkpoints: Mapping[str, str], graphs: tuple[Graph, ...], kind: str) -> Manifest:
+def _manifest(name: str, card: Card, checkpoints: Mapping[str, str], graphs: tuple[GraphSpec, ...], kind: str) -> Manifest:
     """checkpoints: sha256 of the main file under "", and of each context's own."""
     roles = encoder_roles(card.network)
     others = {context: digest for context, digest in checkpoints.items() if context}

@@ -16,7 +16,7 @@ from fctl.runtime.bundle.manifest import Manifest, Precision, TensorSpec
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import InputError
-from fctl.runtime.raster.atomic import refuse_existing, whole
+from fctl.runtime.raster.atomic import atomic_write, refuse_existing
 
 from .fuse import fused_interface, write_fused
 
@@ -56,7 +56,7 @@ def write_repository(
     config = triton_config(bundle, precision=precision, max_batch=max_batch, tensorrt=plan is not None)
     model = out / model_name(bundle.manifest)
     refuse_existing(model, remedy="choose another --out, or remove it")
-    with whole(model) as folder:
+    with atomic_write(model) as folder:
         version = folder / _VERSION
         version.mkdir(parents=True)
         if plan is None:

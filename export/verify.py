@@ -14,8 +14,8 @@ from fctl.runtime.bundle.manifest import ContextEffect, Parity, Precision
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import ParityError
-from fctl.runtime.segment.batches import Batch
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.host import HostNetwork
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
 class Samples:
     """Real patches, one per batch, and where they come from."""
 
-    batches: Sequence[Batch]
+    batches: Sequence[PatchBatch]
     source: str
 
 
@@ -57,8 +57,8 @@ class Reference:
     """
 
     name: str
-    scores: Callable[[Batch], Scores]
-    original: Callable[[Batch], Scores] | None
+    scores: Callable[[PatchBatch], Scores]
+    original: Callable[[PatchBatch], Scores] | None
 
 
 def verify(
@@ -83,7 +83,7 @@ def verify(
 
 def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: Precision = "fp32") -> Parity:
     """The figures that `verify` judges."""
-    staged = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), min(_AT_ONCE, len(samples.batches)))
+    staged = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), min(_AT_ONCE, len(samples.batches)))
     inputs = _gather(staged, samples.batches)
     found = _segment(staged, inputs)
     expected = _concatenated(reference.scores, samples.batches)
@@ -104,9 +104,9 @@ def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: P
 
 def fp32_reference(bundle: Bundle) -> Reference:
     """A bundle's own fp32 graphs, for those of other precisions that were made from them."""
-    staged = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1)
+    staged = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1)
 
-    def scores(batch: Batch) -> Scores:
+    def scores(batch: PatchBatch) -> Scores:
         return _segment(staged, _gather(staged, [batch]))
 
     return Reference(name="the fp32 graphs in ONNX Runtime", scores=scores, original=None)
@@ -119,7 +119,7 @@ class _Inputs:
     positions: dict[str, NDArray[np.float32]]
 
 
-def _gather(staged: StagedNetwork, batches: Sequence[Batch]) -> _Inputs:
+def _gather(staged: HostNetwork, batches: Sequence[PatchBatch]) -> _Inputs:
     """All patches, with features of their contexts."""
     features = {}
     for context in staged.manifest.contexts:
@@ -130,7 +130,7 @@ def _gather(staged: StagedNetwork, batches: Sequence[Batch]) -> _Inputs:
     return _Inputs(np.concatenate([batch.patch for batch in batches]), features, positions)
 
 
-def _segment(staged: StagedNetwork, inputs: _Inputs) -> Scores:
+def _segment(staged: HostNetwork, inputs: _Inputs) -> Scores:
     """Scores of all patches, in batches."""
     size = staged.batch
     features = {name: _parts(array, size) for name, array in inputs.features.items()}
@@ -152,7 +152,7 @@ def _parts(array: NDArray[Any], size: int) -> list[NDArray[Any]]:
     return np.split(padded, len(padded) // size)
 
 
-def _effects(staged: StagedNetwork, inputs: _Inputs, scores: Scores) -> tuple[ContextEffect, ...]:
+def _effects(staged: HostNetwork, inputs: _Inputs, scores: Scores) -> tuple[ContextEffect, ...]:
     effects = []
     for context in staged.manifest.contexts:
         swapped = inputs.features | {context.name: _another(inputs.features[context.name])}
@@ -167,7 +167,7 @@ def _another(features: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(features[:, :, ::-1, ::-1]) if np.array_equal(rolled, features) else rolled
 
 
-def _concatenated(scores: Callable[[Batch], Scores], batches: Sequence[Batch]) -> Scores:
+def _concatenated(scores: Callable[[PatchBatch], Scores], batches: Sequence[PatchBatch]) -> Scores:
     return np.concatenate([scores(batch) for batch in batches])
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from fctl.export.verify import TOLERANCES, Tolerance
 from fctl.runtime.engines.base import GpuEngine, RunPrecision
 from fctl.runtime.engines.choose import choose_engine
-from fctl.runtime.segment.batches import Batch
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.network import Network
 from fctl.runtime.segment.segmenter import Segmenter
 from fctl.runtime.tiling.resampling import Pixels
@@ -34,7 +34,7 @@ COARSE = Tolerance(error=0.5, agreement=0.9)
 class Expected:
     """What ONNX Runtime gives on the CPU in fp32: scores of real patches, and the mask of an image."""
 
-    patches: Sequence[Batch]
+    patches: Sequence[PatchBatch]
     scores: NDArray[np.float32]
     image: Pixels
     ids: NDArray[np.uint8]
@@ -47,9 +47,9 @@ def limit_of(subject: Subject, precision: RunPrecision) -> Tolerance:
     return {"bf16": COARSE, "int8": COARSE, **TOLERANCES}[precision]
 
 
-def expectation(subject: Subject, patches: Sequence[Batch], image: Pixels) -> Expected:
+def expectation(subject: Subject, patches: Sequence[PatchBatch], image: Pixels) -> Expected:
     """The reference. Raises EngineError where ONNX Runtime is missing, BundleError without fp32 graphs."""
-    network = StagedNetwork(subject.bundle, choose_engine("onnxruntime", "fp32"), 1)
+    network = HostNetwork(subject.bundle, choose_engine("onnxruntime", "fp32"), 1)
     return Expected(patches, scores_of_all(network, patches), image, ids_of(network, image))
 
 

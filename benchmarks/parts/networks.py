@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.network import Network
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.resampling import Pixels
@@ -19,10 +19,10 @@ from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.windows import Window
 
 
-def stacked(batches: Sequence[Batch]) -> Batch:
+def stacked(batches: Sequence[PatchBatch]) -> PatchBatch:
     """Several batches as one. Of contexts that move, one window for each patch."""
     first = batches[0]
-    return Batch(
+    return PatchBatch(
         tiles=tuple(tile for batch in batches for tile in batch.tiles),
         patch=np.concatenate([batch.patch for batch in batches]),
         contexts={name: np.concatenate([batch.contexts[name] for batch in batches]) for name in first.contexts},
@@ -31,7 +31,7 @@ def stacked(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def scores_of(network: Network[Any, Any], batch: Batch) -> Any:
+def scores_of(network: Network[Any, Any], batch: PatchBatch) -> Any:
     """Scores of a stacked batch, every patch with all of its contexts encoded; where the network keeps them."""
     features = {}
     for context in network.manifest.contexts:
@@ -45,7 +45,7 @@ def scores_of(network: Network[Any, Any], batch: Batch) -> Any:
     return network.segment(batch.patch, features, batch.positions)
 
 
-def scores_of_all(network: Network[Any, Any], patches: Sequence[Batch]) -> NDArray[np.float32]:
+def scores_of_all(network: Network[Any, Any], patches: Sequence[PatchBatch]) -> NDArray[np.float32]:
     """Scores (patches, classes, P, P) on the host, in as many runs as that takes."""
     padded = [*patches, *patches[-1:] * (-len(patches) % network.batch)]
     groups = [padded[start : start + network.batch] for start in range(0, len(padded), network.batch)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fctl.runtime.bundle.records import encode
-from fctl.runtime.raster.atomic import whole
+from fctl.runtime.raster.atomic import atomic_write
 
 from .agreement import REFERENCE
 from .findings import Findings, Growth, ImageSpeed, Soak, Speed
@@ -23,7 +23,7 @@ def write(findings: Findings, folder: Path) -> None:
         ("report.json", json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
         ("report.md", markdown(findings)),
     ):
-        with whole(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

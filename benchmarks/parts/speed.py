@@ -15,7 +15,7 @@ import numpy as np
 
 from fctl.calib.sample import sample_patches
 from fctl.runtime.engines.base import GpuEngine
-from fctl.runtime.segment.batches import Batch, grid_of
+from fctl.runtime.segment.batches import PatchBatch, grid_of
 from fctl.runtime.segment.network import Network
 from fctl.runtime.tiling.resampling import Pixels
 
@@ -54,13 +54,13 @@ class _Running:
     count: int
     latencies: list[float]
 
-    def through(self, batch: Batch) -> None:
+    def through(self, batch: PatchBatch) -> None:
         """A burst without waiting for each batch."""
         for _ in range(self.count):
             scores = scores_of(self.network, batch)
         self.network.on_host(scores)
 
-    def waiting(self, batch: Batch) -> None:
+    def waiting(self, batch: PatchBatch) -> None:
         """A burst in which every batch's scores are fetched; notes how long each took."""
         for _ in range(self.count):
             started = time.perf_counter()
@@ -137,7 +137,7 @@ def time_images(findings: Findings, subject: Subject, ways: Sequence[Candidate],
     )
 
 
-def _warm_up(network: Network[Any, Any], sample: Batch) -> float:
+def _warm_up(network: Network[Any, Any], sample: PatchBatch) -> float:
     """Seconds of a batch."""
     seconds = 0.0
     for _ in range(_WARM_UPS):
@@ -148,9 +148,9 @@ def _warm_up(network: Network[Any, Any], sample: Batch) -> float:
 
 
 def _time_bursts(
-    findings: Findings, subject: Subject, batch: int, sample: Batch, running: dict[str, _Running], plan: Plan
+    findings: Findings, subject: Subject, batch: int, sample: PatchBatch, running: dict[str, _Running], plan: Plan
 ) -> None:
-    def guarded(one: _Running, burst: Callable[[Batch], None]) -> _Guarded:
+    def guarded(one: _Running, burst: Callable[[PatchBatch], None]) -> _Guarded:
         return _Guarded(findings, subject, one.candidate, f"batch {batch}", partial(burst, sample))
 
     through = {name: guarded(one, one.through) for name, one in running.items()}

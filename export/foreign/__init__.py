@@ -15,12 +15,12 @@ import onnx.checker
 import onnx.shape_inference
 
 from fctl.calib.sample import sample_patches
-from fctl.runtime.bundle.manifest import SCHEMA, SEGMENTER, ClassInfo, Graph, InputSpec, Manifest, Scaling
+from fctl.runtime.bundle.manifest import SCHEMA, SEGMENTER, ClassInfo, GraphSpec, InputSpec, Manifest, Scaling
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
-from fctl.runtime.raster.atomic import refuse_existing, whole
-from fctl.runtime.segment.batches import Batch
-from fctl.runtime.tiling.windows import Plan
+from fctl.runtime.raster.atomic import atomic_write, refuse_existing
+from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.tiling.windows import TilePlan
 
 from ..onnx_graph import save_model
 from ..palette import colour_of
@@ -46,7 +46,7 @@ def export_foreign_onnx(path: Path, out: Path, options: ForeignOptions) -> Manif
     contract = find_contract(model, str(path), options)
     session = load_graph(model)
 
-    def reference(batch: Batch) -> Array:
+    def reference(batch: PatchBatch) -> Array:
         image = scaled(batch.patch, contract, options)
         return scores_of(run_graph(session, contract, image), contract, options)
 
@@ -71,7 +71,7 @@ def export_foreign_module(factory: str, out: Path, options: ForeignOptions) -> M
     model = trace_module(module, factory, options.bands or 3, options.tile)
     contract = find_contract(model, factory, options)
 
-    def reference(batch: Batch) -> Array:
+    def reference(batch: PatchBatch) -> Array:
         return scores_of(run_module(module, scaled(batch.patch, contract, options)), contract, options)
 
     digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -90,14 +90,14 @@ def _make(
     reference: Reference,
 ) -> Manifest:
     images, source = parity_images(contract.bands, options.patches, contract.raw)
-    with whole(out) as folder:
+    with atomic_write(out) as folder:
         folder.mkdir()
         path = folder / f"{SEGMENTER}.onnx"
         try:
             ins, outs = save_model(wrapped(model, contract, options), path)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise CheckpointError(f"{origin}: no valid ONNX graph ({first_line(error)}); export it anew") from error
-        graph = Graph(role=SEGMENTER, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+        graph = GraphSpec(role=SEGMENTER, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
         draft = _manifest(out.stem, contract, options, graph, digest)
         write_manifest(folder, draft)
         samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
@@ -108,7 +108,7 @@ def _make(
     return manifest
 
 
-def _manifest(name: str, contract: Contract, options: ForeignOptions, graph: Graph, digest: str) -> Manifest:
+def _manifest(name: str, contract: Contract, options: ForeignOptions, graph: GraphSpec, digest: str) -> Manifest:
     overlap = contract.tile // 8 if options.overlap is None else options.overlap
     if not 0 <= overlap < contract.tile:
         raise InputError(f"--overlap: expected 0 to {contract.tile - 1} pixels, found {overlap}")
@@ -128,7 +128,7 @@ def _manifest(name: str, contract: Contract, options: ForeignOptions, graph: Gra
             ground_sample_distance=distance,
         ),
         tile=contract.tile,
-        plan=Plan(kind="stride", overlap=overlap),
+        plan=TilePlan(kind="stride", overlap=overlap),
         contexts=(),
         merge="cosine",
         graphs=(graph,),

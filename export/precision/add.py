@@ -14,10 +14,10 @@ import onnx
 
 from fctl.calib.sample import sample_patches
 from fctl.calib.watch import Peaks, peaks
-from fctl.runtime.bundle.manifest import Graph, Manifest, Parity, Precision
+from fctl.runtime.bundle.manifest import GraphSpec, Manifest, Parity, Precision
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError, ParityError
-from fctl.runtime.raster.atomic import refuse_existing, whole
+from fctl.runtime.raster.atomic import atomic_write, refuse_existing
 
 from ..onnx_graph import save_model
 from ..patches import PARITY_PATCHES, parity_images
@@ -56,7 +56,7 @@ def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manif
     images, source = parity_images(spec.bands, options.patches, spec.dtype)
     samples = Samples(batches=sample_patches(bundle.manifest, images, PARITY_PATCHES, seed=0), source=source)
     ranges = peaks(bundle, samples.batches)
-    with whole(out) as folder:
+    with atomic_write(out) as folder:
         copy_files(bundle.folder, folder)
         graphs = tuple(
             _write_half(bundle, graph, folder, ranges[graph.role], options.exceptions)
@@ -91,7 +91,7 @@ def copy_files(source: Path, target: Path) -> None:
             shutil.copyfile(path, copied)
 
 
-def _write_half(bundle: Bundle, graph: Graph, folder: Path, ranges: Peaks, exceptions: Sequence[str]) -> Graph:
+def _write_half(bundle: Bundle, graph: GraphSpec, folder: Path, ranges: Peaks, exceptions: Sequence[str]) -> GraphSpec:
     """Write the fp16 copy of one graph."""
     source = bundle.folder / graph.file
     log.info("converting %s to fp16", graph.role)
@@ -103,7 +103,7 @@ def _write_half(bundle: Bundle, graph: Graph, folder: Path, ranges: Peaks, excep
         log.warning("warning: %s: fp16 does not hold the constants of %s, which stay in fp32", graph.role, shown)
     path = folder / f"{Path(graph.file).stem}.fp16.onnx"
     ins, outs = save_model(half.model, path)
-    return Graph(role=graph.role, precision="fp16", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+    return GraphSpec(role=graph.role, precision="fp16", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
 
 
 def _verify(bundle: Bundle, samples: Samples, precision: Precision) -> Parity:

@@ -20,16 +20,16 @@ from fctl.calib.report import Measured, write_report
 from fctl.calib.sample import find_images
 from fctl.calib.search import Found, Point, Sensitivity, search, sensitivities
 from fctl.calib.speed import ENGINES, Speed, speeds
-from fctl.calib.trials import Graphs, Names, Numbers, Trials
+from fctl.calib.trials import Fp32Graphs, Names, Numbers, Trials
 from fctl.calib.watch import histograms, peaks
-from fctl.runtime.bundle.manifest import Graph, Manifest, Parity
+from fctl.runtime.bundle.manifest import GraphSpec, Manifest, Parity
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError, InputError, ParityError
 from fctl.runtime.evaluate.datasets import Dataset
 from fctl.runtime.evaluate.evaluation import evaluate
 from fctl.runtime.evaluate.runs import plan_runs
-from fctl.runtime.raster.atomic import refuse_existing, whole
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.raster.atomic import atomic_write, refuse_existing
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.opening import open_network
 
 from ..onnx_graph import save_model
@@ -77,7 +77,7 @@ def add_int8(bundle: Bundle, out: Path, options: Int8Options, progress: Step | N
     """
     refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
     check_fp32(bundle, "int8")
-    graphs = Graphs.of(bundle)
+    graphs = Fp32Graphs.of(bundle)
     _check_work(graphs)
     before = _fp32_miou(bundle, options.labelled) if options.labelled else 0.0
     calibrating, tried, judging = _parts(_choose(bundle, options, progress), options.count)
@@ -90,7 +90,7 @@ def add_int8(bundle: Bundle, out: Path, options: Int8Options, progress: Step | N
         order = sensitivities(trials, numbers, _ALONE, _told(progress, "each layer alone in int8"))
         budget = _budget(graphs, trials, numbers, options, before, Path(scratch))
         found, parity = _within(graphs, numbers, order, budget, samples, Path(scratch))
-        with whole(out) as folder:
+        with atomic_write(out) as folder:
             manifest = _write(graphs, found.best, numbers, folder, out.stem, parity)
             timed, gains = _timed(graphs, found, numbers, samples.batches[0], Bundle(folder, manifest), Path(scratch))
             write_report(
@@ -109,7 +109,7 @@ def add_int8(bundle: Bundle, out: Path, options: Int8Options, progress: Step | N
     return manifest
 
 
-def _check_work(graphs: Graphs) -> None:
+def _check_work(graphs: Fp32Graphs) -> None:
     """Raise BundleError where too little of a bundle's work may be int8, whatever the budget."""
     share = graphs.share(graphs.names)
     if share < _LEAST:
@@ -157,12 +157,12 @@ def _split(chosen: Sequence[Chosen], first: int, second: int) -> tuple[tuple[Cho
 
 
 def _calibrate(
-    graphs: Graphs, trials: Trials, patches: Sequence[Chosen], options: Int8Options, progress: Step | None
+    graphs: Fp32Graphs, trials: Trials, patches: Sequence[Chosen], options: Int8Options, progress: Step | None
 ) -> tuple[Numbers, str, bool, dict[str, float]]:
     """Ranges and biases, how they were found, and what all layers in int8 keep with each that was tried."""
     bundle = graphs.bundle
 
-    def cut(what: str) -> Iterable[Batch]:
+    def cut(what: str) -> Iterable[PatchBatch]:
         for index, batch in enumerate(cut_patches(bundle.manifest, patches)):
             yield batch
             if progress:
@@ -206,7 +206,7 @@ class _Budget:
 
 
 def _budget(
-    graphs: Graphs, trials: Trials, numbers: Numbers, options: Int8Options, before: float, scratch: Path
+    graphs: Fp32Graphs, trials: Trials, numbers: Numbers, options: Int8Options, before: float, scratch: Path
 ) -> _Budget:
     """before: the fp32 graphs' mIoU on labelled images, if there are any."""
     if options.labelled is None:
@@ -229,7 +229,7 @@ def _budget(
 
 
 def _within(
-    graphs: Graphs,
+    graphs: Fp32Graphs,
     numbers: Numbers,
     order: Sequence[Sensitivity],
     budget: _Budget,
@@ -282,7 +282,7 @@ def _miou(bundle: Bundle, dataset: Dataset, precision: Literal["fp32", "int8"], 
     return result.confusion.miou(dataset.description.counted)
 
 
-def _remembered(loss: Callable[[Names], float], graphs: Graphs) -> Callable[[Names], float]:
+def _remembered(loss: Callable[[Names], float], graphs: Fp32Graphs) -> Callable[[Names], float]:
     """A loss that is measured once for each set of layers, and told."""
     known: dict[frozenset[tuple[str, frozenset[str]]], float] = {}
 
@@ -302,25 +302,25 @@ def _blamed(order: Sequence[Sensitivity]) -> str:
     return f"the layers that cost most alone: {layers}"
 
 
-def _bundle(graphs: Graphs, names: Names, numbers: Numbers, folder: Path) -> Bundle:
+def _bundle(graphs: Fp32Graphs, names: Names, numbers: Numbers, folder: Path) -> Bundle:
     """A bundle of int8 graphs alone, in a folder; it has no manifest on disk."""
     made = tuple(_write_graph(graphs, graph, names, numbers, folder) for graph in _fp32(graphs.bundle))
     return Bundle(folder, replace(graphs.bundle.manifest, graphs=made))
 
 
-def _fp32(bundle: Bundle) -> tuple[Graph, ...]:
+def _fp32(bundle: Bundle) -> tuple[GraphSpec, ...]:
     return tuple(graph for graph in bundle.manifest.graphs if graph.precision == "fp32")
 
 
-def _write_graph(graphs: Graphs, graph: Graph, names: Names, numbers: Numbers, folder: Path) -> Graph:
+def _write_graph(graphs: Fp32Graphs, graph: GraphSpec, names: Names, numbers: Numbers, folder: Path) -> GraphSpec:
     model = graphs.int8(graph.role, names.get(graph.role, ()), numbers)
     check_quantised(model, graph.role)
     path = folder / f"{Path(graph.file).stem}.int8.onnx"
     ins, outs = save_model(model, path)
-    return Graph(role=graph.role, precision="int8", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+    return GraphSpec(role=graph.role, precision="int8", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
 
 
-def _write(graphs: Graphs, best: Point, numbers: Numbers, folder: Path, name: str, parity: Parity) -> Manifest:
+def _write(graphs: Fp32Graphs, best: Point, numbers: Numbers, folder: Path, name: str, parity: Parity) -> Manifest:
     """Copy the bundle, and write its int8 graphs and what the gate found."""
     bundle = graphs.bundle
     copy_files(bundle.folder, folder)
@@ -332,7 +332,7 @@ def _write(graphs: Graphs, best: Point, numbers: Numbers, folder: Path, name: st
 
 
 def _timed(
-    graphs: Graphs, found: Found, numbers: Numbers, batch: Batch, bundle: Bundle, scratch: Path
+    graphs: Fp32Graphs, found: Found, numbers: Numbers, batch: PatchBatch, bundle: Bundle, scratch: Path
 ) -> tuple[tuple[Speed, ...], dict[float, float]]:
     """Speeds of what was made, and by share of MACs the gain of other points in the first engine that is here."""
     timed = speeds(bundle, batch)

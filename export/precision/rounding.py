@@ -26,7 +26,7 @@ import onnx.shape_inference
 from fctl.calib.watch import peaks, types_of
 from fctl.runtime.bundle.manifest import Precision
 from fctl.runtime.bundle.store import Bundle
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 
 from ..onnx_graph import save_model
 
@@ -89,7 +89,7 @@ def _rounding(node: onnx.NodeProto, halves: set[str]) -> Iterator[onnx.NodeProto
         yield onnx.helper.make_node("Cast", [half], [name], name=f"{origin}{_ROUNDED}{name}", to=FLOAT)
 
 
-def overflows(simulated: Bundle, batches: Sequence[Batch]) -> tuple[str, ...]:
+def overflows(simulated: Bundle, batches: Sequence[PatchBatch]) -> tuple[str, ...]:
     """The nodes of a `rounding_bundle` that make infinity or NaN of finite inputs, as "role: node (operator)".
 
     batches: real patches, one per batch.

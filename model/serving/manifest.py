@@ -16,7 +16,7 @@ from fctl.runtime.bundle.manifest import (
 )
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.tiling.contexts import Cells
-from fctl.runtime.tiling.windows import Plan
+from fctl.runtime.tiling.windows import TilePlan
 
 from ..backbones import backbone_class, stage_of
 from ..config import GLOBAL, NetworkConfig, ServingConfig
@@ -36,7 +36,7 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
         classes=tuple(ClassInfo(name=label.name, colour=label.colour) for label in card.classes),
         input=input_spec(config, card.ground_sample_distance),
         tile=config.patch,
-        plan=Plan(kind=serving.plan, overlap=serving.overlap),
+        plan=TilePlan(kind=serving.plan, overlap=serving.overlap),
         contexts=served_contexts(config, serving, encoders),
         merge=serving.merge,
         graphs=(),

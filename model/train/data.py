@@ -20,11 +20,12 @@ from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.errors import InputError, RasterError
 from fctl.runtime.evaluate.datasets import Dataset, Sample, open_dataset
 from fctl.runtime.evaluate.description import Description
-from fctl.runtime.evaluate.evaluation import Progress, check_masks
+from fctl.runtime.evaluate.evaluation import check_masks
 from fctl.runtime.evaluate.labels import MaskReader, open_mask
 from fctl.runtime.evaluate.metrics import IGNORE
 from fctl.runtime.evaluate.selection import select
-from fctl.runtime.raster.atomic import whole
+from fctl.runtime.progress import StageProgress
+from fctl.runtime.raster.atomic import atomic_write
 from fctl.runtime.raster.source import RasterSource, open_raster
 from fctl.runtime.tiling.windows import Window
 
@@ -71,7 +72,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ScenePlan:
     """A scene before it is decoded: its parts; the rest is black and unlabelled."""
 
     name: str
@@ -109,7 +110,7 @@ def open_images(settings: DataSettings, folder: Path) -> Images:
 
 
 def check_images(
-    images: Images, spec: InputSpec, bands: Sequence[int] | None, progress: Progress | None
+    images: Images, spec: InputSpec, bands: Sequence[int] | None, progress: StageProgress | None
 ) -> tuple[int, ...]:
     """Open all images and read all masks once; labelled pixels to train on by class.
 
@@ -137,12 +138,12 @@ def class_labels(described: Description) -> tuple[ClassLabel, ...]:
     return tuple(labels)
 
 
-def plan_scenes(dataset: Dataset, mosaic: Mosaic | None) -> tuple[Plan, ...]:
+def plan_scenes(dataset: Dataset, mosaic: Mosaic | None) -> tuple[ScenePlan, ...]:
     """What scenes there are: every image, or mosaics of images. Raises InputError where parts do not fit together."""
     sizes = {sample: _size(sample, dataset) for sample in dataset.samples}
     if mosaic is None:
         return tuple(
-            Plan(name=sample.name, parts=(Part(sample=sample, y=0, x=0, height=height, width=width),))
+            ScenePlan(name=sample.name, parts=(Part(sample=sample, y=0, x=0, height=height, width=width),))
             for sample, (height, width) in sizes.items()
         )
     scenes: dict[str, dict[int, Sample]] = {}
@@ -154,11 +155,11 @@ def plan_scenes(dataset: Dataset, mosaic: Mosaic | None) -> tuple[Plan, ...]:
 
 def decode_scenes(
     dataset: Dataset,
-    plans: Sequence[Plan],
+    plans: Sequence[ScenePlan],
     spec: InputSpec,
     bands: Sequence[int] | None,
     folder: Path,
-    progress: Progress | None,
+    progress: StageProgress | None,
 ) -> list[Scene]:
     """Decode scenes into files of a folder. Pixels without data are black and unlabelled.
 
@@ -167,7 +168,7 @@ def decode_scenes(
     scenes = []
     for index, plan in enumerate(plans):
         pixels, labels = folder / f"{index}.pixels.npy", folder / f"{index}.labels.npy"
-        with whole(pixels) as first, whole(labels) as second:
+        with atomic_write(pixels) as first, atomic_write(labels) as second:
             canvas = np.lib.format.open_memmap(first, "w+", np.uint8, (*plan.size, spec.bands))
             ids = np.lib.format.open_memmap(second, "w+", np.uint8, plan.size)
             ids[:] = IGNORE
@@ -235,7 +236,7 @@ def _place(sample: Sample, mosaic: Mosaic) -> tuple[str, int]:
     return match[1].rstrip("/_-") or "the scene", int(match[2]) - mosaic.first
 
 
-def _put_together(name: str, parts: dict[int, Sample], sizes: dict[Sample, tuple[int, int]], mosaic: Mosaic) -> Plan:
+def _put_together(name: str, parts: dict[int, Sample], sizes: dict[Sample, tuple[int, int]], mosaic: Mosaic) -> ScenePlan:
     """Parts in their grid; they may differ by some pixels, of which the smallest tells."""
     heights, widths = ([sizes[sample][axis] for sample in parts.values()] for axis in (0, 1))
     height, width = min(heights), min(widths)
@@ -248,7 +249,7 @@ def _put_together(name: str, parts: dict[int, Sample], sizes: dict[Sample, tuple
     for place, sample in sorted(parts.items()):
         row, column = divmod(place, mosaic.columns)
         placed.append(Part(sample=sample, y=row * height, x=column * width, height=height, width=width))
-    return Plan(name=name, parts=tuple(placed))
+    return ScenePlan(name=name, parts=tuple(placed))
 
 
 def _split(split: str, folder: Path) -> str:

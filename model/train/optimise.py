@@ -78,7 +78,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """patch (N, bands, P, P) and contexts (N, bands, S, S) by name, uint8; positions (N, 2, h) float32 by name, of the
     contexts that are placed (`NetworkConfig.placed`); labels (N, P, P) int64."""
 
@@ -108,7 +108,7 @@ class Sampler:
         labelled = np.array([(scene.labels != IGNORE).sum() for scene in scenes], dtype=np.float64).repeat(turns)
         self.chances = labelled / labelled.sum()
 
-    def batch(self, seed: int) -> Batch:
+    def batch(self, seed: int) -> TrainingBatch:
         """The batch of that seed."""
         random, dropped = (np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,)))
         items = [self._patch(random) for _ in range(self.recipe.batch)]
@@ -116,7 +116,7 @@ class Sampler:
             for name, context in item.contexts.items():
                 if dropped.random() < self.recipe.context_dropout:
                     item.contexts[name] = np.zeros_like(context)
-        return Batch(
+        return TrainingBatch(
             patch=_stack([item.patch for item in items]),
             contexts={name: _stack([item.contexts[name] for item in items]) for name in self.windows},
             positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
@@ -194,7 +194,7 @@ class Training:
             self.done = step + 1
             yield loss
 
-    def _step(self, batches: Iterable[Batch]) -> float:
+    def _step(self, batches: Iterable[TrainingBatch]) -> float:
         """One step of the optimizer; the mean loss of its batches."""
         _train_mode(self.network, self.recipe.statistics)
         self.optimizer.zero_grad()
@@ -209,7 +209,7 @@ class Training:
         self.scaler.update()
         return total
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: TrainingBatch) -> Tensor:
         device = next(self.network.parameters()).device
         lower = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         with torch.autocast(device.type, lower, enabled=self.recipe.precision != "fp32"):
@@ -314,7 +314,7 @@ def _weighted_loss(logits: Tensor, labels: Tensor, recipe: Recipe) -> Tensor:
     return total / weights if weights else total
 
 
-def _predict(network: FCtL, batch: Batch, recipe: Recipe) -> Tensor:
+def _predict(network: FCtL, batch: TrainingBatch, recipe: Recipe) -> Tensor:
     device = next(network.parameters()).device
     images = [image.to(device) for image in (batch.patch, *batch.contexts.values())]
     patch, *windows = _jitter(images, recipe.colour)
@@ -374,7 +374,7 @@ def _jitter(images: list[Tensor], strength: float) -> list[Tensor]:
     return jittered
 
 
-def _prefetched(sampler: Sampler, seeds: Sequence[int], workers: int = 1) -> Iterator[Batch]:
+def _prefetched(sampler: Sampler, seeds: Sequence[int], workers: int = 1) -> Iterator[TrainingBatch]:
     """The batches of these seeds in order, cut by threads, each two ahead."""
     waiting = iter(seeds)
     with ThreadPoolExecutor(workers) as pool:

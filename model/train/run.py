@@ -22,9 +22,9 @@ import torch
 
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.errors import DeviceMemoryError, InputError, OutputError
-from fctl.runtime.evaluate.evaluation import Progress
 from fctl.runtime.evaluate.metrics import Confusion
-from fctl.runtime.raster.atomic import whole
+from fctl.runtime.progress import StageProgress
+from fctl.runtime.raster.atomic import atomic_write
 from fctl.runtime.tiling.contexts import ContextWindow
 
 from ..presets import Preset
@@ -73,10 +73,10 @@ class _Job:
     images: Images
     scenes: Sequence[Scene]
     pixels: tuple[int, ...]
-    progress: Progress | None
+    progress: StageProgress | None
 
 
-def run_training(path: Path, *, resume: bool = False, progress: Progress | None = None) -> Outcome:
+def run_training(path: Path, *, resume: bool = False, progress: StageProgress | None = None) -> Outcome:
     """Train as the config at `path` says.
 
     resume: go on from the state that the folder holds, if it holds one; on the CPU the curve is then, bit by bit, that
@@ -246,12 +246,12 @@ class _Records:
     def save_state(self, state: dict[str, Any]) -> None:
         """Make all that was recorded what a resumed training finds."""
         best = None if self.best is None else vars(self.best)
-        with whole(self.out / _STATE) as temporary:
+        with atomic_write(self.out / _STATE) as temporary:
             torch.save(state | {"steps": self._steps, "seconds": self._seconds, "best": best}, temporary)
         losses = [(float(row[0]), float(row[3])) for row in self._losses[1:]]
         scores = [(float(row[0]), float(row[3])) for row in self._scores[1:]]
         ends = [int(a[0]) for a, b in zip(self._losses[1:], self._losses[2:], strict=False) if a[1] != b[1]]
-        with whole(self.out / _CURVE) as temporary:
+        with atomic_write(self.out / _CURVE) as temporary:
             draw_curve(self.out.resolve().name, losses, scores, ends).save(temporary)
 
     @property
@@ -269,7 +269,7 @@ def _kept_rows(path: Path, header: list[str], steps: int) -> list[list[str]]:
                 rows = [row for row in whole_rows if int(row[0]) <= steps and row[1] != FINISH]
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: expected the log of the training to resume, found none ({error})") from None
-    with whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([header, *rows])
     return [header, *rows]
 
@@ -396,7 +396,7 @@ def _card(job: _Job, stage: str, part: str, epoch: int, training: Training) -> C
 
 
 def _save_checkpoint(path: Path, card: Card, state: State) -> None:
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         save_checkpoint(temporary, card, state)
 
 

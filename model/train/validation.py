@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from fctl.runtime.evaluate.datasets import Dataset
-from fctl.runtime.evaluate.evaluation import Progress
 from fctl.runtime.evaluate.labels import open_mask
 from fctl.runtime.evaluate.metrics import Confusion
+from fctl.runtime.progress import StageProgress
 from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.pipeline import segment_rows
 
@@ -23,7 +23,7 @@ def validate(
     card: Card,
     dataset: Dataset,
     bands: Sequence[int] | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Confusion:
     """Segment all images of a data set whose classes are the card's, one by one, in fp32: their pooled confusion.
 

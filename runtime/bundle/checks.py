@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BundleError
-from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, Graph, Manifest, Precision, TensorSpec
+from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 
 _LARGEST = 1 << 16  # pixels of a tile: beyond any use, and safe to reckon with
 
@@ -37,7 +37,7 @@ def _check_graphs(manifest: Manifest, expect: Any) -> None:
     names = [context.name for context in manifest.contexts]
     expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
     expect(bool(manifest.graphs), "graphs", f"a graph with role {SEGMENTER!r}", "none")
-    by_precision: dict[Precision, dict[str, Graph]] = {}
+    by_precision: dict[Precision, dict[str, GraphSpec]] = {}
     for index, graph in enumerate(manifest.graphs):
         roles = by_precision.setdefault(graph.precision, {})
         expect(graph.role not in roles, f"graphs[{index}].role", f"one {graph.precision} graph each", graph.role)
@@ -53,7 +53,7 @@ def _check_graphs(manifest: Manifest, expect: Any) -> None:
     expect(len(outputs) == 1, "graphs", "the same output and batch in all precisions", outputs)
 
 
-def _check_roles(manifest: Manifest, roles: dict[str, Graph], expect: Any) -> None:
+def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Any) -> None:
     """The graphs of one precision fit together."""
     expect(SEGMENTER in roles, "graphs", f"a graph with role {SEGMENTER!r}", ", ".join(roles) or "none")
     for index, context in enumerate(manifest.contexts):
@@ -83,7 +83,7 @@ def _check_roles(manifest: Manifest, roles: dict[str, Graph], expect: Any) -> No
     expect(scores.dtype == "float32", f"graphs: {scores.name} of the segmenter", "float32", scores.dtype)
 
 
-def _check_context(manifest: Manifest, roles: dict[str, Graph], context: Context, field: str, expect: Any) -> None:
+def _check_context(manifest: Manifest, roles: dict[str, GraphSpec], context: Context, field: str, expect: Any) -> None:
     bands, tile, factor = manifest.input.bands, manifest.tile, context.factor
     if context.encoder is not None:
         expect(context.encoder in roles, f"{field}.encoder", "the role of a graph, or null", context.encoder)

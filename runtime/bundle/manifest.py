@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..tiling.contexts import Cells, ContextWindow
 from ..tiling.resampling import Resampling
-from ..tiling.windows import Plan
+from ..tiling.windows import TilePlan
 
 SCHEMA = "1.0"
 SEGMENTER = "segmenter"
@@ -102,7 +102,7 @@ class TensorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
+class GraphSpec:
     """One ONNX file: what it does (``segmenter`` or an encoder's role), and in which precision."""
 
     role: str
@@ -160,10 +160,10 @@ class Manifest:
     classes: tuple[ClassInfo, ...]
     input: InputSpec
     tile: int
-    plan: Plan
+    plan: TilePlan
     contexts: tuple[Context, ...]
     merge: Merge
-    graphs: tuple[Graph, ...]
+    graphs: tuple[GraphSpec, ...]
     parity: tuple[Parity, ...]
     provenance: Provenance
     extensions: dict[str, Any]
@@ -179,7 +179,7 @@ class Manifest:
         return tuple(dict.fromkeys(graph.precision for graph in self.graphs))
 
     @property
-    def segmenter(self) -> Graph:
+    def segmenter(self) -> GraphSpec:
         """The segmenter graph, of the first precision; names and shapes are the same in all."""
         return next(graph for graph in self.graphs if graph.role == SEGMENTER)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import BundleError
 from .checks import check_manifest
-from .manifest import SCHEMA, Graph, Manifest, Precision
+from .manifest import SCHEMA, GraphSpec, Manifest, Precision
 from .records import RecordError, decode, encode
 
 MANIFEST = "manifest.json"
@@ -23,7 +23,7 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
-    def graph(self, role: str, precision: Precision) -> tuple[Path, Graph]:
+    def graph(self, role: str, precision: Precision) -> tuple[Path, GraphSpec]:
         """File and description of one graph; BundleError lists what there is."""
         for graph in self.manifest.graphs:
             if (graph.role, graph.precision) == (role, precision):
@@ -32,7 +32,7 @@ class Bundle:
         images = " --calib IMAGES" if precision == "int8" else ""
         raise BundleError(
             f"{self.folder} holds no {precision} graph {role!r}; it holds {found}; "
-            f"make one that does: fctl-export {called(self.folder)} --precision {precision}{images} --out NAME.fctl"
+            f"make one that does: fctl-export {bundle_argument(self.folder)} --precision {precision}{images} --out NAME.fctl"
         )
 
 
@@ -48,7 +48,7 @@ def read_bundle(name: str | Path) -> Bundle:
     return Bundle(folder, manifest)
 
 
-def called(folder: Path) -> str:
+def bundle_argument(folder: Path) -> str:
     """What to call a bundle on a command line."""
     return DEFAULT if folder == _locate(DEFAULT) else str(folder)
 
@@ -102,7 +102,7 @@ def _read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _verify_file(folder: Path, graph: Graph, field: str) -> None:
+def _verify_file(folder: Path, graph: GraphSpec, field: str) -> None:
     path = folder / graph.file
     if Path(graph.file).is_absolute() or ".." in Path(graph.file).parts:
         raise BundleError(f"{folder}: {field}.file: expected a file in the bundle's folder, found {graph.file!r}")

@@ -132,10 +132,10 @@ def _report_folder(out: Path | None, overwrite: bool) -> Iterator[Path | None]:
     if out is None:
         yield None
         return
-    from ..raster.atomic import whole
+    from ..raster.atomic import atomic_write
 
     _refuse(out, overwrite)
-    with whole(out.resolve()) as folder:  # "../a/.." has no name to put a temporary one beside
+    with atomic_write(out.resolve()) as folder:  # "../a/.." has no name to put a temporary one beside
         yield folder
         _refuse(out, overwrite)  # again: much time has passed
         if out.exists():

@@ -217,10 +217,10 @@ class Stream(_Owned):
         with self._device.active():
             self._api.finish_stream(self._thing)
 
-    def capture(self, work: Callable[[], None]) -> Graph | None:
+    def capture(self, work: Callable[[], None]) -> CudaGraph | None:
         """A CUDA graph of what `work` enqueues here; it is not run. None where work or provider cannot be captured."""
         native = self._api.capture(self._thing, work)
-        return Graph(self._device, native) if native else None
+        return CudaGraph(self._device, native) if native else None
 
 
 class Event(_Owned):
@@ -244,7 +244,7 @@ class Event(_Owned):
         return self._api.elapsed(earlier._thing, self._thing)
 
 
-class Graph(_Owned):
+class CudaGraph(_Owned):
     """Work that was captured once, to be launched many times with the same addresses."""
 
     def launch(self, stream: Stream) -> None:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Graph, Precision, TensorSpec
+from ..bundle.manifest import GraphSpec, Precision, TensorSpec
 from ..bundle.store import Bundle
 from ..cuda import driver
 from ..errors import EngineError
@@ -38,7 +38,7 @@ class Request:
 class GraphSession:
     """One graph at a fixed batch size: what its tensors must be."""
 
-    def __init__(self, graph: Graph, batch: int) -> None:
+    def __init__(self, graph: GraphSpec, batch: int) -> None:
         self._graph = graph
         self._expected = {spec.name: (spec.dtype, shape_of(spec, batch)) for spec in graph.inputs}
 
@@ -126,7 +126,7 @@ class HostEngine(Engine):
     """An engine whose inputs and outputs are host arrays."""
 
     @abstractmethod
-    def session(self, path: Path, graph: Graph, batch: int) -> Session:
+    def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
         """Load one graph. Raises EngineError where the library refuses it."""
 
 
@@ -143,7 +143,7 @@ class GpuEngine(Engine):
         return self.gpu.name
 
     @abstractmethod
-    def device_session(self, path: Path, graph: Graph, batch: int, stream: int) -> DeviceSession:
+    def device_session(self, path: Path, graph: GraphSpec, batch: int, stream: int) -> DeviceSession:
         """Load one graph, to run on a stream of the GPU. Raises EngineError, DeviceMemoryError."""
 
     def close(self) -> None:

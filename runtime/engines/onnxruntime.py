@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Graph
+from ..bundle.manifest import GraphSpec
 from ..errors import DeviceMemoryError, EngineError
 from .base import Arrays, DeviceSession, GpuEngine, HostEngine, Request, RunPrecision, Session, first_line, shape_of
 from .processor import adds_int8_exactly
@@ -47,13 +47,13 @@ class OnnxRuntime(HostEngine):
         """What this machine can run."""
         return ("fp32", "fp16", "int8")
 
-    def session(self, path: Path, graph: Graph, batch: int) -> Session:
+    def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
         """Load one graph."""
         return _OnnxRuntimeSession(path, graph, batch)
 
 
 class _OnnxRuntimeSession(Session):
-    def __init__(self, path: Path, graph: Graph, batch: int) -> None:
+    def __init__(self, path: Path, graph: GraphSpec, batch: int) -> None:
         super().__init__(graph, batch)
         self._session = _load(path, [_CPU])
         self._check_graph(path, _inputs(self._session))
@@ -93,7 +93,7 @@ class OnnxRuntimeCuda(GpuEngine):
                 "first (with PyCUDA use pycuda.autoprimaryctx), or use tensorrt"
             )
 
-    def device_session(self, path: Path, graph: Graph, batch: int, stream: int) -> DeviceSession:
+    def device_session(self, path: Path, graph: GraphSpec, batch: int, stream: int) -> DeviceSession:
         """Load one graph, to run on a stream of the GPU."""
         return OnnxRuntimeDeviceSession(path, graph, batch, self._providers(stream), ("cuda", self.gpu.index))
 
@@ -135,7 +135,7 @@ class OnnxRuntimeDeviceSession(DeviceSession):
     capturable = False  # ONNX Runtime waits for the stream itself
 
     def __init__(
-        self, path: Path, graph: Graph, batch: int, providers: Providers, device: tuple[str, int] = ("cpu", 0)
+        self, path: Path, graph: GraphSpec, batch: int, providers: Providers, device: tuple[str, int] = ("cpu", 0)
     ) -> None:
         super().__init__(graph, batch)
         self._device = device

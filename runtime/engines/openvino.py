@@ -14,7 +14,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from ..bundle.manifest import BATCH, Graph
+from ..bundle.manifest import BATCH, GraphSpec
 from ..errors import EngineError
 from .base import Arrays, HostEngine, Request, RunPrecision, Session
 from .processor import adds_int8_exactly
@@ -44,13 +44,13 @@ class OpenVino(HostEngine):
         capable = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         return tuple(name for name in _TYPES if _CAPABILITIES.get(name, "FP32") in capable)
 
-    def session(self, path: Path, graph: Graph, batch: int) -> Session:
+    def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
         """Load one graph."""
         return _OpenVinoSession(self._core, path, graph, batch, self.precision)
 
 
 class _OpenVinoSession(Session):
-    def __init__(self, core: ov.Core, path: Path, graph: Graph, batch: int, precision: RunPrecision) -> None:
+    def __init__(self, core: ov.Core, path: Path, graph: GraphSpec, batch: int, precision: RunPrecision) -> None:
         super().__init__(graph, batch)
         try:
             model = core.read_model(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.store import Bundle, called
+from ..bundle.store import Bundle, bundle_argument
 from ..errors import InputError
 from .description import DESCRIPTION, Description, LabelledClass, class_key, read_description
 from .labels import Label
@@ -106,7 +106,7 @@ def class_ids(dataset: Dataset, bundle: Bundle) -> NDArray[np.uint8]:
     missing = [info.name for info in ours.classes if info.counted and class_key(info.name) not in theirs]
     if strange or missing:
         raise InputError(
-            f"{called(bundle.folder)}: expected the classes {', '.join(ours.class_names)} of {ours.name}, found "
+            f"{bundle_argument(bundle.folder)}: expected the classes {', '.join(ours.class_names)} of {ours.name}, found "
             f"{', '.join(bundle.manifest.class_names)}; without a match: {', '.join([*strange, *missing])}; describe "
             "the data set with the bundle's names (docs/evaluation.md)"
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FctlError, InputError, OutputError
+from ..progress import StageProgress, TileProgress
 from ..raster.source import Georeference, open_raster
 from ..raster.writer import RasterSpec, RasterWriter, create_raster
 from ..segment.batches import grid_of, rows_in_work
 from ..segment.blackout import WithoutContexts
 from ..segment.network import Network
 from ..segment.opening import open_network
-from ..segment.pipeline import Progress as TileProgress
 from ..segment.pipeline import segment_rows
 from ..tiling.merge import NODATA
 from ..tiling.turns import DIHEDRAL, UPRIGHT
@@ -34,11 +34,10 @@ from .metrics import IGNORE, Confusion
 from .results import Evaluation, ImageResult, Pick, RunResult
 from .runs import Run
 
-Progress = Callable[[str, int, int], None]
 _NOWHERE = Georeference(crs=None, transform=None, gcps=((), None))
 
 
-def check_masks(dataset: Dataset, progress: Progress | None = None) -> tuple[int, ...]:
+def check_masks(dataset: Dataset, progress: StageProgress | None = None) -> tuple[int, ...]:
     """Read all masks once; labelled pixels by class.
 
     Raises InputError for pixels that the description does not know, RasterError for a mask that cannot be read: better
@@ -90,7 +89,7 @@ def evaluate(
     split: str | None = None,
     bands: Sequence[int] | None = None,
     pick: Pick | None = None,
-    progress: Progress | None = None,
+    progress: StageProgress | None = None,
 ) -> Evaluation:
     """Segment all images in every run, one run after the other, and score them.
 
@@ -140,7 +139,7 @@ class _Job:
         return self.dataset.description.class_names
 
 
-def _run(job: _Job, progress: Progress | None) -> RunResult:
+def _run(job: _Job, progress: StageProgress | None) -> RunResult:
     run, images, done = job.run, list[ImageResult](), 0
     with _network(run) as network:
         engine = network.engine
@@ -227,6 +226,6 @@ def _picked(result: RunResult, described: Description, pick: Pick) -> tuple[int,
     return tuple(ordered[: pick.count])
 
 
-def _beyond(progress: Progress | None, label: str, done: int, total: int) -> TileProgress | None:
-    """Progress over one image as progress over all."""
+def _beyond(progress: StageProgress | None, label: str, done: int, total: int) -> TileProgress | None:
+    """StageProgress over one image as progress over all."""
     return (lambda tiles, _: progress(label, done + tiles, total)) if progress else None

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from ..bundle.manifest import SEGMENTER, Manifest
-from ..bundle.store import Bundle, called
+from ..bundle.store import Bundle, bundle_argument
 from ..engines.base import RunPrecision, graphs_for
 from ..engines.choose import choose_engine
 from ..errors import InputError
@@ -47,7 +47,7 @@ def plan_runs(
     """
     names = [bundle.manifest.name for bundle in bundles]
     if len(set(names)) < len(names):
-        names = [called(bundle.folder) for bundle in bundles]
+        names = [bundle_argument(bundle.folder) for bundle in bundles]
     runs = []
     for (name, bundle), backend, precision in itertools.product(
         list(zip(names, bundles, strict=True)), backends, precisions

@@ -13,7 +13,7 @@ from ..errors import FctlError, OutputError
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
 
     It keeps the suffix, by which formats are told. Raises OutputError where it cannot be written, at once if the folder

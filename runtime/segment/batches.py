@@ -15,7 +15,7 @@ from ..tiling.windows import Grid, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class PatchBatch:
     """Patches (N, bands, P, P) of `tiles`, and by name contexts (N, bands, S, S) or, of those that move, the windows
     `scenes` of each patch and positions (N, 2, h).
 
@@ -40,7 +40,7 @@ def rows_in_work(manifest: Manifest) -> int:
     return round(max([1.0, *factors]) * manifest.tile)
 
 
-def cut_batch(manifest: Manifest, source: Source, tiles: tuple[Window, ...], size: int) -> Batch:
+def cut_batch(manifest: Manifest, source: Source, tiles: tuple[Window, ...], size: int) -> PatchBatch:
     """Cut patches and contexts of some tiles, padded with black to a batch of `size`."""
     moving = [context for context in manifest.contexts if context.window.moves]
     scenes = {context.name: tuple(context.window.around(tile, source) for tile in tiles) for context in moving}
@@ -53,7 +53,7 @@ def cut_batch(manifest: Manifest, source: Source, tiles: tuple[Window, ...], siz
     }
     patch = source.stack(tiles, manifest.tile, "box", size)  # at its own size: nothing is resampled
     positions = _positions(manifest, tiles, scenes, size, UPRIGHT)
-    return Batch(tiles=tiles, patch=patch, contexts=contexts, scenes=scenes, positions=positions)
+    return PatchBatch(tiles=tiles, patch=patch, contexts=contexts, scenes=scenes, positions=positions)
 
 
 def cut_scene(source: Source, window: Window, context: Context) -> Stack:
@@ -61,7 +61,7 @@ def cut_scene(source: Source, window: Window, context: Context) -> Stack:
     return source.stack([window], context.size, context.resampling, 1)
 
 
-def turned(manifest: Manifest, batch: Batch, turn: Turn) -> Batch:
+def turned(manifest: Manifest, batch: PatchBatch, turn: Turn) -> PatchBatch:
     """A batch with patches and contexts turned together, and positions measured in the turned geometry.
 
     Contexts that share the patch's centre need nothing more: turned, they still do.

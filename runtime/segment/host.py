@@ -18,7 +18,7 @@ from ..tiling.windows import Grid
 from .network import Network
 
 
-class StagedNetwork(Network[Any, NDArray[np.float32]]):
+class HostNetwork(Network[Any, NDArray[np.float32]]):
     """On the host: features and scores are arrays."""
 
     def __init__(self, bundle: Bundle, engine: Engine, batch: int) -> None:

@@ -8,7 +8,7 @@ from ..bundle.store import Bundle
 from ..engines.base import Engine, GpuEngine, RunPrecision
 from ..engines.choose import choose_engine
 from ..errors import DeviceMemoryError
-from .host import StagedNetwork
+from .host import HostNetwork
 from .network import Network, log
 
 
@@ -18,7 +18,7 @@ def load_network(bundle: Bundle, engine: Engine, batch: int) -> Network[Any, Any
         from .gpu.network import DeviceNetwork
 
         return DeviceNetwork(bundle, engine, batch)
-    return StagedNetwork(bundle, engine, batch)
+    return HostNetwork(bundle, engine, batch)
 
 
 def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool) -> Network[Any, Any]:

@@ -7,7 +7,7 @@ touches the source, so a source need not be thread-safe.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,18 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Context, Manifest
+from ..progress import TileProgress
 from ..tiling.contexts import scene_starts
 from ..tiling.merge import NODATA, FinishedRows
 from ..tiling.sources import Source, Stack
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Grid, Window
-from .batches import Batch, cut_batch, cut_scene, grid_of, turned
+from .batches import PatchBatch, cut_batch, cut_scene, grid_of, turned
 from .network import Merges, Network
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
@@ -50,7 +48,7 @@ def segment_rows(
     *,
     probabilities: bool = False,
     turns: tuple[Turn, ...] = (UPRIGHT,),
-    progress: Progress | None = None,
+    progress: TileProgress | None = None,
 ) -> Iterator[Rows]:
     """Segment a source and yield its rows, top to bottom.
 
@@ -86,7 +84,7 @@ def segment_strips(
     merger: Merges[Any],
     reader: ThreadPoolExecutor,
     turns: tuple[Turn, ...],
-    progress: Progress | None,
+    progress: TileProgress | None,
 ) -> Iterator[FinishedRows]:
     """Finished rows of a source, top to bottom.
 
@@ -114,7 +112,7 @@ class _Scenes:
         self._pixels: dict[tuple[str, Window], Stack] = {}
         self._features: dict[tuple[str, Window, Turn], Any] = {}
 
-    def features(self, context: Context, batch: Batch, turn: Turn) -> Any:
+    def features(self, context: Context, batch: PatchBatch, turn: Turn) -> Any:
         """(N, C, H, W) for the patches of a batch."""
         windows = batch.scenes[context.name]
         self._forget(context, min(window.y for window in windows))
@@ -137,7 +135,7 @@ class _Scenes:
         }
 
 
-def _infer(network: Network[Any, Any], batch: Batch, scenes: _Scenes, turn: Turn) -> Any:
+def _infer(network: Network[Any, Any], batch: PatchBatch, scenes: _Scenes, turn: Turn) -> Any:
     """Scores (N, classes, P, P) of a batch that is turned."""
     batch = turned(network.manifest, batch, turn)
     features = {}
@@ -149,10 +147,10 @@ def _infer(network: Network[Any, Any], batch: Batch, scenes: _Scenes, turn: Turn
     return network.segment(batch.patch, features, batch.positions)
 
 
-def _batches(manifest: Manifest, source: Source, grid: Grid, size: int, reader: ThreadPoolExecutor) -> Iterator[Batch]:
+def _batches(manifest: Manifest, source: Source, grid: Grid, size: int, reader: ThreadPoolExecutor) -> Iterator[PatchBatch]:
     """Batches in reading order, one ahead of the one in work."""
     tiles = iter(grid)
-    following: Future[Batch] | None = None
+    following: Future[PatchBatch] | None = None
     while group := tuple(islice(tiles, size)):
         current, following = following, reader.submit(cut_batch, manifest, source, group, size)
         if current:

@@ -18,7 +18,8 @@ from ..bundle.store import Bundle, read_bundle
 from ..engines.base import GpuEngine, HostEngine, RunPrecision
 from ..engines.processor import adds_int8_exactly
 from ..errors import EngineError, InputError, RasterError
-from ..raster.atomic import refuse_existing, whole
+from ..progress import TileProgress
+from ..raster.atomic import atomic_write, refuse_existing
 from ..raster.source import open_raster, read_thumbnail
 from ..tiling.resampling import Pixels
 from ..tiling.sources import ArraySource, Source
@@ -28,7 +29,7 @@ from .batches import grid_of, rows_in_work
 from .network import Network
 from .opening import open_network
 from .outputs import create_outputs
-from .pipeline import Progress, Rows, segment_rows
+from .pipeline import Rows, segment_rows
 from .preview import draw_preview, preview_size
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Segmenter:
         *,
         bands: Sequence[int] | None = None,
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: TileProgress | None = None,
     ) -> Report:
         """Segment one raster into files: the mask as a GeoTIFF of class ids that keeps the georeference.
 
@@ -150,9 +151,9 @@ class Segmenter:
         _check_outputs(image, paths, overwrite)
         with self._lock, ExitStack() as stack:
             source = stack.enter_context(open_raster(image, self.manifest.input, bands, rows_in_work(self.manifest)))
-            preview = stack.enter_context(whole(paths.preview)) if paths.preview else None
-            shares = stack.enter_context(whole(paths.probabilities)) if paths.probabilities else None
-            mask = stack.enter_context(whole(paths.mask))  # innermost, so that what cannot be written is named after it
+            preview = stack.enter_context(atomic_write(paths.preview)) if paths.preview else None
+            shares = stack.enter_context(atomic_write(paths.probabilities)) if paths.probabilities else None
+            mask = stack.enter_context(atomic_write(paths.mask))  # innermost, so that what cannot be written is named after it
             size = (source.height, source.width)
             with create_outputs(
                 mask, shares, size, source.georeference, self.manifest, self.engine, self.turns
@@ -206,7 +207,7 @@ class Segmenter:
             raise InputError("this segmenter is closed; make a new one")
         return self._network
 
-    def _rows(self, source: Source, probabilities: bool, progress: Progress | None = None) -> Iterator[Rows]:
+    def _rows(self, source: Source, probabilities: bool, progress: TileProgress | None = None) -> Iterator[Rows]:
         return segment_rows(self._loaded(), source, probabilities=probabilities, turns=self.turns, progress=progress)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .resampling import Pixels, Resampling, resample
 from .sources import Source, read_padded
-from .windows import Plan, Window
+from .windows import TilePlan, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def scene_starts(tile: int, side: int, scene: int | None) -> tuple[int, ...]:
     """
     if scene is None or 2 * side <= 3 * scene:
         return (0,)
-    return Plan(kind="even", overlap=tile).starts(side, scene)
+    return TilePlan(kind="even", overlap=tile).starts(side, scene)
 
 
 def _scene_block(start: int, length: int, side: int, scene: int | None) -> tuple[int, int]:

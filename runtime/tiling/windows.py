@@ -50,7 +50,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TilePlan:
     """How tiles cover a side.
 
     stride: neighbours overlap by exactly `overlap` pixels, the last one is flush with the end. even: as few tiles
@@ -83,7 +83,7 @@ class Grid:
     columns: tuple[int, ...]
 
     @classmethod
-    def over(cls, height: int, width: int, tile: int, plan: Plan) -> Grid:
+    def over(cls, height: int, width: int, tile: int, plan: TilePlan) -> Grid:
         """The tiles of a raster of that size."""
         return cls(
             height=height, width=width, tile=tile, rows=plan.starts(height, tile), columns=plan.starts(width, tile)

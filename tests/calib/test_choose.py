@@ -19,8 +19,8 @@ from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import InputError, RasterError
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import Batch, cut_batch, cut_scene
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.batches import PatchBatch, cut_batch, cut_scene
+from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.resampling import Pixels
 from fctl.runtime.tiling.sources import Stack
@@ -35,7 +35,7 @@ TILE = 16
 RED, GREEN, BLUE = range(3)
 
 
-class Encoding(StagedNetwork):
+class Encoding(HostNetwork):
     """Counts what it encodes."""
 
     encoded = 0
@@ -75,7 +75,7 @@ def per_image(chosen: Sequence[Chosen]) -> dict[str, int]:
     return dict(Counter(Path(patch.image).stem for patch in chosen))
 
 
-def assert_same(first: Batch, second: Batch) -> None:
+def assert_same(first: PatchBatch, second: PatchBatch) -> None:
     assert (first.tiles, first.scenes) == (second.tiles, second.scenes)
     np.testing.assert_array_equal(first.patch, second.patch)
     for of_first, of_second in ((first.contexts, second.contexts), (first.positions, second.positions)):

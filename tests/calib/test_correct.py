@@ -18,10 +18,10 @@ from onnx.numpy_helper import from_array, to_array
 
 from fctl.calib.correct import corrections
 from fctl.calib.quantise import Layer, quantised
-from fctl.calib.trials import Graphs
+from fctl.calib.trials import Fp32Graphs
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle, read_bundle
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 
 from ..runtime import tiny
 from .test_watch import batch_of, computed, one_graph, patches, whole_graph
@@ -70,7 +70,7 @@ def layered(opset: int, rng: np.random.Generator) -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
-def source_of(source: int | Path, folder: Path, rng: np.random.Generator) -> tuple[Bundle, list[Batch]]:
+def source_of(source: int | Path, folder: Path, rng: np.random.Generator) -> tuple[Bundle, list[PatchBatch]]:
     """A bundle and patches: hand-made of an opset, or one that is there."""
     if isinstance(source, Path):
         bundle = read_bundle(source)
@@ -79,7 +79,7 @@ def source_of(source: int | Path, folder: Path, rng: np.random.Generator) -> tup
     return one_graph(layered(source, rng), folder), [batch_of(patch) for patch in values]
 
 
-def ranges_of(graphs: Graphs, values: dict[str, dict[str, list[Array]]]) -> Ranges:
+def ranges_of(graphs: Fp32Graphs, values: dict[str, dict[str, list[Array]]]) -> Ranges:
     return {
         role: {
             layer.input: CLIPPED * max(float(np.abs(v).max()) for v in values[role][layer.input]) for layer in layers
@@ -127,7 +127,7 @@ def test_shifts_are_the_mean_differences_counted_by_hand(
     source: int | Path, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     bundle, batches = source_of(source, tmp_path, rng)
-    graphs, values = Graphs.of(bundle), computed(bundle, batches)
+    graphs, values = Fp32Graphs.of(bundle), computed(bundle, batches)
     amax = ranges_of(graphs, values)
     found = corrections(graphs, amax, iter(batches))
     assert {role: set(shifts) for role, shifts in found.items()} == graphs.names
@@ -150,7 +150,7 @@ def test_a_corrected_layer_keeps_its_mean(
     layer: str, tensor: str, opset: int, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     bundle, batches = source_of(opset, tmp_path, rng)
-    graphs = Graphs.of(bundle)
+    graphs = Fp32Graphs.of(bundle)
     amax = ranges_of(graphs, computed(bundle, batches))
     shifts = corrections(graphs, amax, batches)[SEGMENTER]
     model = graphs.models[SEGMENTER]
@@ -164,7 +164,7 @@ def test_a_corrected_layer_keeps_its_mean(
     np.testing.assert_allclose(after, 0, atol=1e-3 * np.abs(before).max())
 
 
-def channel_means(model: Any, tensor: str, batches: Sequence[Batch]) -> Array:
+def channel_means(model: Any, tensor: str, batches: Sequence[PatchBatch]) -> Array:
     """Of all patches; channels are last, but in images."""
     session = whole_graph(model)
     values = [session.run([tensor], {"patch": batch.patch})[0].astype(np.float64) for batch in batches]
@@ -175,7 +175,7 @@ def channel_means(model: Any, tensor: str, batches: Sequence[Batch]) -> Array:
 @pytest.mark.parametrize("source", [20, tiny.TINY_GLOBAL], ids=str)
 def test_the_order_of_patches_changes_nothing(source: int | Path, tmp_path: Path, rng: np.random.Generator) -> None:
     bundle, batches = source_of(source, tmp_path, rng)
-    graphs = Graphs.of(bundle)
+    graphs = Fp32Graphs.of(bundle)
     amax = ranges_of(graphs, computed(bundle, batches))
     forward, backward = (corrections(graphs, amax, order) for order in (batches, batches[::-1]))
     alone = [corrections(graphs, amax, [batch]) for batch in batches]

@@ -23,7 +23,7 @@ from fctl.calib.plain import plain
 from fctl.calib.quantise import check_quantised, float_layers, layers, quantised
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.watch import peaks
-from fctl.runtime.bundle.manifest import SEGMENTER, Graph, Precision, TensorSpec
+from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec, Precision, TensorSpec
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.engines.processor import adds_int8_exactly
@@ -589,7 +589,7 @@ def test_each_layer_alone_is_the_same_in_every_engine(name: str, bundles: Made, 
         assert relative(_with_openvino(made, graph, inputs, tmp_path), found) < 1e-3, layer
 
 
-def _with_openvino(model: Any, graph: Graph, inputs: dict[str, Array], folder: Path) -> Array:
+def _with_openvino(model: Any, graph: GraphSpec, inputs: dict[str, Array], folder: Path) -> Array:
     pytest.importorskip("openvino")
     onnx.save(model, folder / "net.onnx")
     session = choose_engine("openvino", "int8").session(folder / "net.onnx", graph, 1)
@@ -629,7 +629,7 @@ def test_the_builder_takes_hand_made_graphs(make: Callable[[], Any], tmp_path: P
     )
     onnx.save(made, tmp_path / "net.onnx")
     spec = TensorSpec(name="x", dtype="float32", shape=(2, 4, 8, 8))
-    graph = Graph(role=SEGMENTER, precision="int8", file="net.onnx", sha256="", inputs=(spec,), outputs=())
+    graph = GraphSpec(role=SEGMENTER, precision="int8", file="net.onnx", sha256="", inputs=(spec,), outputs=())
     _, record = build_plan(tmp_path / "net.onnx", graph, builds.OPTIONS, machine_for(builds.OPTIONS))
     assert record.layers is not None
     found = {node for layer in record.layers.products["Int8"] for node in layer.split("+")}

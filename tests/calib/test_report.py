@@ -35,7 +35,7 @@ from fctl.calib.report import (
 )
 from fctl.calib.search import Point, Sensitivity
 from fctl.calib.speed import Speed
-from fctl.calib.trials import Changed, Graphs
+from fctl.calib.trials import Changed, Fp32Graphs
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle, read_bundle
 
@@ -45,7 +45,7 @@ ENCODER, COUNT = "encoder_medium", 50
 LONG = "-".join(["a-network-of-a-city-whose-name-is-long"] * 5)
 
 
-def graphs_of(name: str) -> Graphs:
+def graphs_of(name: str) -> Fp32Graphs:
     """50 layers of 10 each in the segmenter, one of 300 in an encoder, and 200 that stay float."""
     bundle = read_bundle(tiny.TINY)
     names = {SEGMENTER: [f"conv{index}" for index in range(COUNT)], ENCODER: ["stem"]}
@@ -54,7 +54,7 @@ def graphs_of(name: str) -> Graphs:
         for role, found in names.items()
     }
     macs = {SEGMENTER: dict.fromkeys(names[SEGMENTER], 10) | {"up": 200}, ENCODER: {"stem": 300}}
-    return Graphs(
+    return Fp32Graphs(
         bundle=Bundle(bundle.folder, replace(bundle.manifest, name=name)), models={}, layers=layers, macs=macs
     )
 
@@ -133,7 +133,7 @@ def test_the_figures() -> None:
     text = markdown(USUAL)
     assert (
         "21 of 51 layers that may be int8, 50.0% of the multiply-accumulates. Loss (pixels that change): 0.80%, "
-        "allowed 1.00%. Graphs: 3.2 MB, in fp32 12.3 MB." in text
+        "allowed 1.00%. Fp32Graphs: 3.2 MB, in fp32 12.3 MB." in text
     )
     assert "Calibrated with 4 patches of 3 images, tried on 1 others" in text
     assert "Ranges: mse; bias correction: yes." in text

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from fctl.calib.sample import sample_patches
 from fctl.calib.search import _CURVE, _RETURNS, Found, Sensitivity, search, sensitivities
-from fctl.calib.trials import Graphs, Names, Numbers, Trials
+from fctl.calib.trials import Fp32Graphs, Names, Numbers, Trials
 from fctl.calib.watch import peaks
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import read_bundle
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 
 from ..conftest import write_geotiff
 from ..runtime import tiny
@@ -31,12 +31,12 @@ Layers = Sequence[tuple[int, float]]  # multiply-accumulates and loss of each
 LAYERS = st.lists(st.tuples(st.integers(1, 1000), st.floats(0, 1)), max_size=30)
 
 
-def graphs_of(layers: Layers, more: int = 0) -> Graphs:
-    """Graphs whose layers cost so much, every third in an encoder. more: work that stays float."""
+def graphs_of(layers: Layers, more: int = 0) -> Fp32Graphs:
+    """Fp32Graphs whose layers cost so much, every third in an encoder. more: work that stays float."""
     macs: dict[str, dict[str, int]] = {SEGMENTER: {"float": more}, "encoder_medium": {}}
     for index, (count, _) in enumerate(layers):
         macs[role_of(index)][f"layer{index}"] = count
-    return Graphs(bundle=read_bundle(tiny.TINY), models={}, layers={}, macs=macs)
+    return Fp32Graphs(bundle=read_bundle(tiny.TINY), models={}, layers={}, macs=macs)
 
 
 def role_of(index: int) -> str:
@@ -156,7 +156,7 @@ def test_what_left_comes_back_where_it_fits() -> None:
 # A real bundle
 
 
-def numbers(graphs: Graphs, batches: Sequence[Batch], clipped: Callable[[str, str], float]) -> Numbers:
+def numbers(graphs: Fp32Graphs, batches: Sequence[PatchBatch], clipped: Callable[[str, str], float]) -> Numbers:
     """Ranges that leave so much of the largest values, by role and tensor."""
     largest = peaks(graphs.bundle, batches, inputs=True)
     amax = {
@@ -167,7 +167,7 @@ def numbers(graphs: Graphs, batches: Sequence[Batch], clipped: Callable[[str, st
 
 
 def test_layers_alone_those_that_hurt_most_first(tmp_path: Path) -> None:
-    bundle, graphs = read_bundle(tiny.TINY), Graphs.of(read_bundle(tiny.TINY))
+    bundle, graphs = read_bundle(tiny.TINY), Fp32Graphs.of(read_bundle(tiny.TINY))
     batches = patches(bundle, tmp_path, 3)
     trials = Trials(graphs, batches)
     harsh = {(SEGMENTER, "pixels"): 0.1, ("encoder_medium", "means"): 0.5}
@@ -188,7 +188,7 @@ def test_layers_alone_those_that_hurt_most_first(tmp_path: Path) -> None:
 
 def test_of_layers_that_hurt_alike_those_that_save_least_come_first(tmp_path: Path, rng: np.random.Generator) -> None:
     """All is red, and stays red in int8."""
-    bundle, graphs = read_bundle(tiny.TINY), Graphs.of(read_bundle(tiny.TINY))
+    bundle, graphs = read_bundle(tiny.TINY), Fp32Graphs.of(read_bundle(tiny.TINY))
     pixels = np.zeros((64, 64, 3), np.uint8)
     pixels[:, :, 0] = rng.integers(200, 256, (64, 64))
     batches = sample_patches(bundle.manifest, [write_geotiff(tmp_path / "red.tif", pixels)], 2, seed=0)

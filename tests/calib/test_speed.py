@@ -12,13 +12,13 @@ pytest.importorskip("onnx")
 
 from fctl.calib import speed
 from fctl.calib.speed import Speed, speeds
-from fctl.calib.trials import Graphs, Numbers
+from fctl.calib.trials import Fp32Graphs, Numbers
 from fctl.calib.watch import peaks
 from fctl.export.onnx_graph import save_model
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines import choose as engines
 from fctl.runtime.engines.choose import choose_engine
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 
 from ..runtime import tiny
 from .test_watch import patches
@@ -29,7 +29,7 @@ SOURCES = (tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_FUSED, tiny.TINY_FIXED)
 def with_int8(source: Path, folder: Path) -> Bundle:
     """A bundle with its fp32 graphs and int8 ones, all layers."""
     bundle = read_bundle(source)
-    graphs, made = Graphs.of(bundle), []
+    graphs, made = Fp32Graphs.of(bundle), []
     numbers = Numbers(amax=peaks(bundle, patches(bundle, folder, 1), inputs=True), biases={})
     for graph in bundle.manifest.graphs:
         path = folder / f"{graph.role}.int8.onnx"
@@ -66,7 +66,7 @@ def test_precisions_take_turns_and_the_first_run_of_each_does_not_count(
     """By a clock that moves with what runs: the slow first run, and one slow round, are not seen."""
     clock, turns = [0.0], list[str]()
 
-    class Timed(StagedNetwork):
+    class Timed(HostNetwork):
         def segment(self, *arguments: Any) -> Any:
             turns.append(self.precision)
             slow = len(turns) <= 2 or len(turns) > 2 * speed._ROUNDS
@@ -75,7 +75,7 @@ def test_precisions_take_turns_and_the_first_run_of_each_does_not_count(
 
     bundle = with_int8(tiny.TINY, tmp_path)
     (batch,) = patches(bundle, tmp_path, 1)
-    monkeypatch.setattr(speed, "StagedNetwork", Timed)
+    monkeypatch.setattr(speed, "HostNetwork", Timed)
     monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
     (found,) = speeds(bundle, batch, ["onnxruntime"])
     assert turns == ["fp32", "int8"] * (1 + speed._ROUNDS)

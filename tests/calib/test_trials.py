@@ -17,14 +17,14 @@ import onnx
 
 from fctl.calib.plain import plain
 from fctl.calib.quantise import quantised
-from fctl.calib.trials import Graphs, Numbers, Trials
+from fctl.calib.trials import Fp32Graphs, Numbers, Trials
 from fctl.calib.watch import filled, peaks
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import BundleError
-from fctl.runtime.segment.batches import Batch
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.host import HostNetwork
 
 from ..runtime import tiny
 from .test_watch import patches
@@ -47,7 +47,7 @@ CHOSEN: tuple[tuple[Path, Names], ...] = (
 )
 
 
-def numbers_of(graphs: Graphs, batches: Sequence[Batch]) -> Numbers:
+def numbers_of(graphs: Fp32Graphs, batches: Sequence[PatchBatch]) -> Numbers:
     """Ranges that clip, and some bias for every layer."""
     largest = peaks(graphs.bundle, batches, inputs=True)
     amax = {
@@ -61,9 +61,9 @@ def numbers_of(graphs: Graphs, batches: Sequence[Batch]) -> Numbers:
     return Numbers(amax=amax, biases=biases)
 
 
-def segmented(bundle: Bundle, batches: Sequence[Batch]) -> Ids:
+def segmented(bundle: Bundle, batches: Sequence[PatchBatch]) -> Ids:
     """Class ids of all patches, through the runtime."""
-    network = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1)
+    network = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1)
     found = []
     for batch in batches:
         features = {
@@ -91,7 +91,7 @@ def written(bundle: Bundle, chosen: Names, numbers: Numbers, folder: Path) -> Bu
 )
 def test_agreement_is_that_of_the_bundle_written_out(source: Path, chosen: Names, tmp_path: Path) -> None:
     bundle = read_bundle(source)
-    graphs, batches = Graphs.of(bundle), patches(bundle, tmp_path, 4)
+    graphs, batches = Fp32Graphs.of(bundle), patches(bundle, tmp_path, 4)
     numbers, trials = numbers_of(graphs, batches), Trials(graphs, batches)
     same = segmented(written(bundle, chosen, numbers, tmp_path), batches) == segmented(bundle, batches)
     assert len(trials) == 4
@@ -108,7 +108,7 @@ def test_agreement_is_that_of_the_bundle_written_out(source: Path, chosen: Names
 def test_without_int8_layers_all_pixels_agree(source: Path, tmp_path: Path) -> None:
     """Whatever is known of others."""
     bundle = read_bundle(source)
-    graphs, batches = Graphs.of(bundle), patches(bundle, tmp_path, 2)
+    graphs, batches = Fp32Graphs.of(bundle), patches(bundle, tmp_path, 2)
     trials = Trials(graphs, iter(batches))
     for chosen in ({}, {SEGMENTER: ()}):
         assert trials.agreement(chosen, numbers_of(graphs, batches)) == 1.0
@@ -127,7 +127,7 @@ def test_a_fixed_batch_is_filled_with_the_patch(tmp_path: Path) -> None:
 
 
 def test_layers_by_role() -> None:
-    graphs = Graphs.of(read_bundle(tiny.TINY))
+    graphs = Fp32Graphs.of(read_bundle(tiny.TINY))
     assert graphs.names == {MEDIUM: {"Conv_2"}, LARGE: {"Conv_2"}, SEGMENTER: {"Conv_1", "Conv_2", "Conv_4"}}
     assert [layer.input for layer in graphs.layers[SEGMENTER]] == ["pixels", "features_medium", "features_large"]
     assert graphs.work({MEDIUM: ["Conv_2"]}) == 4 * 4 * 2 * 3
@@ -140,13 +140,13 @@ def test_an_encoder_counts_for_each_context_that_it_encodes() -> None:
     bundle = read_bundle(tiny.TINY)
     contexts = tuple(replace(context, encoder=MEDIUM) for context in bundle.manifest.contexts)
     kept = tuple(graph for graph in bundle.manifest.graphs if graph.role != LARGE)
-    graphs = Graphs.of(Bundle(bundle.folder, replace(bundle.manifest, contexts=contexts, graphs=kept)))
+    graphs = Fp32Graphs.of(Bundle(bundle.folder, replace(bundle.manifest, contexts=contexts, graphs=kept)))
     assert graphs.work({MEDIUM: ["Conv_2"]}) == 2 * 96
     assert graphs.share({MEDIUM: ["Conv_2"]}) == 2 * 96 / (2 * 96 + 2304 + 2 * 96)
 
 
 def test_products_that_stay_float_are_part_of_the_work() -> None:
-    graphs = Graphs.of(read_bundle("default"))
+    graphs = Fp32Graphs.of(read_bundle("default"))
     left = {role: graphs.macs[role].keys() - names for role, names in graphs.names.items()}
     assert set(left) == {MEDIUM, LARGE, SEGMENTER} and graphs.work(left) > 0
     assert graphs.work(left) + graphs.work(graphs.names) == sum(sum(macs.values()) for macs in graphs.macs.values())
@@ -157,12 +157,12 @@ def test_graphs_of_other_precisions_are_left_alone() -> None:
     bundle = read_bundle(tiny.TINY)
     halves = tuple(replace(graph, precision="fp16", file="absent.onnx") for graph in bundle.manifest.graphs)
     both = replace(bundle.manifest, graphs=(*bundle.manifest.graphs, *halves))
-    assert Graphs.of(Bundle(bundle.folder, both)).names == Graphs.of(bundle).names
+    assert Fp32Graphs.of(Bundle(bundle.folder, both)).names == Fp32Graphs.of(bundle).names
 
 
 def test_a_graph_with_pairs_is_refused(tmp_path: Path) -> None:
     bundle = read_bundle(tiny.TINY)
-    graphs, batches = Graphs.of(bundle), patches(bundle, tmp_path, 1)
+    graphs, batches = Fp32Graphs.of(bundle), patches(bundle, tmp_path, 1)
     made = written(bundle, {SEGMENTER: ["Conv_1"]}, numbers_of(graphs, batches), tmp_path)
     with pytest.raises(BundleError, match="expected a graph in fp32, found QuantizeLinear"):
-        Graphs.of(made)
+        Fp32Graphs.of(made)

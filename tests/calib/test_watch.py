@@ -27,10 +27,10 @@ from fctl.calib.plain import plain
 from fctl.calib.ranges import BINS, Histogram
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.watch import histograms, peaks, types_of
-from fctl.runtime.bundle.manifest import SEGMENTER, Graph
+from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.errors import BundleError
-from fctl.runtime.segment.batches import Batch
+from fctl.runtime.segment.batches import PatchBatch
 
 from ..conftest import write_geotiff
 from ..runtime import tiny
@@ -41,7 +41,7 @@ FLOAT, UINT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8
 SEEN = (tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_FIXED, tiny.TINY_GLOBAL_FUSED, "default")
 
 
-def patches(bundle: Bundle, folder: Path, count: int) -> list[Batch]:
+def patches(bundle: Bundle, folder: Path, count: int) -> list[PatchBatch]:
     """Of the shipped images, or of noise in the bundle's bands."""
     spec = bundle.manifest.input
     if (spec.bands, spec.dtype) == (3, "uint8"):
@@ -50,7 +50,7 @@ def patches(bundle: Bundle, folder: Path, count: int) -> list[Batch]:
     return sample_patches(bundle.manifest, [write_geotiff(folder / "noise.tif", pixels)], count, seed=0)
 
 
-def computed(bundle: Bundle, batches: Sequence[Batch]) -> Values:
+def computed(bundle: Bundle, batches: Sequence[PatchBatch]) -> Values:
     """By role and tensor, all fp32 values of all patches: what ONNX Runtime gives when asked for every tensor."""
     found: Values = {}
     paths = {graph.role: bundle.folder / graph.file for graph in bundle.manifest.graphs}
@@ -92,8 +92,8 @@ def one_graph(model: Any, folder: Path) -> Bundle:
     return Bundle(folder, replace(bundle.manifest, graphs=(graph,)))
 
 
-def batch_of(patch: Array) -> Batch:
-    return Batch(tiles=(), patch=patch, contexts={}, scenes={}, positions={})
+def batch_of(patch: Array) -> PatchBatch:
+    return PatchBatch(tiles=(), patch=patch, contexts={}, scenes={}, positions={})
 
 
 def net(nodes: list[Any], shape: tuple[Any, ...], weights: Mapping[str, Array], kind: int = FLOAT) -> Any:
@@ -317,7 +317,7 @@ def test_macs_of_the_shipped_bundle() -> None:
     """A lite0 at 256 pixels: 0.4 G at 224, here without its last stages."""
     bundle = read_bundle("default")
 
-    def total(graph: Graph) -> int:
+    def total(graph: GraphSpec) -> int:
         return sum(macs(plain(onnx.load(bundle.folder / graph.file), graph.file, "int8")).values())
 
     found = {graph.role: total(graph) for graph in bundle.manifest.graphs}

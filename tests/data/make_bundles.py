@@ -22,7 +22,7 @@ from fctl.runtime.bundle.manifest import (
     SEGMENTER,
     ClassInfo,
     Context,
-    Graph,
+    GraphSpec,
     InputSpec,
     Manifest,
     MovingCells,
@@ -32,7 +32,7 @@ from fctl.runtime.bundle.manifest import (
 )
 from fctl.runtime.bundle.store import sha256, write_manifest
 from fctl.runtime.tiling.contexts import Cells
-from fctl.runtime.tiling.windows import Plan
+from fctl.runtime.tiling.windows import TilePlan
 from tests.runtime import tiny
 
 _OPSET, _IR = 17, 8
@@ -86,7 +86,7 @@ def _make_tiny(folder: Path, tile: int, fused: bool) -> None:
         ),
     )  # fmt: skip
     spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
-    plan = Plan(kind="stride", overlap=tile // 4)
+    plan = TilePlan(kind="stride", overlap=tile // 4)
     _write(folder, spec, plan, "cosine", contexts, graphs)
 
 
@@ -112,7 +112,7 @@ def _make_tiny_global(folder: Path, fused: bool) -> None:
     role = None if fused else encoder.role
     context = Context(name="global", factor="global", size=8, resampling="box", scene=None, encoder=role, cells=cells)
     spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
-    _write(folder, spec, Plan(kind="stride", overlap=4), "uniform", (context,), graphs)
+    _write(folder, spec, TilePlan(kind="stride", overlap=4), "uniform", (context,), graphs)
 
 
 def _make_tiny_plain(folder: Path, batch: int | str, scores: Scores) -> None:
@@ -135,7 +135,7 @@ def _make_tiny_plain(folder: Path, batch: int | str, scores: Scores) -> None:
     output = _spec(scores, "float32", 2, 16, 16, batch=batch)
     segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, output)
     spec = InputSpec(bands=4, dtype="uint16", scaling=None, ground_sample_distance=None)
-    _write(folder, spec, Plan(kind="even", overlap=4), "uniform", (), (segmenter,))
+    _write(folder, spec, TilePlan(kind="even", overlap=4), "uniform", (), (segmenter,))
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class _Encoder:
     def role(self) -> str:
         return f"encoder_{self.name}"
 
-    def graph(self, folder: Path) -> Graph:
+    def graph(self, folder: Path) -> GraphSpec:
         nodes = self.nodes("window", "pixels", "means", "weight", "features")
         return _graph(folder, self.role, nodes, self.constants("weight"), (self.window("window"),), self.features())
 
@@ -186,7 +186,7 @@ def _graphs(
     constants: Constants,
     inputs: tuple[TensorSpec, ...],
     output: TensorSpec,
-) -> tuple[Graph, ...]:
+) -> tuple[GraphSpec, ...]:
     """Encoders and segmenter, or all in the segmenter. inputs: the segmenter's, features or windows come second."""
     patch, *positions = inputs
     if not fused:
@@ -227,7 +227,7 @@ def _graph(
     constants: Constants,
     inputs: tuple[TensorSpec, ...],
     output: TensorSpec,
-) -> Graph:
+) -> GraphSpec:
     graph = onnx.helper.make_graph(
         nodes,
         role,
@@ -239,7 +239,7 @@ def _graph(
     onnx.checker.check_model(model, full_check=True)
     path = folder / f"{role}.onnx"
     onnx.save(model, path)
-    return Graph(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=inputs, outputs=(output,))
+    return GraphSpec(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=inputs, outputs=(output,))
 
 
 def _value(spec: TensorSpec) -> onnx.ValueInfoProto:
@@ -254,10 +254,10 @@ def _fresh(folder: Path) -> None:
 def _write(
     folder: Path,
     spec: InputSpec,
-    plan: Plan,
+    plan: TilePlan,
     merge: str,
     contexts: tuple[Context, ...],
-    graphs: tuple[Graph, ...],
+    graphs: tuple[GraphSpec, ...],
 ) -> None:
     _, outputs, tile, _ = graphs[-1].outputs[0].shape
     names = ("red", "green", "blue")

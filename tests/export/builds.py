@@ -21,7 +21,7 @@ from fctl.calib.watch import peaks
 from fctl.export.onnx_graph import save_model
 from fctl.export.patches import parity_images
 from fctl.export.precision.half import to_half
-from fctl.runtime.bundle.manifest import Graph, Precision
+from fctl.runtime.bundle.manifest import GraphSpec, Precision
 from fctl.runtime.bundle.store import Bundle, sha256
 from fctl.runtime.engines.tensorrt.builder import build_plan, machine_for
 from fctl.runtime.engines.tensorrt.plans import BuildOptions
@@ -94,7 +94,7 @@ def quantised(bundle: Bundle, folder: Path, patches: int = 1) -> Bundle:
     return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))
 
 
-def _built(path: Path, graph: Graph) -> Layers:
+def _built(path: Path, graph: GraphSpec) -> Layers:
     plan, record = build_plan(path, graph, OPTIONS, machine_for(OPTIONS))
     if graph.precision == "fp16":  # one of them is enough
         again, _ = build_plan(path, graph, OPTIONS, machine_for(OPTIONS))

@@ -29,7 +29,7 @@ from fctl.runtime.bundle.manifest import SEGMENTER, Manifest, Parity
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import CheckpointError, InputError, OutputError, ParityError
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 
 from ..model.helpers import LARGE, MEDIUM, WHOLE, WIDE, build, inputs, lively, save_small, small_config
 
@@ -97,7 +97,7 @@ def positions_for(case: str, batch: int) -> dict[str, NDArray[np.float32]]:
 
 def segment(case: str, bundle: Bundle, batch: int, engine: str = "onnxruntime") -> NDArray[np.float32]:
     """Logits of 3 patches, `batch` at a time."""
-    staged = StagedNetwork(bundle, choose_engine(engine, "fp32"), batch)
+    staged = HostNetwork(bundle, choose_engine(engine, "fp32"), batch)
     (patch, windows), positions = windows_for(bundle.manifest, 3), positions_for(case, 3)
     moving = {context.name for context in bundle.manifest.contexts if context.window.moves}
     logits = []
@@ -232,7 +232,7 @@ def test_graphs_tell_nothing_of_the_machine_that_made_them(exported: Callable[[s
 def test_every_context_reaches_the_logits(exported: Callable[[str], Exported], case: str, name: str) -> None:
     found = exported(case)
     assert {effect.name: effect.change > WEAK_CONTEXT for effect in found.parity.contexts}[name]
-    staged = StagedNetwork(found.bundle, choose_engine("onnxruntime", "fp32"), 3)
+    staged = HostNetwork(found.bundle, choose_engine("onnxruntime", "fp32"), 3)
     patch, _ = windows_for(found.manifest, 3)
     random = np.random.default_rng(1)
     features = {
@@ -248,7 +248,7 @@ def test_every_context_reaches_the_logits(exported: Callable[[str], Exported], c
 
 def test_positions_reach_the_logits(exported: Callable[[str], Exported]) -> None:
     found = exported("global")
-    staged = StagedNetwork(found.bundle, choose_engine("onnxruntime", "fp32"), 3)
+    staged = HostNetwork(found.bundle, choose_engine("onnxruntime", "fp32"), 3)
     (patch, windows), positions = windows_for(found.manifest, 3), positions_for("global", 3)
     encoded = {context.name: staged.encode(context, windows[context.name]) for context in found.manifest.contexts}
     features = {name: np.repeat(known, 3 // len(known), axis=0) for name, known in encoded.items()}

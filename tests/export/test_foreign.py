@@ -31,7 +31,7 @@ from fctl.export.verify import MAX_ERROR, MIN_AGREEMENT
 from fctl.runtime import Segmenter
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
 from fctl.runtime.engines.choose import choose_engine
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 
 from ..conftest import write_geotiff
 from . import foreign_networks as networks
@@ -386,7 +386,7 @@ def test_the_network_gets_scaled_pixels(tmp_path: Path, kind: str, layout: str, 
     options = [f"--scale={scale}", "--mean=0.485,0.456,0.406", "--std=0.229,0.5,2", f"--layout={layout}"]
     bundle = exported(save(model, tmp_path), tmp_path / "own.fctl", "--classes=a,b,c", *options)
     patch = np.random.default_rng(0).permuted(np.arange(2 * 3 * 64 * 64) % 256).astype(np.uint8).reshape(2, 3, 64, 64)
-    scores = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), 2).segment(patch, {}, {})
+    scores = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 2).segment(patch, {}, {})
     mean, std = mean.reshape(3, 1, 1), std.reshape(3, 1, 1)
     np.testing.assert_allclose(scores, (patch * scale - mean) / std, rtol=tolerance, atol=tolerance)
     scaling = bundle.manifest.input.scaling
@@ -400,7 +400,7 @@ def test_one_value_scales_every_band(tmp_path: Path) -> None:
     options = ["--classes=a,b,c", "--scale=0.5", "--mean=3", "--std=4"]
     bundle = exported(save(model, tmp_path), tmp_path / "own.fctl", *options)
     patch = np.arange(3 * 64 * 64).reshape(1, 3, 64, 64).astype(np.uint8)
-    scores = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1).segment(patch, {}, {})
+    scores = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1).segment(patch, {}, {})
     np.testing.assert_allclose(scores, (patch * 0.5 - 3) / 4, rtol=1e-6, atol=1e-6)
 
 

@@ -27,12 +27,12 @@ from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export import fuse
 from fctl.export.fuse import fused_interface, fused_model, write_fused
 from fctl.export.triton import model_name, triton_config, write_repository
-from fctl.runtime.bundle.manifest import SEGMENTER, ClassInfo, Graph, TensorSpec
+from fctl.runtime.bundle.manifest import SEGMENTER, ClassInfo, GraphSpec, TensorSpec
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 
 from ..runtime import tiny
 
@@ -104,20 +104,20 @@ def raw_inputs(bundle: Bundle, batch: int) -> Arrays:
     return arrays
 
 
-def run(path: Path, graph: Graph, inputs: Arrays) -> NDArray[Any]:
+def run(path: Path, graph: GraphSpec, inputs: Arrays) -> NDArray[Any]:
     session = choose_engine("onnxruntime", "fp32").session(path, graph, len(inputs["patch"]))
     return session.run(inputs)[graph.outputs[0].name]
 
 
 def run_fused(path: Path, bundle: Bundle, inputs: Arrays) -> NDArray[Any]:
     ins, out = fused_interface(bundle, "fp32")
-    graph = Graph(role=SEGMENTER, precision="fp32", file=path.name, sha256="", inputs=ins, outputs=(out,))
+    graph = GraphSpec(role=SEGMENTER, precision="fp32", file=path.name, sha256="", inputs=ins, outputs=(out,))
     return run(path, graph, inputs)
 
 
 def run_staged(bundle: Bundle, inputs: Arrays) -> NDArray[Any]:
     """As the runtime does: contexts that move are encoded one by one."""
-    staged = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), len(inputs["patch"]))
+    staged = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), len(inputs["patch"]))
     features = {}
     for context in bundle.manifest.contexts:
         windows = inputs[f"window_{context.name}"]
@@ -207,7 +207,7 @@ def test_an_encoder_that_serves_two_contexts_is_stored_once(tmp_path: Path) -> N
 class OneBatch:
     """Noise to quantize a graph with, as ONNX Runtime's quantizer reads it."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: GraphSpec) -> None:
         random = np.random.default_rng(0)
         shapes = {one: (1, *(int(side) for side in one.shape[1:])) for one in graph.inputs}
         self.left = [{one.name: (255 * random.random(shape)).astype(one.dtype) for one, shape in shapes.items()}]
@@ -269,7 +269,7 @@ def save(
     weights: dict[str, NDArray[Any]],
     inputs: tuple[TensorSpec, ...],
     output: TensorSpec,
-) -> Graph:
+) -> GraphSpec:
     kinds = {"uint8": onnx.TensorProto.UINT8, "float32": onnx.TensorProto.FLOAT}
     ins, (out,) = (
         [onnx.helper.make_tensor_value_info(one.name, kinds[one.dtype], one.shape) for one in specs]
@@ -278,7 +278,7 @@ def save(
     stored = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
     graph = onnx.helper.make_graph(nodes, path.stem, ins, [out], stored)
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10), path)
-    return Graph(
+    return GraphSpec(
         role=path.stem, precision="fp32", file=path.name, sha256=sha256(path), inputs=inputs, outputs=(output,)
     )
 

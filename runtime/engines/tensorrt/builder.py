@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...bundle.manifest import BATCH, Graph, Precision
+from ...bundle.manifest import BATCH, GraphSpec, Precision
 from ...bundle.store import Bundle
 from ...cuda import driver
 from ...errors import DeviceMemoryError, EngineError, InputError, OutputError
-from ...raster.atomic import whole
+from ...raster.atomic import atomic_write
 from .flavours import Flavour, complaint, load_flavour, recorder
 from .layers import LayerReport, read_dump, read_inspector
 from .plans import (
@@ -97,7 +97,7 @@ def _system() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def build_plan(path: Path, graph: Graph, options: BuildOptions, machine: Machine) -> tuple[memoryview, PlanRecord]:
+def build_plan(path: Path, graph: GraphSpec, options: BuildOptions, machine: Machine) -> tuple[memoryview, PlanRecord]:
     """Parse and build one graph; its plan and record.
 
     Raises EngineError with the parser's or builder's first complaint.
@@ -129,7 +129,7 @@ def build_plan(path: Path, graph: Graph, options: BuildOptions, machine: Machine
     return memoryview(plan), record
 
 
-def _stored(path: Path, graph: Graph, options: BuildOptions, machine: Machine, folder: Path) -> StoredPlan:
+def _stored(path: Path, graph: GraphSpec, options: BuildOptions, machine: Machine, folder: Path) -> StoredPlan:
     name = plan_name(graph, options, machine)
     record = (folder / name).with_suffix(".json")
     if (folder / name).is_file() and record.is_file():
@@ -180,7 +180,7 @@ def _capability(trt: Any, options: BuildOptions) -> Any:
     return found
 
 
-def _profile(builder: Any, graph: Graph, batch: int) -> Any:
+def _profile(builder: Any, graph: GraphSpec, batch: int) -> Any:
     """One batch size, so that kernels are chosen for just that."""
     profile = builder.create_optimization_profile()
     for spec in graph.inputs:
@@ -203,7 +203,7 @@ def _timing_cache(config: Any, options: BuildOptions, machine: Machine) -> Any:
     yield
     cache = config.get_timing_cache()
     try:
-        with whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(cache.serialize() if cache else b"")
     except OutputError as error:  # a build of minutes is worth more
         log.debug("no timing cache: %s", error)
@@ -225,7 +225,7 @@ def _inspected(trt: Any, plan: Any, options: BuildOptions) -> LayerReport | None
         return None
 
 
-def _check_dtypes(path: Path, graph: Graph) -> None:
+def _check_dtypes(path: Path, graph: GraphSpec) -> None:
     for spec in graph.inputs:
         if spec.dtype in ("uint16", "int16"):
             raise EngineError(

@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ...bundle.manifest import Graph
+from ...bundle.manifest import GraphSpec
 from ...cuda import driver
 from ...errors import DeviceMemoryError, EngineError
 from ..base import DeviceSession, GpuEngine, Request, RunPrecision, graphs_for, shape_of
@@ -67,7 +67,7 @@ class TensorRt(GpuEngine):
             build_plans(request.bundle, precision, options, cache_folder())
         return None
 
-    def device_session(self, path: Path, graph: Graph, batch: int, stream: int) -> DeviceSession:
+    def device_session(self, path: Path, graph: GraphSpec, batch: int, stream: int) -> DeviceSession:
         """Load one graph's plan, to run on a stream of the GPU."""
         plan = find_plan(graph, path, self.flavour, batch, self._machine)
         if plan.path not in self._plans:
@@ -108,7 +108,7 @@ class _TensorRtSession(DeviceSession):
     """One execution context at one of its plan's profiles. The context allocates its scratch memory once."""
 
     def __init__(
-        self, engine: Any, plan: StoredPlan, graph: Graph, batch: int, stream: int, strategy: Any, logger: Any
+        self, engine: Any, plan: StoredPlan, graph: GraphSpec, batch: int, stream: int, strategy: Any, logger: Any
     ) -> None:
         super().__init__(graph, batch)
         self._stream, self._logger, self._addresses = stream, logger, dict[str, int]()

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...bundle.manifest import Graph, Manifest
+from ...bundle.manifest import GraphSpec, Manifest
 from ...bundle.records import RecordError, decode, encode
-from ...bundle.store import called, sha256
+from ...bundle.store import bundle_argument, sha256
 from ...errors import EngineError
-from ...raster.atomic import whole
+from ...raster.atomic import atomic_write
 from .flavours import Flavour
 from .layers import LayerReport
 
@@ -79,7 +79,7 @@ class StoredPlan:
     record: PlanRecord
 
 
-def batches_of(manifest: Manifest, graph: Graph, batches: Iterable[int]) -> tuple[int, ...]:
+def batches_of(manifest: Manifest, graph: GraphSpec, batches: Iterable[int]) -> tuple[int, ...]:
     """The sizes that one graph is run in: its own where that is fixed; 1 for what encodes a context that moves."""
     fixed = graph.inputs[0].shape[0]
     if isinstance(fixed, int):
@@ -96,7 +96,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("FCTL_CACHE") or Path(base) / "fctl") / ENGINES
 
 
-def plan_name(graph: Graph, options: BuildOptions, machine: Machine) -> str:
+def plan_name(graph: GraphSpec, options: BuildOptions, machine: Machine) -> str:
     """A file name that tells plans apart: what a person looks for, then a digest of all that matters."""
     key = json.dumps([graph.sha256, encode(options), encode(machine)], sort_keys=True)
     digest = hashlib.sha256(key.encode()).hexdigest()[:12]
@@ -107,9 +107,9 @@ def plan_name(graph: Graph, options: BuildOptions, machine: Machine) -> str:
 def store_plan(folder: Path, name: str, plan: memoryview | bytes, record: PlanRecord) -> StoredPlan:
     """Write a plan, then its record: a plan without a record is not there."""
     path = folder / name
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(plan)
-    with whole(_record_of(path)) as temporary:
+    with atomic_write(_record_of(path)) as temporary:
         temporary.write_text(json.dumps(encode(record), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return StoredPlan(path=path, record=record)
 
@@ -120,7 +120,7 @@ def remove_plan(plan: StoredPlan) -> None:
     plan.path.unlink(missing_ok=True)
 
 
-def find_plan(graph: Graph, onnx: Path, flavour: Flavour, batch: int, machine: Machine) -> StoredPlan:
+def find_plan(graph: GraphSpec, onnx: Path, flavour: Flavour, batch: int, machine: Machine) -> StoredPlan:
     """A plan of `graph` that runs on this machine in batches of `batch`. Raises EngineError that says why none does."""
     refusals = []
     for folder in (onnx.parent / ENGINES, cache_folder()):
@@ -132,12 +132,12 @@ def find_plan(graph: Graph, onnx: Path, flavour: Flavour, batch: int, machine: M
     found = f"found {'; '.join(refusals)}" if refusals else "found none"
     raise EngineError(
         f"{graph.role}, {graph.precision}: expected a {flavour} engine for batch {batch} on this machine, {found}; "
-        f"build it here: fctl-export {called(onnx.parent)} --fmt trt --flavour {flavour} --precision {graph.precision} "
+        f"build it here: fctl-export {bundle_argument(onnx.parent)} --fmt trt --flavour {flavour} --precision {graph.precision} "
         f"--batch {batch}"
     )
 
 
-def misfit(record: PlanRecord, graph: Graph, flavour: Flavour, batch: int, machine: Machine) -> str | None:
+def misfit(record: PlanRecord, graph: GraphSpec, flavour: Flavour, batch: int, machine: Machine) -> str | None:
     """Why a plan does not run `graph` on a machine; None where it does."""
     options, built = record.options, record.machine
     if record.onnx_sha256 != graph.sha256:
@@ -179,7 +179,7 @@ def read_record(path: Path) -> PlanRecord:
         raise EngineError(f"{path}: expected the record of an engine, found {error}; build it again") from None
 
 
-def _plans_of(folder: Path, graph: Graph) -> Iterator[StoredPlan]:
+def _plans_of(folder: Path, graph: GraphSpec) -> Iterator[StoredPlan]:
     """Plans of a role and precision in a folder; the newest first, for a cache keeps those of older versions."""
     names = folder.glob(f"{graph.role}-{graph.precision}-*.engine") if folder.is_dir() else ()
     for path in sorted(names, key=lambda path: (-path.stat().st_mtime_ns, path.name)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...cuda.driver import Device, Graph, Pinned
+from ...cuda.driver import CudaGraph, Device, Pinned
 from ...cuda.tensors import Tensor
 from ...engines.base import DeviceSession
 from .network import DeviceNetwork, log
@@ -27,7 +27,7 @@ class _Runner:
     ) -> None:
         self._network, self._session, self._specs = network, session, specs
         self._feeds: dict[str, _Feed] = {}
-        self._captured: dict[tuple[int, ...], Graph] | None = {} if session.capturable else None
+        self._captured: dict[tuple[int, ...], CudaGraph] | None = {} if session.capturable else None
         self._last: dict[str, int] = {}
 
     def allocate(self, name: str) -> Tensor:

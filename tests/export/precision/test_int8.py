@@ -31,7 +31,7 @@ from fctl.calib.ranges import METHODS
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.search import sensitivities
 from fctl.calib.speed import Speed, speeds
-from fctl.calib.trials import Graphs, Names, Trials
+from fctl.calib.trials import Fp32Graphs, Names, Trials
 from fctl.calib.watch import peaks
 from fctl.export.cli.command import _CHOICES, app
 from fctl.export.precision import int8
@@ -148,7 +148,7 @@ def test_the_rest_of_the_bundle_is_copied_byte_by_byte(shipped: Path) -> None:
 
 
 def test_the_report_says_what_is_in_the_graphs(shipped: Path) -> None:
-    report, graphs = report_of(shipped), Graphs.of(read_bundle("default"))
+    report, graphs = report_of(shipped), Fp32Graphs.of(read_bundle("default"))
     chosen = {role: layers_in(model) for role, model in models(shipped).items()}
     told = {role: {one["name"] for one in report["layers"] if one["int8"] and one["role"] == role} for role in chosen}
     assert told == chosen
@@ -307,7 +307,7 @@ def test_a_budget_that_cannot_be_kept_is_told_with_numbers_and_layers(tmp_path: 
 def gate(folder: Path, loss: Callable[[Names], float], agreement: float, images: Sequence[Path]) -> Any:
     """What `_within` makes of tiny.fctl: ranges that are far too short, a made-up loss, and patches of images."""
     bundle = read_bundle(tiny.TINY)
-    graphs, batches = Graphs.of(bundle), sample_patches(bundle.manifest, images, 3, seed=1)
+    graphs, batches = Fp32Graphs.of(bundle), sample_patches(bundle.manifest, images, 3, seed=1)
     largest = peaks(bundle, batches, inputs=True)
     numbers = int8.Numbers(
         amax={role: {n: 0.7 * p for n, p in found.items()} for role, found in largest.items()}, biases={}

@@ -18,7 +18,16 @@ from fctl.model.config import ContextConfig
 from fctl.model.geometry import crop_matrix
 from fctl.model.network import FCtL
 from fctl.model.train.losses import focal_loss
-from fctl.model.train.optimise import Batch, Recipe, Sampler, Scene, Training, _best_offsets, _jitter, recalibrate
+from fctl.model.train.optimise import (
+    Recipe,
+    Sampler,
+    Scene,
+    Training,
+    TrainingBatch,
+    _best_offsets,
+    _jitter,
+    recalibrate,
+)
 from fctl.runtime.evaluate.metrics import IGNORE, Confusion
 from fctl.runtime.tiling.contexts import ContextWindow
 from fctl.runtime.tiling.windows import Window
@@ -51,7 +60,7 @@ def sampler(scene: Scene, *contexts: ContextConfig, **changes: object) -> Sample
     return Sampler([scene], network, windows(*contexts), replace(RECIPE, **changes))  # type: ignore[arg-type]
 
 
-def batches(source: Sampler, count: int = 4) -> list[Batch]:
+def batches(source: Sampler, count: int = 4) -> list[TrainingBatch]:
     return [source.batch(seed) for seed in range(count)]
 
 

@@ -28,7 +28,7 @@ from fctl.model.train.config import network_of, part_of, read_config
 from fctl.model.train.curve import draw_curve
 from fctl.model.train.data import class_labels, decode_scenes, open_images, plan_scenes
 from fctl.model.train.losses import focal_loss
-from fctl.model.train.optimise import Batch, Recipe, Training, _weighted_loss
+from fctl.model.train.optimise import Recipe, Training, TrainingBatch, _weighted_loss
 from fctl.model.train.run import _class_weights, _device, run_training
 from fctl.model.train.start import handed_over, network_of_stage, start_network
 from fctl.model.train.validation import validate
@@ -629,7 +629,7 @@ def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
             group["lr"] = 1e-3
         size = 4 // count
         parts = [
-            Batch(torch.from_numpy(batch[0][i : i + size]), {}, {}, torch.from_numpy(batch[1][i : i + size]))
+            TrainingBatch(torch.from_numpy(batch[0][i : i + size]), {}, {}, torch.from_numpy(batch[1][i : i + size]))
             for i in range(0, 4, size)
         ]
         training._step(iter(parts))

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle.manifest import SEGMENTER, Graph
+from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec
 from fctl.runtime.bundle.store import read_bundle, sha256
 from fctl.runtime.cuda import driver
 from fctl.runtime.engines.base import Session
@@ -173,9 +173,9 @@ def test_engines_agree(rng: np.random.Generator, bundle: Path) -> None:
     np.testing.assert_allclose(found[0].probabilities, found[1].probabilities, rtol=1e-5, atol=1e-6)
 
 
-def graph_of(path: Path) -> Graph:
+def graph_of(path: Path) -> GraphSpec:
     _, graph = read_bundle(tiny.TINY).graph(SEGMENTER, "fp32")
-    return Graph(
+    return GraphSpec(
         role=graph.role,
         precision="fp32",
         file=path.name,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fctl.runtime.bundle.manifest import SEGMENTER, Graph
+from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.engines.tensorrt.layers import LayerReport, read_dump, read_inspector
 from fctl.runtime.engines.tensorrt.plans import (
@@ -41,11 +41,11 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FCTL_CACHE", str(tmp_path / "cache"))
 
 
-def onnx_of(bundle: Path = tiny.TINY, role: str = SEGMENTER) -> tuple[Path, Graph]:
+def onnx_of(bundle: Path = tiny.TINY, role: str = SEGMENTER) -> tuple[Path, GraphSpec]:
     return read_bundle(bundle).graph(role, "fp32")
 
 
-def record_of(graph: Graph, options: BuildOptions = OPTIONS, machine: Machine = A2000) -> PlanRecord:
+def record_of(graph: GraphSpec, options: BuildOptions = OPTIONS, machine: Machine = A2000) -> PlanRecord:
     return PlanRecord(
         schema="1.0", role=graph.role, precision=graph.precision, onnx_sha256=graph.sha256, plan_sha256="",
         options=options, machine=machine, profiles=options.batches, seconds=1.5,
@@ -53,7 +53,7 @@ def record_of(graph: Graph, options: BuildOptions = OPTIONS, machine: Machine = 
     )  # fmt: skip
 
 
-def stored(folder: Path, graph: Graph, content: bytes = b"plan", **changes: object) -> StoredPlan:
+def stored(folder: Path, graph: GraphSpec, content: bytes = b"plan", **changes: object) -> StoredPlan:
     record = replace(record_of(graph), **changes)  # type: ignore[arg-type]
     return store_plan(folder, plan_name(graph, record.options, record.machine), content, record)
 

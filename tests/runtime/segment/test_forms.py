@@ -11,7 +11,7 @@ import pytest
 from fctl.runtime import Segmentation, Segmenter
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.engines.choose import choose_engine
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.sources import ArraySource
 from tests.runtime import naive, tiny
@@ -74,7 +74,7 @@ def test_a_fixed_batch_gives_what_any_other_does(size: tuple[int, int], batch: i
 def test_a_fixed_batch_is_the_one_that_runs() -> None:
     bundle = read_bundle(tiny.TINY_FIXED)
     assert (bundle.manifest.fixed_batch, read_bundle(tiny.TINY_PLAIN).manifest.fixed_batch) == (3, None)
-    network = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), 5)
+    network = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 5)
     steps: list[int] = []
     source = ArraySource(slope_of(33, 50, bands=4, dtype="uint16"))
     for _ in segment_rows(network, source, progress=lambda done, total: steps.append(done)):
@@ -103,7 +103,7 @@ def test_probabilities_add_up_to_one_and_differ_from_those_of_averaged_logits() 
 
 def test_probabilities_without_data_are_nan() -> None:
     image = slope_of(33, 50, bands=4, dtype="uint16")
-    network = StagedNetwork(read_bundle(tiny.TINY_SHARES), choose_engine("onnxruntime", "fp32"), 3)
+    network = HostNetwork(read_bundle(tiny.TINY_SHARES), choose_engine("onnxruntime", "fp32"), 3)
     rows = list(segment_rows(network, HoleSource(image), probabilities=True))
     ids = np.concatenate([part.ids for part in rows])
     shares = np.concatenate([part.probabilities for part in rows if part.probabilities is not None], axis=1)

@@ -11,7 +11,7 @@ import pytest
 from fctl.runtime import Segmenter
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.engines.choose import choose_engine
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.pipeline import Rows, segment_rows
 from fctl.runtime.tiling.sources import ArraySource, Source
 from fctl.runtime.tiling.windows import Window
@@ -78,7 +78,7 @@ def test_the_batch_does_not_change_the_ids(bundle: Path) -> None:
 
 
 def rows_of(bundle: Path, source: Source, batch: int = 2) -> Iterator[Rows]:
-    return segment_rows(StagedNetwork(read_bundle(bundle), choose_engine("onnxruntime", "fp32"), batch), source)
+    return segment_rows(HostNetwork(read_bundle(bundle), choose_engine("onnxruntime", "fp32"), batch), source)
 
 
 @pytest.mark.parametrize("broken_below", [0, 40, 60])
@@ -110,7 +110,7 @@ def test_only_one_thread_touches_the_source(bundle: Path) -> None:
 
 
 def test_pixels_without_data_are_255_and_nan() -> None:
-    network = StagedNetwork(read_bundle(tiny.TINY), choose_engine("onnxruntime", "fp32"), 2)
+    network = HostNetwork(read_bundle(tiny.TINY), choose_engine("onnxruntime", "fp32"), 2)
     rows = list(segment_rows(network, HoleSource(image_of(40, 20)), probabilities=True))
     ids = np.concatenate([part.ids for part in rows])
     shares = np.concatenate([part.probabilities for part in rows if part.probabilities is not None], axis=1)
@@ -126,7 +126,7 @@ def test_probabilities_are_made_only_when_asked_for() -> None:
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_progress_counts_every_tile(batch: int) -> None:
-    network = StagedNetwork(read_bundle(tiny.TINY), choose_engine("onnxruntime", "fp32"), batch)
+    network = HostNetwork(read_bundle(tiny.TINY), choose_engine("onnxruntime", "fp32"), batch)
     steps: list[tuple[int, int]] = []
     for _ in segment_rows(
         network, ArraySource(image_of(40, 30)), progress=lambda done, total: steps.append((done, total))

@@ -20,7 +20,7 @@ from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import InputError
 from fctl.runtime.segment import pipeline
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.tiling.contexts import ContextWindow, scene_starts
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL
@@ -174,7 +174,7 @@ def test_the_batch_does_not_change_the_mask(batch: int) -> None:
 # Once each, and no longer than needed
 
 
-class WatchedNetwork(StagedNetwork):
+class WatchedNetwork(HostNetwork):
     """Counts what is encoded, and what of it is still held when patches are segmented."""
 
     def __init__(self, bundle: Path, batch: int, scenes: tuple[int | None, ...]) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from fctl.runtime.tiling.merge import WEIGHTS, Merger, Strip, cosine, uniform
-from fctl.runtime.tiling.windows import Grid, Plan, Window
+from fctl.runtime.tiling.windows import Grid, TilePlan, Window
 
 KINDS: tuple[Literal["stride", "even"], ...] = ("stride", "even")
 
@@ -31,7 +31,7 @@ class Case:
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     tile = draw(st.integers(2, 20))
-    plan = Plan(kind=draw(st.sampled_from(KINDS)), overlap=draw(st.integers(0, tile * 3 // 4)))
+    plan = TilePlan(kind=draw(st.sampled_from(KINDS)), overlap=draw(st.integers(0, tile * 3 // 4)))
     grid = Grid.over(draw(st.integers(1, 60)), draw(st.integers(1, 60)), tile, plan)
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     classes = draw(st.integers(2, 6))
@@ -136,7 +136,7 @@ def test_ids_reach_the_highest_class() -> None:
 
 
 def test_one_tile_is_handed_back_as_it_is(rng: np.random.Generator) -> None:
-    grid = Grid.over(5, 3, 8, Plan(kind="stride", overlap=0))
+    grid = Grid.over(5, 3, 8, TilePlan(kind="stride", overlap=0))
     logits = rng.normal(size=(4, 8, 8)).astype(np.float32)
     merger = Merger(grid, 4, "uniform")
     assert list(merger.add([Window(0, 0, 8, 8)], logits[None])) == []

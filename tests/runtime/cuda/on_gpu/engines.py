@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from fctl.runtime.bundle.manifest import Graph
+from fctl.runtime.bundle.manifest import GraphSpec
 from fctl.runtime.engines import base
 from fctl.runtime.engines.base import GpuEngine, Request, RunPrecision
 from fctl.runtime.engines.onnxruntime import OnnxRuntimeDeviceSession
@@ -21,7 +21,7 @@ class OnStream(OnnxRuntimeDeviceSession):
     capturable = True
     batch = 0
 
-    def __init__(self, path: Path, graph: Graph, batch: int, stream: int) -> None:
+    def __init__(self, path: Path, graph: GraphSpec, batch: int, stream: int) -> None:
         super().__init__(path, graph, batch, [("CPUExecutionProvider", {})])
         self._stream, self.batch = stream, batch
         self.runs: list[dict[str, int]] = []
@@ -50,7 +50,7 @@ class StreamEngine(GpuEngine):
     def precisions(cls) -> tuple[RunPrecision, ...]:
         return base.RUN_PRECISIONS
 
-    def device_session(self, path: Path, graph: Graph, batch: int, stream: int) -> OnStream:
+    def device_session(self, path: Path, graph: GraphSpec, batch: int, stream: int) -> OnStream:
         session = OnStream(path, graph, batch, stream)
         self.sessions[graph.role, batch] = session
         return session

@@ -16,7 +16,7 @@ from fctl.runtime.tiling.merge import WEIGHTS, Merger, Strip, covered
 from fctl.runtime.tiling.resampling import Resampling, resample
 from fctl.runtime.tiling.sources import ArraySource, read_padded
 from fctl.runtime.tiling.turns import DIHEDRAL, Turn
-from fctl.runtime.tiling.windows import Grid, Plan, Window
+from fctl.runtime.tiling.windows import Grid, TilePlan, Window
 
 
 class Gpu:
@@ -194,9 +194,9 @@ def merge(gpu: Gpu, grid: Grid, rule: str, scores: NDArray[np.float32], mode: st
 
 @pytest.mark.parametrize("rule", sorted(WEIGHTS))
 @pytest.mark.parametrize(("height", "width"), [(40, 50), (16, 16), (9, 31), (37, 5), (64, 33)])
-@pytest.mark.parametrize("plan", [Plan(kind="stride", overlap=3), Plan(kind="even", overlap=0)], ids=str)
+@pytest.mark.parametrize("plan", [TilePlan(kind="stride", overlap=3), TilePlan(kind="even", overlap=0)], ids=str)
 def test_tiles_are_merged_as_on_the_host(
-    gpu: Gpu, rng: np.random.Generator, rule: str, height: int, width: int, plan: Plan
+    gpu: Gpu, rng: np.random.Generator, rule: str, height: int, width: int, plan: TilePlan
 ) -> None:
     grid = Grid.over(height, width, 16, plan)
     scores = (rng.standard_normal((len(grid), 5, 16, 16)) * 5).astype(np.float32)
@@ -214,7 +214,7 @@ def test_tiles_are_merged_as_on_the_host(
 
 
 def test_nan_and_infinity_are_treated_as_on_the_host(gpu: Gpu) -> None:
-    grid = Grid.over(8, 8, 8, Plan(kind="stride", overlap=0))
+    grid = Grid.over(8, 8, 8, TilePlan(kind="stride", overlap=0))
     values = np.array([np.nan, -np.inf, np.inf, 0.0, -0.0, 1.0, -1.0], np.float32)
     scores = values[np.random.default_rng(3).integers(0, len(values), (1, 4, 8, 8))]
     merger = Merger(grid, 4, "uniform")

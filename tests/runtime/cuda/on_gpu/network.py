@@ -21,7 +21,7 @@ from fctl.runtime.errors import DeviceMemoryError, InputError, RasterError
 from fctl.runtime.raster.source import read_thumbnail
 from fctl.runtime.segment.gpu import network as device_network
 from fctl.runtime.segment.gpu.merge import DownloadingMerger
-from fctl.runtime.segment.host import StagedNetwork
+from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT
@@ -57,7 +57,7 @@ def image_of(bundle: Path, height: int = 45, width: int = 50) -> NDArray[Any]:
 
 def expected_of(bundle: Path, image: NDArray[Any], *, batch: int = 4, tta: bool = False) -> Segmentation:
     """What the host's path gives."""
-    network = StagedNetwork(read_bundle(bundle), choose_engine("onnxruntime", "fp32"), batch)
+    network = HostNetwork(read_bundle(bundle), choose_engine("onnxruntime", "fp32"), batch)
     turns = DIHEDRAL if tta else (UPRIGHT,)
     rows = list(segment_rows(network, ArraySource(image), probabilities=True, turns=turns))
     shares = [row.probabilities for row in rows if row.probabilities is not None]
@@ -118,7 +118,7 @@ def test_scene_blocks_of_a_global_context(graphs: bool) -> None:
     with Segmenter(tiny.TINY_GLOBAL, batch=3, scene_size=24) as segmenter:
         found = segmenter.segment(image, probabilities=True)
         bundle = segmenter.bundle
-    network = StagedNetwork(bundle, choose_engine("onnxruntime", "fp32"), 3)
+    network = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 3)
     ids = np.concatenate([row.ids for row in segment_rows(network, ArraySource(image))])
     np.testing.assert_array_equal(found.ids, ids)
     assert (ids != expected_of(tiny.TINY_GLOBAL, image).ids).any()

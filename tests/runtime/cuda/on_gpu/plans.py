@@ -23,7 +23,7 @@ pytest.importorskip("tensorrt_rtx")
 import tensorrt_rtx as trt
 
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle.manifest import Graph
+from fctl.runtime.bundle.manifest import GraphSpec
 from fctl.runtime.bundle.store import read_bundle, sha256
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.engines.onnxruntime import OnnxRuntimeDeviceSession
@@ -79,7 +79,7 @@ class Engine:
 
 
 class Context:
-    def __init__(self, engine: Engine, path: Path, graph: Graph, profiles: tuple[int, ...]) -> None:
+    def __init__(self, engine: Engine, path: Path, graph: GraphSpec, profiles: tuple[int, ...]) -> None:
         self._engine, self._path, self._graph, self._profiles = engine, path, graph, profiles
         self._profile: int | None = None
         self._shapes: dict[str, tuple[int, ...]] = {}
