@@ -1,4 +1,4 @@
-"""Which patches calibrate INT8: from all of a user's images, and evenly of the classes that the network sees there."""
+"""The choice of patches that calibrate INT8: from all of a user's images, with classes as even as the images allow."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
 from fctl.runtime.progress import TileProgress
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.network import Network
 from fctl.runtime.tiling.merge import Strip
 from fctl.runtime.tiling.sources import Source
@@ -32,9 +31,14 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """A patch: its image, as it was given, and its first row and column there.
+    """A patch that was chosen.
 
-    valid: share of its pixels that have data. shares: of each class, among these, as the network predicts.
+    Attributes:
+        image: Its image, as it was given.
+        y: Its first row in the image.
+        x: Its first column in the image.
+        valid: The share of its pixels that have data, from 0 to 1.
+        shares: The share of each class in these pixels, as the network predicts it.
     """
 
     image: str
@@ -46,37 +50,64 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Drawn:
-    """How many patches an image is to give, and the candidates, in the order in which they were drawn."""
+    """What was drawn from an image.
+
+    Attributes:
+        quota: How many patches the image is to give.
+        tiles: The candidates, in the order in which they were drawn.
+    """
 
     quota: int
     tiles: tuple[Window, ...]
 
 
 def choose_patches(
-    network: Network[Any, Any], images: Sequence[Path], count: int, seed: int, progress: TileProgress | None = None
+    network: Network, images: Sequence[Path], count: int, seed: int, progress: TileProgress | None = None
 ) -> tuple[Chosen, ...]:
-    """At least one and at most `count` patches in the order of their images, each in reading order; all are distinct.
+    """Choose distinct patches from images.
 
-    Images give equally many, or what they have: places are drawn from `seed`, and at least half of a patch has data, in
-    more than one colour. Of more images than patches, some are drawn and no other is opened. Among candidates that the
-    network segments, those are taken that make its classes most even.
-    progress: called with candidates segmented and in all. Raises RasterError for an image that does not fit the bundle,
-    InputError where no image has anything to show.
+    All images give equally many patches, or as many as they have; where there are more images than patches, some are
+    drawn and no other is opened. At least half of a patch has data, in more than one colour. The network segments more
+    candidates than are needed, and those that make its classes most even are taken.
+
+    Args:
+        network: The network.
+        images: The images.
+        count: How many patches to choose at most.
+        seed: Random seed of the images and places.
+        progress: Called with candidates that are segmented and candidates in all.
+
+    Returns:
+        At least one patch, in the order of the images and within each in reading order.
+
+    Raises:
+        RasterError: An image does not fit the bundle.
+        InputError: No image has anything to show.
     """
     images = tuple(dict.fromkeys(images))
     drawn = _draw(network.manifest, images, count, seed)
     if not drawn:
         more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
         named = ", ".join(map(str, images[:_NAMED]))
-        raise InputError(f"expected patches with data, found none in {named}{more}; give other images")
+        raise InputError(expected="patches with data", found=f"none in {named}{more}", remedy="give other images")
     return _pick(drawn, _predict(network, drawn, progress))
 
 
 def cut_patches(manifest: Manifest, chosen: Sequence[Chosen]) -> Iterator[PatchBatch]:
-    """Chosen patches in turn, one per batch with all of its contexts, cut when they are asked for.
+    """Cut patches one by one, when they are asked for.
 
-    Those that follow each other in the same image open it once. Do not leave one iteration while in another: rasterio
-    keeps its settings on a stack. Raises RasterError.
+    Patches that follow each other in the same image open it once. Do not end one iteration within another: rasterio
+    keeps its settings on a stack.
+
+    Args:
+        manifest: How patches and contexts are cut.
+        chosen: The patches.
+
+    Yields:
+        Batches of one patch with all of its contexts.
+
+    Raises:
+        RasterError: An image cannot be read.
     """
     for image, patches in groupby(chosen, lambda patch: patch.image):
         with open_raster(Path(image), manifest.input, None, manifest.tile) as source:
@@ -85,9 +116,10 @@ def cut_patches(manifest: Manifest, chosen: Sequence[Chosen]) -> Iterator[PatchB
 
 
 def _draw(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> dict[Path, _Drawn]:
-    """Candidates of all images that give any, in the order of the images.
+    """The candidates of all images that give any, in the order of the images.
 
-    What an image has shows only when it is looked at: quotas that it cannot meet go to others, which are drawn anew.
+    How much an image has to give shows only when it is read. A quota that it cannot meet goes to the others, which are
+    then drawn from anew.
     """
     order = np.random.default_rng(seed).permutation(len(images)).tolist()
     most = dict.fromkeys(order, count)
@@ -104,7 +136,7 @@ def _draw(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> 
 
 
 def _quotas(count: int, most: Mapping[int, int]) -> dict[int, int]:
-    """`count` in parts as even as the most of each allows; the first get the remainder."""
+    """`count` in parts, as even as the most that each may have allows; the first get the remainder."""
     quotas, left = dict.fromkeys(most, 0), count
     while left and (growing := [index for index in most if quotas[index] < most[index]][:left]):
         for index in growing:
@@ -114,7 +146,7 @@ def _quotas(count: int, most: Mapping[int, int]) -> dict[int, int]:
 
 
 def _candidates(manifest: Manifest, path: Path, wanted: int, random: np.random.Generator) -> tuple[Window, ...]:
-    """At most as many distinct usable places of an image as are wanted."""
+    """Distinct usable places of an image, at most as many as are wanted."""
     tile = manifest.tile
     with open_raster(path, manifest.input, None, tile) as source:
         rows, columns = (max(side - tile, 0) + 1 for side in (source.height, source.width))
@@ -124,7 +156,7 @@ def _candidates(manifest: Manifest, path: Path, wanted: int, random: np.random.G
 
 
 def _usable(source: Source, tile: Window) -> bool:
-    """Whether at least half of a tile has data, in more than one colour; of a smaller image, half of that."""
+    """Whether at least half of a tile has data, in more than one colour; beyond the image it need not have any."""
     valid = _valid(source, tile)
     if 2 * np.count_nonzero(valid) < valid.size:
         return False
@@ -133,23 +165,23 @@ def _usable(source: Source, tile: Window) -> bool:
 
 
 def _valid(source: Source, tile: Window) -> Mask:
-    """Where a tile has data: (rows, columns) of what lies inside the raster."""
+    """Where a tile has data, (rows, columns) of the part inside the raster."""
     inside = _inside(source, tile)
     valid = source.valid(inside)
     return np.ones((inside.height, inside.width), np.bool_) if valid is None else valid
 
 
 def _inside(source: Source, tile: Window) -> Window:
-    """The part of a tile inside the raster, where it begins."""
+    """The part of a tile that lies inside the raster."""
     inside = tile.within(source.height, source.width)
     assert inside is not None
     return inside
 
 
 def _predict(
-    network: Network[Any, Any], drawn: Mapping[Path, _Drawn], progress: TileProgress | None
+    network: Network, drawn: Mapping[Path, _Drawn], progress: TileProgress | None
 ) -> dict[tuple[Path, Window], Chosen]:
-    """Every candidate, with its classes. A batch may hold patches of several images."""
+    """Segment every candidate. A batch may hold patches of several images."""
     patches, total = _cut(network.manifest, drawn), sum(len(image.tiles) for image in drawn.values())
     found: dict[tuple[Path, Window], Chosen] = {}
     while group := tuple(islice(patches, network.batch)):
@@ -169,7 +201,7 @@ def _predict(
 
 
 def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Path, PatchBatch, Mask]]:
-    """All candidates and where they have data, image by image in reading order."""
+    """All candidates, image by image in reading order: the image, the patch, and where it has data."""
     for path, image in drawn.items():
         with open_raster(path, manifest.input, None, manifest.tile) as source:
             tiles = sorted(image.tiles, key=lambda tile: (tile.y, tile.x))
@@ -177,25 +209,13 @@ def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Pat
                 yield path, batch, _valid(source, batch.tiles[0])
 
 
-def _scores(network: Network[Any, Any], patches: list[PatchBatch]) -> NDArray[np.float32]:
+def _scores(network: Network, patches: list[PatchBatch]) -> NDArray[np.float32]:
     """Scores (N, classes, P, P) of at most as many patches as the network takes at once."""
-    filled = [*patches, *patches[-1:] * (network.batch - len(patches))]
-    features = {}
-    for context in network.manifest.contexts:
-        windows = [batch.contexts[context.name] for batch in filled]
-        if context.window.moves:
-            scenes = {id(window): window for window in windows}  # neighbours share theirs, see `cut_each`
-            encoded = {key: network.encode(context, window) for key, window in scenes.items()}
-            features[context.name] = network.join(context, [encoded[id(window)] for window in windows])
-        else:
-            features[context.name] = network.encode(context, np.concatenate(windows))
-    positions = {name: np.concatenate([batch.positions[name] for batch in filled]) for name in filled[0].positions}
-    scores = network.segment(np.concatenate([batch.patch for batch in filled]), features, positions)
-    return network.on_host(scores)[: len(patches)]
+    return network.on_host(network.run(joined(patches, network.batch)))[: len(patches)]
 
 
 def _shares(manifest: Manifest, scores: NDArray[np.float32], valid: Mask) -> tuple[float, ...]:
-    """Share of each class among the valid pixels of a patch, from its scores (classes, P, P)."""
+    """The share of each class in the pixels of a patch that have data, from its scores (classes, P, P)."""
     rows, columns = valid.shape
     ids = Strip(0, scores, manifest.scores).ids()[:rows, :columns][valid]
     counts = np.bincount(ids, minlength=len(manifest.classes))
@@ -203,9 +223,10 @@ def _shares(manifest: Manifest, scores: NDArray[np.float32], valid: Mask) -> tup
 
 
 def _pick(drawn: Mapping[Path, _Drawn], seen: Mapping[tuple[Path, Window], Chosen]) -> tuple[Chosen, ...]:
-    """Each pick adds most to the sum of the square roots of the classes' totals: more, the less there is of a class.
+    """The candidates that make classes most even.
 
-    Unlike a rule that only asks for the class with least so far, it is not led by one that is but some stray pixels.
+    Each pick adds most to the sum of the square roots of the classes' totals, which grows faster the less there is of
+    a class. A rule that only asked for the rarest class so far would be led by classes that are a few stray pixels.
     """
     candidates = [seen[path, tile] for path, image in drawn.items() for tile in image.tiles]
     owners = np.repeat(np.arange(len(drawn)), [len(image.tiles) for image in drawn.values()])

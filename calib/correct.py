@@ -1,14 +1,14 @@
-"""Bias correction: what rounding adds to the mean of a layer's channels, taken off its bias.
+"""Bias correction: the shift that rounding adds to the mean of a layer's channels is subtracted from its bias.
 
-Rounded weights err alike on every patch, and depthwise convolutions have few of them to even that out. The shift of
-each layer is measured on inputs in fp32, so that layers can be corrected all at once, and one by one.
+A rounded weight errs in the same direction on every patch, and depthwise convolutions have too few weights for the
+errors to cancel. The shift of each layer is measured on fp32 inputs. Corrections are therefore independent: they hold
+for all layers together and for each one alone.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,20 +18,30 @@ from numpy.typing import NDArray
 
 from fctl.runtime.segment.batches import PatchBatch
 
+from .layers import PAIR
 from .onnx_session import load_session
-from .quantise import PAIR, quantised
+from .plain import made_by
+from .quantise import FloatArray, quantised
 from .trials import Fp32Graphs
 from .watch import feed, run_watched
 
 _SHIFT, _ROUNDED = "/shift", "/rounded"
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[np.generic]]
 
 
-def corrections(graphs: Fp32Graphs, amax: Mapping[str, Mapping[str, float]], batches: Iterable[PatchBatch]) -> dict[str, Arrays]:
-    """By role and layer, (channels,) float32: mean of fp32 less mean of int8, over all patches and places.
+def corrections(
+    graphs: Fp32Graphs, amax: Mapping[str, Mapping[str, float]], batches: Iterable[PatchBatch]
+) -> dict[str, dict[str, FloatArray]]:
+    """Measure what to add to the biases of all layers that may be int8.
 
-    batches: real patches, one per batch.
+    Args:
+        graphs: The fp32 graphs of a bundle.
+        amax: The ranges of activations, by role and tensor.
+        batches: Real patches, one per batch.
+
+    Returns:
+        By role and layer, (channels,) float32: the mean of fp32 less the mean of int8, over all patches and places.
     """
     shifting = {role: _Shifting(graphs, role, amax[role]) for role in graphs.models}
     feed(graphs.bundle, batches, shifting)
@@ -39,15 +49,15 @@ def corrections(graphs: Fp32Graphs, amax: Mapping[str, Mapping[str, float]], bat
 
 
 class _Shifting:
-    """A graph that also tells the shift of every layer, alone in int8."""
+    """A graph that also measures the shift of every layer, as if it alone were int8."""
 
     def __init__(self, graphs: Fp32Graphs, role: str, amax: Mapping[str, float]) -> None:
         self._session = load_session(_with_shifts(graphs, role, amax))
-        self._sums: Arrays = {}
+        self._sums: dict[str, NDArray[np.float64]] = {}
         self._patches = 0
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Outputs by name."""
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        """Run one patch; returns the graph's own outputs, by name."""
         outputs, shifts = run_watched(self._session, inputs, _SHIFT)
         for layer, shift in shifts.items():
             mean = shift.astype(np.float64).mean(axis=0).reshape(-1)
@@ -55,42 +65,42 @@ class _Shifting:
         self._patches += 1
         return outputs
 
-    def means(self) -> Arrays:
-        """Of all patches that were run."""
+    def means(self) -> dict[str, FloatArray]:
+        """The mean shift over all patches that were run, (channels,) by layer."""
         return {name: (total / self._patches).astype(np.float32) for name, total in self._sums.items()}
 
 
 def _with_shifts(graphs: Fp32Graphs, role: str, amax: Mapping[str, float]) -> onnx.ModelProto:
     """A graph in fp32 in which every layer is computed once more, in int8, and compared.
 
-    The last layer's comparison is appended first, with Q/DQ of its own: only then does ONNX Runtime run each early, and
-    let go of large tensors.
+    The last layer's comparison is appended first, with Q/DQ of its own. Only then does ONNX Runtime run each of them
+    early, and free large tensors.
     """
     names = graphs.names[role]
     model = copy.deepcopy(graphs.models[role])
     graph, rounded = model.graph, quantised(model, names, amax).graph
     sizes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     graph.initializer.extend(tensor for tensor in rounded.initializer if tensor.name not in sizes)
-    made_by = {name: node for node in rounded.node for name in node.output}
+    makers = made_by(rounded)
     layers = {layer.name: layer for layer in graphs.layers[role]}
     for node in reversed(rounded.node):
         if node.name in layers:
             layer = layers[node.name]
-            graph.node.extend(_alone(node, made_by))
+            graph.node.extend(_alone(node, makers))
             graph.node.extend(_compared(graph, graph.node[-1], layer.name, sizes[layer.weight][layer.axis]))
     return model
 
 
-def _alone(node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Copies of a layer and of the Q/DQ before it, which give tensors of their own."""
+def _alone(node: onnx.NodeProto, makers: Mapping[str, onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """Copies of a layer and of the Q/DQ before it, under names of their own."""
     found: list[onnx.NodeProto] = []
     queue = [node]
     while queue:
         other = copy.deepcopy(queue.pop())
-        before = [made_by[name] for name in other.input if name in made_by and made_by[name].op_type in PAIR]
+        before = [makers[name] for name in other.input if name in makers and makers[name].op_type in PAIR]
         for names in (other.input, other.output):
             for index, name in enumerate(names):
-                if name in other.output or (name in made_by and made_by[name].op_type in PAIR):
+                if name in other.output or (name in makers and makers[name].op_type in PAIR):
                     names[index] = f"{name}{_ROUNDED}/{node.name}"
         other.name += f"{_ROUNDED}/{node.name}"
         found.insert(0, other)
@@ -99,7 +109,7 @@ def _alone(node: onnx.NodeProto, made_by: Mapping[str, onnx.NodeProto]) -> list[
 
 
 def _compared(graph: onnx.GraphProto, rounded: onnx.NodeProto, layer: str, channels: int) -> Iterator[onnx.NodeProto]:
-    """What compares a layer in int8 with that in fp32: the mean by channel (N, channels, 1...) becomes an output."""
+    """Nodes that compare a layer in int8 with that in fp32; the mean by channel (N, channels, 1...) is an output."""
     shift, result = layer + _SHIFT, rounded.output[0].partition(_ROUNDED)[0]
     yield onnx.helper.make_node("Sub", [result, rounded.output[0]], [f"{shift}/all"])
     if rounded.op_type == "Conv":

@@ -1,4 +1,4 @@
-"""What the layers of a graph cost, by counting."""
+"""The cost of a graph's layers, in multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ _COUNTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 
 
 def macs(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates of one patch, by node, of Conv, ConvTranspose, Gemm and MatMul.
+    """Count the multiply-accumulates of one patch in every Conv, ConvTranspose, Gemm and MatMul.
 
-    Nodes need names of their own, as `plain` gives them. A symbolic batch is 1, a fixed one is counted as it is; so is
-    what falls on padding; biases are not. Raises BundleError where a shape cannot be told.
+    A symbolic batch counts as 1 and a fixed one as it is. Padding counts like data; biases do not count.
+
+    Args:
+        model: A graph whose nodes have unique names, as `plain` gives them.
+
+    Returns:
+        The multiply-accumulates, by the name of the node.
+
+    Raises:
+        BundleError: A shape cannot be inferred.
     """
     nodes = [node for node in model.graph.node if node.op_type in _COUNTED]
     shapes = shapes_of(model, {name for node in nodes for name in (*node.input[:2], *node.output)})

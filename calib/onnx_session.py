@@ -1,4 +1,4 @@
-"""ONNX Runtime for graphs on their way into a bundle, on the CPU: the one place in this folder that loads them."""
+"""ONNX Runtime on the CPU, for graphs on their way into a bundle: the only module of this folder that loads it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ from fctl.runtime.engines.processor import adds_int8_exactly
 
 
 def load_session(graph: Path | onnx.ModelProto, *, optimised: bool = True) -> InferenceSession:
-    """A file or a model, ready to run. optimised: or node by node, as they are written.
+    """Load a graph in ONNX Runtime, on the CPU.
 
-    Raises what ONNX Runtime raises: its exceptions share no base class of their own.
+    Args:
+        graph: An ONNX file, or a model in memory.
+        optimised: Whether ONNX Runtime may merge and replace nodes; otherwise it runs them as they are written.
+
+    Returns:
+        A session that is ready to run.
+
+    Raises:
+        Exception: Whatever ONNX Runtime raises; its exceptions share no base class of their own.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions

@@ -1,20 +1,23 @@
-"""How far int8 activations reach: one number per tensor, `amax`, from a histogram of |x|.
+"""The range of an int8 activation: one number per tensor, `amax`, from a histogram of |x|.
 
-int8 is symmetric here: zero point 0, scale amax / 127, one for the whole tensor. What lies beyond amax is clipped.
+int8 is symmetric here: the zero point is 0, and one scale of amax / 127 holds for all of a tensor. Values beyond amax
+are clipped.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.errors import BundleError, InputError
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
+from . import choices
+
+Method = choices.Method
 METHODS: tuple[Method, ...] = get_args(Method)
 
 BINS = 2048
@@ -23,7 +26,7 @@ LARGEST = 127  # of int8, both ways
 _LEVELS = 128  # of |x| in int8
 _STRIDE = 8  # bins between two ranges that entropy tries: 0.4 % of the peak
 _SPREAD = 1e-4  # of a distribution, over all of its bins
-_FINEST = 1.01  # ratio of two ranges that mse tries
+_FINEST = 1.01  # ratio of neighbouring ranges that mse tries
 _SMALLEST = LARGEST * float(np.finfo(np.float32).tiny)  # below it the scale is no normal number of fp32
 
 Counts = NDArray[np.int64]
@@ -32,21 +35,30 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Histogram:
-    """Of |x| where x is not 0.
+    """A histogram of |x| where x is not 0.
 
-    counts: (BINS,), bin i holds peak * [i, i+1) / BINS, the last one its end too. peak: max |x|; where counts are of a
-    sample, it need not be among them.
+    Zeros are left out, because every scale holds them exactly. Counted, the many zeros of a ReLU would dominate a
+    percentile, and hide all other values from entropy.
 
-    Zeros are left out: every scale holds them exactly, so they neither cost nor say anything. Counted, the many that a
-    ReLU makes would be most of what a percentile is a share of, and hide all else from entropy.
+    Attributes:
+        counts: (BINS,) int64. Bin i counts peak * [i, i+1) / BINS; the last bin includes its upper end.
+        peak: max |x|. Where counts are of a sample, the peak need not be among them.
     """
 
     counts: Counts
     peak: float
 
 
-def count(values: NDArray[Any], peak: float) -> Counts:
-    """(BINS,): how many |values| other than 0 are in each bin; those beyond the peak are in the last one."""
+def count(values: NDArray[np.generic], peak: float) -> Counts:
+    """Count values for a histogram.
+
+    Args:
+        values: Numbers, in an array of any shape.
+        peak: The upper end of the last bin.
+
+    Returns:
+        (BINS,) int64: how many |values| other than 0 are in each bin; those beyond the peak are in the last one.
+    """
     sizes = np.abs(values[values != 0]).astype(np.float64)
     if not peak:
         return np.zeros(BINS, np.int64)
@@ -54,18 +66,27 @@ def count(values: NDArray[Any], peak: float) -> Counts:
 
 
 def amax(histogram: Histogram, method: Method, percentile: float = 99.99, name: str = "tensor") -> float:
-    """The range of a tensor: finite, positive, and scale amax / 127 a normal number of fp32.
+    """Find the range of a tensor.
 
-    minmax: the peak. percentile: below it lie that many % of the values other than 0. entropy: the least
-    Kullback-Leibler divergence, as in TensorRT's calibration. mse: the least squared error of rounding and clipping.
+    Args:
+        histogram: The tensor's values on real patches.
+        method: "minmax" takes the peak. "percentile" takes the number below which so many % of the values other than 0
+            lie. "entropy" takes the least Kullback-Leibler divergence, as TensorRT's calibration does. "mse" takes the
+            least squared error of rounding and clipping.
+        percentile: For "percentile", above 0 and up to 100.
+        name: The name of the tensor in error messages.
 
-    A tensor without values other than 0, or with none that fp32 could scale, gets 1: it is held exactly by any scale,
-    and 1 is one that fp16 holds too. name: what errors call the tensor. Raises BundleError for a peak that is not
-    finite, InputError for a percentile out of (0, 100].
+    Returns:
+        A finite, positive range whose scale amax / 127 is a normal number of fp32. A tensor of zeros, or of values too
+        small for fp32 to scale, gets 1: any scale holds it exactly, and fp16 holds a scale of 1 / 127 too.
+
+    Raises:
+        BundleError: The peak is not finite.
+        InputError: The percentile is out of range.
     """
     counts, peak = histogram.counts, finite(histogram.peak, name)
     if not 0 < percentile <= 100:
-        raise InputError(f"expected a percentile above 0 and up to 100, found {percentile:g}")
+        raise InputError(expected="a percentile above 0 and up to 100", found=f"{percentile:g}")
     if peak < _SMALLEST:
         return 1.0
     if method == "minmax" or not counts.any():
@@ -78,10 +99,22 @@ def amax(histogram: Histogram, method: Method, percentile: float = 99.99, name: 
 
 
 def finite(peak: float, name: str) -> float:
-    """The peak itself. Raises BundleError where it is infinite or NaN."""
+    """Check a peak.
+
+    Args:
+        peak: max |x| of a tensor.
+        name: The name of the tensor in error messages.
+
+    Returns:
+        The peak itself.
+
+    Raises:
+        BundleError: The peak is infinite or NaN.
+    """
     if not math.isfinite(peak):
         raise BundleError(
-            f"{name}: int8 needs a finite range, found {peak}: check the weights, and the images with fp32 graphs"
+            f"int8 needs a finite range, found {peak}: check the weights, and the images with fp32 graphs",
+            subject=name,
         )
     return peak
 
@@ -90,10 +123,10 @@ def finite(peak: float, name: str) -> float:
 
 
 def _entropy(counts: Counts) -> float:
-    """The range whose 128 levels tell most of the distribution; of several, the widest.
+    """The range, in bins, whose 128 levels preserve most of the distribution; of equal ranges, the widest.
 
-    The first bin counts as much as the second: tails of GELU and the like crowd in it, and whatever the range they
-    become 0. NVIDIA's own tools do the same.
+    The first bin counts as much as the second. The tails of GELU and similar functions crowd in it, and they become 0
+    whatever the range is. NVIDIA's own tools do the same.
     """
     counts = np.concatenate([counts[1:2], counts[1:]])
     ranges = np.arange(BINS, _LEVELS - 1, -_STRIDE)
@@ -101,9 +134,9 @@ def _entropy(counts: Counts) -> float:
 
 
 def _divergence(counts: Counts, bins: int) -> float:
-    """Of `bins` bins, the last one with all that is clipped to it, from the same bins at 128 levels.
+    """The divergence of the first `bins` bins, with all clipped values in the last one, from the same at 128 levels.
 
-    A level's values are spread over those of its bins that hold any.
+    The values of a level are spread evenly over those of its bins that are not empty.
     """
     inside = counts[:bins].astype(np.float64)
     if not inside.any():
@@ -117,22 +150,23 @@ def _divergence(counts: Counts, bins: int) -> float:
 
 
 def _smoothed(counts: Array) -> Array:
-    """As shares, of which a 10,000th is spread over all bins: what is clipped to an empty one costs much, not all."""
-    shares: Array = counts / counts.sum()
-    return (1 - _SPREAD) * shares + _SPREAD / len(shares)
+    """Counts as fractions, a 10,000th of which is spread over all bins, so that no divergence is infinite."""
+    fractions: Array = counts / counts.sum()
+    return (1 - _SPREAD) * fractions + _SPREAD / len(fractions)
 
 
 def _mse(counts: Counts) -> float:
-    """The range of the least squared error, between the peak and a 128th of it."""
+    """The range, in bins, of the least squared error, between the peak and a 128th of it."""
     ranges = BINS * _FINEST ** -np.arange(math.log(_LEVELS) / math.log(_FINEST))
     return float(ranges[np.argmin([_squared_error(counts, bins / LARGEST) for bins in ranges])])
 
 
 def _squared_error(counts: Counts, scale: float) -> float:
-    """Of all values, taken as spread evenly inside their bins: the integral of (x - q(x))^2 over each, exactly.
+    """The squared error of all values, which are taken as spread evenly inside their bins.
 
-    From 0 to x, which is rounded to k: k whole steps from -1/2 to 1/2 of scale^3 / 12 each but for the first's lower
-    and the last's upper part, (x - k scale)^3 / 3. It holds beyond the range too, where k stays 127.
+    It is the exact integral of (x - q(x))^2 over each bin. From 0 to an x that is rounded to k, that integral is
+    k scale^3 / 12 + (x - k scale)^3 / 3: a full step from -1/2 to 1/2 contributes scale^3 / 12, the lower half of the
+    first step and the upper part of the last one make up the rest. It holds beyond the range too, where k stays 127.
     """
     edges = np.arange(BINS + 1.0)
     steps = np.minimum(np.rint(edges / scale), LARGEST)

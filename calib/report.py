@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.evaluate.pictures import Prediction, draw_comparison, panel_size
+from fctl.runtime.evaluate.plots import BLUE, GREEN, GREY, VERMILION, Chart, Panel, stacked
 
 from .choose import Chosen
 from .search import Point, Sensitivity
 from .speed import Speed
 from .trials import Changed, Fp32Graphs
 
-_SIZE = (1000, 560)  # width, height
-_PLOT = (80, 60, 920, 490)  # left, top, right, bottom of the axes
-_INK, _FAINT, _GRID = (34, 34, 34), (120, 120, 120), (225, 225, 225)
-_KEPT, _TRIED, _SPEED = (222, 45, 38), (33, 102, 235), (60, 140, 60)
-_TICKS = 5  # of an axis, beside 0
 _SHOWN = 40  # layers in the table
 
 
@@ -32,10 +27,26 @@ _SHOWN = 40  # layers in the table
 class Measured:
     """All that is known of an int8 export when it is done.
 
-    patches: those that calibrated, drawn from `seed`; checks: those on which layers were tried; gate: those that judged
-    in the end. agreement: of all layers in int8, by what was tried (ranges, bias correction). budget: what the loss is
-    (in words), and how much of it is allowed. best: what was taken, of points. worst: the check that it changes most.
-    gains: of some points, by their share of the work, the speed in `engine` over its fastest other precision.
+    Attributes:
+        graphs: The fp32 graphs.
+        patches: The patches that calibrated.
+        checks: The patches on which layers were tried.
+        gate: The patches that judged in the end.
+        seed: Seed of the patches' places.
+        agreement: By what was tried (ranges, bias correction), the share of pixels that keep their class with all
+            layers in int8.
+        method: How ranges were found.
+        corrected: Whether biases are corrected.
+        budget: What the loss is, in words, and how much of it is allowed.
+        sensitivity: The layers, most harmful first.
+        best: The point that was taken.
+        worst: The patch, of the checks, that the best point changes most.
+        points: All points that were measured.
+        floats: By role of a graph and layer, why the layer stays float.
+        speeds: Speeds of the finished bundle.
+        gains: By share of the work of some points, the speed in `engine` over that of its fastest other precision.
+        engine: The engine in which points were timed, or None.
+        sizes: Bytes of the graphs in fp32 and in int8.
     """
 
     graphs: Fp32Graphs
@@ -59,7 +70,16 @@ class Measured:
 
 
 def write_report(measured: Measured, folder: Path) -> None:
-    """Write all of it into a new folder."""
+    """Write the report into a new folder.
+
+    Args:
+        measured: What was measured.
+        folder: The folder, which must not exist.
+
+    Raises:
+        EngineError: matplotlib is not installed.
+        OSError: The folder exists or cannot be written.
+    """
     folder.mkdir()
     (folder / "report.md").write_text(markdown(measured), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(document(measured), indent=2) + "\n", encoding="utf-8")
@@ -68,7 +88,7 @@ def write_report(measured: Measured, folder: Path) -> None:
 
 
 def document(measured: Measured) -> dict[str, Any]:
-    """As JSON: every window, layer and point."""
+    """The report as plain values for JSON, with every patch, layer and point."""
     kept = measured.best.chosen
     return {
         "ranges": measured.method,
@@ -97,14 +117,14 @@ def document(measured: Measured) -> dict[str, Any]:
 
 
 def markdown(measured: Measured) -> str:
-    """The figures, and the layers that matter."""
+    """The report as Markdown: the figures, and the layers that matter."""
     best, (what, allowed) = measured.best, measured.budget
     every = sum(len(names) for names in measured.graphs.names.values())
     lines = [
         "# INT8",
         "",
         f"{_count(best)} of {every} layers that may be int8, {best.share:.1%} of the multiply-accumulates. Loss "
-        f"({what}): {best.loss:.2%}, allowed {allowed:.2%}. Fp32Graphs: {measured.sizes[1] / 1e6:.1f} MB, in fp32 "
+        f"({what}): {best.loss:.2%}, allowed {allowed:.2%}. Graphs: {measured.sizes[1] / 1e6:.1f} MB, in fp32 "
         f"{measured.sizes[0] / 1e6:.1f} MB.",
         "",
         f"Calibrated with {len(measured.patches)} patches of {len({one.image for one in measured.patches})} images, "
@@ -150,6 +170,7 @@ def markdown(measured: Measured) -> str:
 
 
 def _speed_table(speeds: Sequence[Speed]) -> list[str]:
+    """The table of speeds, if anything was timed."""
     if not speeds:
         return []
     rows = [
@@ -161,57 +182,66 @@ def _speed_table(speeds: Sequence[Speed]) -> list[str]:
 
 
 def _count(point: Point) -> int:
+    """How many layers of a point are int8."""
     return sum(len(names) for names in point.chosen.values())
 
 
 def _gain(measured: Measured, point: Point) -> str:
+    """The relative speed of a point, empty where it was not timed."""
     return f"{measured.gains[point.share]:.2f}" if point.share in measured.gains else ""
 
 
-def draw_curve(measured: Measured) -> Image.Image:
-    """Loss in percent (left) and speed over the fastest other precision (right) over the share of MACs in int8."""
-    font = ImageFont.load_default(size=15)
-    canvas = Image.new("RGB", _SIZE, "white")
-    draw = ImageDraw.Draw(canvas)
-    left, top, right, bottom = _PLOT
+def draw_curve(measured: Measured) -> Chart:
+    """Draw what int8 costs and gains over the share of the work that is int8: the loss, and below it the speed.
+
+    Args:
+        measured: The export. Where nothing was timed, the loss has the chart for itself.
+
+    Returns:
+        The chart.
+
+    Raises:
+        EngineError: matplotlib is not installed.
+    """
+    title = f"INT8: {measured.graphs.bundle.manifest.name}"
+    chart, panels = stacked(title, 2 if measured.gains else 1, "share of the multiply-accumulates in int8, %")
+    _draw_losses(panels[0], measured)
+    if measured.gains:
+        _draw_gains(panels[1], measured)
+    return chart
+
+
+def _draw_losses(axes: Panel, measured: Measured) -> None:
+    """Draw the loss of all points, the budget, and the point that was taken."""
     what, allowed = measured.budget
-    losses, gains = [point.loss for point in measured.points], sorted(measured.gains.items())
-    highest, fastest = _end(max(1.25 * allowed, *losses, 1e-6)), _end(max([1.0, *measured.gains.values()]))
-    for tick in range(_TICKS + 1):
-        part = tick / _TICKS
-        x, y = left + (right - left) * part, bottom + (top - bottom) * part
-        draw.line((left, y, right, y), fill=_GRID)
-        draw.text((left - 8, y), f"{100 * highest * part:.6g}", fill=_TRIED, font=font, anchor="rm")
-        draw.text((x, bottom + 8), f"{100 * part:.0f}", fill=_FAINT, font=font, anchor="mt")
-        if gains:
-            draw.text((right + 8, y), f"{fastest * part:.6g}", fill=_SPEED, font=font, anchor="lm")
-
-    def place(share: float, height: float) -> tuple[float, float]:
-        return left + (right - left) * share, bottom + (top - bottom) * min(max(height, 0.0), 1.0)
-
-    line = place(0, allowed / highest)[1]
-    draw.line((left, line, right, line), fill=_KEPT)
     points = sorted(measured.points, key=lambda point: point.share)
-    draw.line([place(point.share, point.loss / highest) for point in points], fill=_TRIED, width=1)
-    for point in points:
-        x, y = place(point.share, point.loss / highest)
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_TRIED)
-    draw.line([place(share, gain / fastest) for share, gain in gains], fill=_SPEED, width=2)
-    for share, gain in gains:
-        x, y = place(share, gain / fastest)
-        draw.rectangle((x - 3, y - 3, x + 3, y + 3), fill=_SPEED)
-    x, y = place(measured.best.share, measured.best.loss / highest)
-    draw.ellipse((x - 7, y - 7, x + 7, y + 7), outline=_KEPT, width=3)
-    title = f": {what}, % (blue; red: the budget, and what was taken)"
-    name = _fitted(measured.graphs.bundle.manifest.name, right - left - font.getlength(title), font)
-    draw.text((left, 12), name + title, fill=_INK, font=font)
-    beside = f"; speed in {measured.engine} over its fastest other precision (green)" if gains else ""
-    draw.text((left, 34), f"over the share of multiply-accumulates in int8, %{beside}", fill=_FAINT, font=font)
-    return canvas
+    losses = [100 * point.loss for point in points]
+    best = (100 * measured.best.share, 100 * measured.best.loss)
+    axes.axhline(100 * allowed, color=GREY, linestyle="--", linewidth=1.2, label="budget")
+    if points:
+        shares = [100 * point.share for point in points]
+        axes.plot(shares, losses, color=BLUE, marker="o", markersize=5, label="measured")
+    axes.plot(
+        *best, color=VERMILION, marker="o", markersize=12, markerfacecolor="none", markeredgewidth=2.2, linestyle="",
+        label="taken", clip_on=False,
+    )  # fmt: skip
+    highest, lowest = max(100 * allowed, *losses, best[1], 1e-4), min(0.0, *losses, best[1])
+    axes.set(xlim=(0, 100), ylim=(1.25 * lowest, 1.25 * highest), ylabel=f"{what}, %")
+    axes.legend(loc="upper left", frameon=False, ncols=3)
+
+
+def _draw_gains(axes: Panel, measured: Measured) -> None:
+    """Draw the speed of the points that were timed, relative to the engine's fastest other precision."""
+    gains = sorted(measured.gains.items())
+    axes.axhline(1, color=GREY, linestyle="--", linewidth=1.2, label="its fastest other precision")
+    shares, speeds = [100 * share for share, _ in gains], [gain for _, gain in gains]
+    axes.plot(shares, speeds, color=GREEN, marker="s", markersize=5, label=f"int8 in {measured.engine}")
+    axes.set(ylabel="relative speed", ylim=(0, 1.4 * max(1.0, *speeds)))
+    axes.legend(loc="upper left", frameon=False, ncols=2)
 
 
 def draw_worst(measured: Measured) -> Image.Image:
-    """The patch that int8 changes most: image, classes in fp32 and in int8, and where they differ."""
+    """Draw the patch that int8 changes most: image, classes in fp32 and in int8, and where they differ."""
     worst, manifest = measured.worst, measured.graphs.bundle.manifest
     place, change = measured.checks[worst.number], 1 - worst.kept / worst.fp32.size
     side, _ = panel_size(*worst.fp32.shape)
@@ -226,16 +256,3 @@ def draw_worst(measured: Measured) -> Image.Image:
         range(len(manifest.classes)),
         reference="fp32",
     )
-
-
-def _end(largest: float) -> float:
-    """Where an axis ends, so that its ticks are 1, 2 or 5 times a power of ten."""
-    power: float = 10.0 ** math.floor(math.log10(largest / _TICKS))
-    return _TICKS * next(step * power for step in (1, 2, 5, 10, 20) if _TICKS * step * power >= largest)
-
-
-def _fitted(name: str, width: float, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """A name, or as much of it as fits."""
-    if font.getlength(name) <= width:
-        return name
-    return next(cut for end in range(len(name), -1, -1) if font.getlength(cut := f"{name[:end]}...") <= width)

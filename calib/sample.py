@@ -1,9 +1,8 @@
-"""Which patches stand for a user's imagery: drawn from images, contexts cut by the runtime."""
+"""Patches drawn from a user's images, with contexts that the runtime cuts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,35 +10,56 @@ import numpy as np
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import PatchBatch, cut_batch, cut_scene
-from fctl.runtime.tiling.sources import Source, Stack
+from fctl.runtime.segment.batches import BatchCutter, PatchBatch
+from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
 
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-_TRIES = 20
+_TRIES = 20  # places looked at for each patch
 
 
 def shipped_images() -> tuple[Path, ...]:
-    """The images that come with fctl: 3 bands of uint8, see images/README.md."""
+    """The images that come with fctl, of 3 bands of uint8; images/README.md says what they are."""
     return tuple(sorted((Path(__file__).parent / "images").glob("*.jpg")))
 
 
 def find_images(places: Sequence[Path]) -> tuple[Path, ...]:
-    """Image files among files and folders, sorted. Raises InputError where there is none."""
+    """Image files among files and folders.
+
+    Args:
+        places: Files, which are taken as they are, and folders, whose images are taken.
+
+    Returns:
+        The images, sorted within each folder.
+
+    Raises:
+        InputError: There is none.
+    """
     found: list[Path] = []
     for place in places:
         inside = sorted(place.iterdir()) if place.is_dir() else [place]
         found += [path for path in inside if path.suffix.lower() in _SUFFIXES or not place.is_dir()]
     if not found:
-        raise InputError(f"{', '.join(map(str, places))}: expected images ({', '.join(_SUFFIXES)}), found none")
+        raise InputError(subject=", ".join(map(str, places)), expected=f"images ({', '.join(_SUFFIXES)})", found="none")
     return tuple(found)
 
 
 def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> list[PatchBatch]:
-    """`count` batches of one patch with all of its contexts, in turn from each image, at places drawn from `seed`.
+    """Draw patches from images, each as a batch of its own with all of its contexts.
 
-    Places that are mostly without data, or of one flat colour, are drawn again. Raises RasterError for an image that
-    does not fit the bundle.
+    Places that are mostly without data, or of one flat colour, are drawn again.
+
+    Args:
+        manifest: How patches and contexts are cut.
+        images: The images, which give patches in turn.
+        count: How many patches are drawn.
+        seed: Random seed of the places.
+
+    Returns:
+        Batches of one patch.
+
+    Raises:
+        RasterError: An image does not fit the bundle.
     """
     random = np.random.default_rng(seed)
     batches: list[PatchBatch] = []
@@ -51,19 +71,21 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
 
 
 def cut_each(manifest: Manifest, source: Source, tiles: Iterable[Window]) -> Iterator[PatchBatch]:
-    """A batch for each tile, of one patch with all of its contexts.
+    """Cut tiles one by one; tiles that lie in the same window of a shared context share its pixels.
 
-    Of a context that moves, tiles that follow each other in the same scene share one array.
+    Args:
+        manifest: How patches and contexts are cut.
+        source: The raster.
+        tiles: The tiles, in reading order.
+
+    Yields:
+        Batches of one patch with all of its contexts.
+
+    Raises:
+        RasterError: The raster cannot be read.
     """
-    moving = [context for context in manifest.contexts if context.window.moves]
-    last: dict[str, tuple[Window, Stack]] = {}
-    for tile in tiles:
-        batch = cut_batch(manifest, source, (tile,), 1)
-        for context in moving:
-            (scene,) = batch.scenes[context.name]
-            if context.name not in last or last[context.name][0] != scene:
-                last[context.name] = scene, cut_scene(source, scene, context)
-        yield replace(batch, contexts=batch.contexts | {name: cut for name, (_, cut) in last.items()})
+    cutter = BatchCutter(manifest, source)
+    return (cutter.cut((tile,), 1) for tile in tiles)
 
 
 def _place(source: Source, tile: int, random: np.random.Generator) -> Window:

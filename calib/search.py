@@ -1,4 +1,4 @@
-"""Which layers become int8: as many multiply-accumulates as a budget allows."""
+"""The search for the layers that become int8: as many multiply-accumulates as a budget allows."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ from fctl.runtime.progress import TileProgress
 
 from .trials import Fp32Graphs, Names, Numbers, Trials
 
-_RETURNS = 12  # layers that are tried again, one by one, after the search
-_CURVE = (0.9, 0.75, 0.5, 0.25)  # shares of the layers at which the curve is measured besides
+_RETURNS = 12  # dropped layers that are tried again, one by one, after the search
+_CURVE = (0.9, 0.75, 0.5, 0.25)  # further points of the report's curve, as fractions of the layers
 
 Loss = Callable[[Names], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """One layer alone in int8. macs: of one patch; loss: share of the pixels whose class changes."""
+    """The effect of one layer alone in int8.
+
+    Attributes:
+        role: The role of the layer's graph.
+        name: The name of the layer.
+        macs: Its multiply-accumulates for one patch.
+        loss: The fraction of the pixels whose class changes.
+    """
 
     role: str
     name: str
@@ -27,7 +34,13 @@ class Sensitivity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Layers in int8, by role. share: of all multiply-accumulates; loss: as the budget counts it."""
+    """A set of layers in int8 that was measured.
+
+    Attributes:
+        chosen: The layers, by the role of their graph.
+        share: Their fraction of all multiply-accumulates.
+        loss: Their loss, in the unit of the budget.
+    """
 
     chosen: Names
     share: float
@@ -36,7 +49,12 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The most that a budget allows, and all points that were measured on the way, in order."""
+    """The result of a search.
+
+    Attributes:
+        best: The point with most multiply-accumulates within the budget.
+        points: All points that were measured, in order.
+    """
 
     best: Point
     points: tuple[Point, ...]
@@ -45,9 +63,16 @@ class Found:
 def sensitivities(
     trials: Trials, numbers: Numbers, patches: int, progress: TileProgress | None = None
 ) -> tuple[Sensitivity, ...]:
-    """Every layer alone in int8, on so many patches: those that hurt most come first.
+    """Measure every layer alone in int8.
 
-    Of layers that hurt alike, those come first that save least.
+    Args:
+        trials: The patches, and the graphs to try on them.
+        numbers: Ranges and biases of the layers.
+        patches: How many of the patches each layer is tried on.
+        progress: Called with the layers that are done and with their total.
+
+    Returns:
+        All layers, most harmful first; of equally harmful ones, those with fewest multiply-accumulates first.
     """
     graphs, found = trials.graphs, list[Sensitivity]()
     every = [(role, layer.name) for role, layers in graphs.layers.items() for layer in layers]
@@ -60,14 +85,24 @@ def sensitivities(
 
 
 def search(graphs: Fp32Graphs, order: Sequence[Sensitivity], loss: Loss, budget: float) -> Found:
-    """The set of layers with most work, of those that were tried, whose loss is within the budget; or none at all.
+    """Find the set of layers with most multiply-accumulates whose loss is within a budget.
 
-    order: layers, those first that are to leave first. Leaving halves the interval between all layers and none; then
-    those that left and have most work come back one by one where the budget allows it.
+    Bisection finds how many of the most harmful layers must be dropped. Dropped layers with most work are then added
+    again, one by one, where the budget allows it.
+
+    Args:
+        graphs: The fp32 graphs, which know the work of each layer.
+        order: The layers, most harmful first; the search drops them from INT8 in this order.
+        loss: Measures the loss of a set of layers; called at most once for each set, and never for the empty one.
+        budget: The largest loss that is allowed.
+
+    Returns:
+        The best of all sets that were tried, which may be empty, and all points.
     """
     measured: dict[frozenset[int], Point] = {}
 
     def point(kept: Iterable[int]) -> Point:
+        """The point at which some layers of the order are kept in int8, measured once."""
         key = frozenset(kept)
         if key not in measured:
             names = _names(order, key)
@@ -75,7 +110,7 @@ def search(graphs: Fp32Graphs, order: Sequence[Sensitivity], loss: Loss, budget:
         return measured[key]
 
     count = len(order)
-    fits = _fewest_out(count, lambda out: point(range(out, count)).loss <= budget)
+    fits = _fewest_dropped(count, lambda dropped: point(range(dropped, count)).loss <= budget)
     kept = set(range(fits, count))
     for index in sorted(range(fits), key=lambda index: -order[index].macs)[:_RETURNS]:
         if point(kept | {index}).loss <= budget:
@@ -87,8 +122,8 @@ def search(graphs: Fp32Graphs, order: Sequence[Sensitivity], loss: Loss, budget:
     return Found(best=best, points=tuple(measured.values()))
 
 
-def _fewest_out(count: int, fits: Callable[[int], bool]) -> int:
-    """How many layers must leave, tried by halves: what is given was tried, or is all of them."""
+def _fewest_dropped(count: int, fits: Callable[[int], bool]) -> int:
+    """How many layers must be dropped, by bisection; the result was tried, or is all of them."""
     if fits(0):
         return 0
     low, high = 0, count

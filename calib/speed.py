@@ -1,4 +1,4 @@
-"""How long a patch takes in each precision, in the engines that are here."""
+"""The time that a patch takes in each precision, in the engines that are installed."""
 
 from __future__ import annotations
 
@@ -12,33 +12,44 @@ from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.base import RunPrecision
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.batches import PatchBatch
-from fctl.runtime.segment.host import HostNetwork
-
-from .watch import filled
+from fctl.runtime.segment.batches import PatchBatch, joined
+from fctl.runtime.segment.opening import load_network
 
 ENGINES = ("openvino", "onnxruntime")
+"""The engines that are timed, where they are installed."""
+
 _PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "int8")
 _ROUNDS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """Seconds that a patch takes with all of its contexts, by precision."""
+    """How fast an engine is.
+
+    Attributes:
+        engine: Its name.
+        seconds: The seconds that a patch takes with all of its contexts, by precision.
+    """
 
     engine: str
     seconds: dict[RunPrecision, float]
 
     @property
     def gain(self) -> float:
-        """How many times as fast int8 is as the fastest other precision."""
+        """How many times as fast as the fastest other precision int8 is."""
         return min(value for name, value in self.seconds.items() if name != "int8") / self.seconds["int8"]
 
 
 def speeds(bundle: Bundle, batch: PatchBatch, engines: Sequence[str] = ENGINES) -> tuple[Speed, ...]:
-    """Medians over rounds in which all precisions take turns, so that a busy machine slows all alike.
+    """Time a patch: medians over rounds in which all precisions take turns, so that a busy machine slows all alike.
 
-    bundle: with fp32 and int8 graphs. batch: one patch. Engines that are not here, or cannot run both, are left out.
+    Args:
+        bundle: A bundle with fp32 and int8 graphs.
+        batch: A batch of one patch.
+        engines: The engines, by name.
+
+    Returns:
+        What each engine took; those that are not installed, or cannot run both precisions, are left out.
     """
     found = []
     for engine in engines:
@@ -57,19 +68,11 @@ def speeds(bundle: Bundle, batch: PatchBatch, engines: Sequence[str] = ENGINES) 
 
 
 def _runner(bundle: Bundle, engine: str, precision: RunPrecision, batch: PatchBatch) -> Callable[[], object] | None:
-    """What runs one patch, warm; None where the engine is not there or does not run the precision."""
-    batch = filled(batch, bundle.manifest.fixed_batch)
+    """A function that runs the patch and has run it once; None where the engine is missing or lacks the precision."""
     try:
-        network = HostNetwork(bundle, choose_engine(engine, precision), 1)
-        run = partial(_run, network, batch)
+        network = load_network(bundle, choose_engine(engine, precision), 1)
+        run = partial(network.run, joined([batch], network.batch))
         run()
     except EngineError:
         return None
     return run
-
-
-def _run(network: HostNetwork, batch: PatchBatch) -> None:
-    features = {
-        context.name: network.encode(context, batch.contexts[context.name]) for context in network.manifest.contexts
-    }
-    network.segment(batch.patch, features, batch.positions)

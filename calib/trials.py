@@ -1,49 +1,63 @@
-"""A bundle's graphs with some layers in int8, on patches: how many pixels keep their class.
+"""Trials of a bundle's graphs with some layers in int8: how many pixels of patches keep their class.
 
-ONNX Runtime rounds where Q/DQ says so and computes convolutions in fp32 in between: what is seen here is what int8
-makes of weights and activations, in any engine.
+ONNX Runtime rounds where Q/DQ pairs stand, and computes convolutions in fp32 between them. So trials show what int8
+makes of weights and activations in any engine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle
-from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.batches import PatchBatch, on_host
+from fctl.runtime.segment.network import Features
 from fctl.runtime.tiling.merge import Strip
 
+from .layers import Layer, layers
 from .macs import macs
+from .network import GraphNetwork, LoadedGraph
 from .onnx_session import InferenceSession, load_session
 from .plain import plain
-from .quantise import Layer, layers, quantised
-from .watch import filled, segmenter_inputs
+from .quantise import quantised
 
-Arrays = Mapping[str, NDArray[Any]]
-Names = Mapping[str, Collection[str]]  # layers, by the role of their graph
+Biases = Mapping[str, NDArray[np.float32]]
+"""What is added to the bias of a layer, (channels,), by layer."""
+
+Names = Mapping[str, Collection[str]]
+"""Names of layers, by the role of their graph."""
+
 Ids = NDArray[np.uint8]
+"""Class ids (P, P) of a patch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """What int8 layers need, by the role of a graph.
+    """What int8 layers need, by the role of their graph.
 
-    amax: range of each activation, by tensor. biases: what is added to biases (channels,), by layer.
+    Attributes:
+        amax: The range of each activation, by tensor.
+        biases: What is added to biases.
     """
 
     amax: Mapping[str, Mapping[str, float]]
-    biases: Mapping[str, Arrays]
+    biases: Mapping[str, Biases]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fp32Graphs:
-    """A bundle's fp32 graphs by role, made `plain`: their layers that may be int8, and the work of all products."""
+    """A bundle's fp32 graphs.
+
+    Attributes:
+        bundle: The bundle.
+        models: The graphs by role, made `plain`.
+        layers: Their layers that may be int8, by role.
+        macs: Multiply-accumulates of all products, by role and node.
+    """
 
     bundle: Bundle
     models: Mapping[str, onnx.ModelProto]
@@ -52,7 +66,17 @@ class Fp32Graphs:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Fp32Graphs:
-        """Raises BundleError for a graph that cannot become int8."""
+        """Read the graphs.
+
+        Args:
+            bundle: The bundle.
+
+        Returns:
+            Its graphs.
+
+        Raises:
+            BundleError: A graph cannot become int8.
+        """
         models = {}
         for graph in bundle.manifest.graphs:
             if graph.precision == "fp32":
@@ -67,51 +91,74 @@ class Fp32Graphs:
 
     @property
     def names(self) -> dict[str, frozenset[str]]:
-        """All layers that may be int8."""
+        """The names of all layers that may be int8, by role."""
         return {role: frozenset(layer.name for layer in found) for role, found in self.layers.items()}
 
     def work(self, chosen: Names) -> int:
-        """Multiply-accumulates of some layers for one patch; an encoder's count for each context that it encodes."""
+        """Multiply-accumulates of some layers for one patch; those of an encoder count for each of its contexts."""
         return sum(self._times(role) * self.macs[role][name] for role, names in chosen.items() for name in names)
 
     def share(self, chosen: Names) -> float:
-        """Share of all multiply-accumulates that is in some layers."""
+        """The share of all multiply-accumulates that some layers have, from 0 to 1."""
         return self.work(chosen) / max(1, self.work(self.macs))
 
     def int8(self, role: str, chosen: Collection[str], numbers: Numbers) -> onnx.ModelProto:
-        """One graph with layers in int8."""
+        """Make a graph with some layers in int8.
+
+        Args:
+            role: The role of the graph.
+            chosen: Names of the layers.
+            numbers: Their ranges and biases.
+
+        Returns:
+            The graph.
+        """
         biases = {name: bias for name, bias in numbers.biases.get(role, {}).items() if name in chosen}
         return quantised(self.models[role], chosen, numbers.amax[role], biases)
 
     def _times(self, role: str) -> int:
+        """How often a graph runs for one patch."""
         return max(1, sum(context.encoder == role for context in self.bundle.manifest.contexts))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Changed:
-    """What int8 makes of a patch: its number, raw pixels (bands, P, P), and class ids (P, P) in fp32 and in int8."""
+    """What int8 makes of a patch.
+
+    Attributes:
+        number: The number of the patch.
+        pixels: Its raw pixels (bands, P, P).
+        fp32: Its class ids (P, P) in fp32.
+        int8: Its class ids (P, P) in int8.
+    """
 
     number: int
-    pixels: NDArray[Any]
+    pixels: NDArray[np.generic]
     fp32: Ids
     int8: Ids
 
     @property
     def kept(self) -> int:
-        """Pixels that keep their class."""
+        """How many pixels keep their class."""
         return int(np.count_nonzero(self.fp32 == self.int8))
 
 
 class Trials:
-    """Patches, what fp32 makes of them, and what is left of that in int8. Patches and features are kept in memory."""
+    """Patches that graphs with int8 layers are tried on. Patches and their features in fp32 are kept in memory.
+
+    Args:
+        graphs: The graphs in fp32.
+        batches: Batches of one patch.
+    """
 
     def __init__(self, graphs: Fp32Graphs, batches: Iterable[PatchBatch]) -> None:
         self.graphs, self._manifest = graphs, graphs.bundle.manifest
         self._fp32 = {role: load_session(model) for role, model in graphs.models.items()}
-        self._batches = [filled(batch, self._manifest.fixed_batch) for batch in batches]
-        self._features = [self._encode(batch, {}, {}) for batch in self._batches]
+        network = self._network({})
+        self._batches = [network.filled(batch) for batch in batches]
+        self._features = [network.encode_contexts(batch) for batch in self._batches]
         self._ids = [
-            self._segment(batch, features, self._fp32[SEGMENTER])
+            self._segment(network, batch, features)
             for batch, features in zip(self._batches, self._features, strict=True)
         ]
 
@@ -119,38 +166,49 @@ class Trials:
         return len(self._batches)
 
     def agreement(self, chosen: Names, numbers: Numbers, patches: int | None = None) -> float:
-        """Share of the pixels that keep their class where layers are int8, of all patches or so many, evenly spaced."""
+        """The share of pixels that keep their class where some layers are int8.
+
+        Args:
+            chosen: The layers that are int8.
+            numbers: Their ranges and biases.
+            patches: How many patches to look at, evenly spaced; None for all.
+
+        Returns:
+            A share from 0 to 1.
+        """
         kept, pixels = 0, 0
         for one in self._changed(chosen, numbers, min(patches or len(self), len(self))):
             kept, pixels = kept + one.kept, pixels + one.fp32.size
         return kept / pixels
 
     def worst(self, chosen: Names, numbers: Numbers) -> Changed:
-        """The patch of which most pixels change."""
+        """The patch in which most pixels change their class.
+
+        Args:
+            chosen: The layers that are int8.
+            numbers: Their ranges and biases.
+
+        Returns:
+            What int8 makes of that patch.
+        """
         return min(self._changed(chosen, numbers, len(self)), key=lambda one: one.kept)
 
     def _changed(self, chosen: Names, numbers: Numbers, count: int) -> Iterator[Changed]:
+        """What int8 makes of some patches, evenly spaced."""
         int8 = {role: load_session(self.graphs.int8(role, names, numbers)) for role, names in chosen.items() if names}
-        segmenter = int8.get(SEGMENTER, self._fp32[SEGMENTER])
+        network = self._network(int8)
+        encoded = [context.name for context in self._manifest.contexts if context.encoder in int8]
         for number in (index * len(self) // count for index in range(count)):
             batch = self._batches[number]
-            found = self._segment(batch, self._encode(batch, int8, self._features[number]), segmenter)
-            yield Changed(number=number, pixels=batch.patch[0], fp32=self._ids[number], int8=found)
+            features = self._features[number] | network.encode_contexts(batch, names=encoded)
+            found = self._segment(network, batch, features)
+            yield Changed(number=number, pixels=on_host(batch.patch)[0], fp32=self._ids[number], int8=found)
 
-    def _encode(self, batch: PatchBatch, int8: Mapping[str, InferenceSession], known: Arrays) -> Arrays:
-        """Features of all contexts by name, computed anew where their encoder is int8 or they are not known."""
-        found = {}
-        for context in self._manifest.contexts:
-            window, role = batch.contexts[context.name], context.encoder
-            if role is None:
-                found[context.name] = window
-            elif role in int8 or context.name not in known:
-                session = int8.get(role, self._fp32[role])
-                found[context.name] = session.run(["features"], {"window": window})[0]
-            else:
-                found[context.name] = known[context.name]
-        return found
+    def _network(self, int8: Mapping[str, InferenceSession]) -> GraphNetwork:
+        """The graphs in fp32, with some of them replaced."""
+        return GraphNetwork(self._manifest, {role: LoadedGraph(one) for role, one in {**self._fp32, **int8}.items()})
 
-    def _segment(self, batch: PatchBatch, features: Arrays, session: InferenceSession) -> Ids:
-        scores = session.run([self._manifest.scores], segmenter_inputs(self._manifest, batch, features))[0][0]
+    def _segment(self, network: GraphNetwork, batch: PatchBatch, features: Mapping[str, Features]) -> Ids:
+        """Class ids of a patch."""
+        scores = network.on_host(network.segment(batch.patch, features, batch.positions))[0]
         return Strip(0, scores, self._manifest.scores).ids()

@@ -1,7 +1,7 @@
-"""How large the values inside a bundle's graphs become on real patches, and how often.
+"""The values inside a bundle's graphs on real patches: how large they become, and how often.
 
-One patch is run at a time, and what is kept of it are maxima and integer counts: results depend neither on batches nor
-on their order.
+Patches are run one at a time, and only maxima and integer counts are kept of them. So results depend neither on batches
+nor on their order.
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -20,26 +18,36 @@ import onnx.numpy_helper
 import onnx.shape_inference
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle.manifest import SEGMENTER, Manifest
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import BundleError
 from fctl.runtime.segment.batches import PatchBatch
 
+from .network import GraphNetwork, Runs
 from .onnx_session import InferenceSession, load_session
 from .ranges import BINS, Histogram, count, finite
 
-Arrays = dict[str, NDArray[Any]]
+Arrays = dict[str, NDArray[np.generic]]
+"""Arrays by name."""
+
 Peaks = dict[str, float]
+"""The largest absolute value, by tensor."""
+
 Shape = tuple[int, ...]
 
-_PEAK, _SAMPLE = "/peak", "/sample"
-_SAMPLED = 2**20  # elements of a tensor that are given out per patch
+_PEAK, _SAMPLE = "/peak", "/sample"  # what names of added outputs end with
+_SAMPLED = 2**20  # elements of a tensor, at most, that are counted of a patch
 
 
 def peaks(bundle: Bundle, batches: Iterable[PatchBatch], *, inputs: bool = False) -> dict[str, Peaks]:
-    """By role and tensor, max |value| of all that a bundle's fp32 graphs compute; NaN for what is not finite.
+    """Find the largest values of all fp32 tensors that a bundle's fp32 graphs compute.
 
-    batches: real patches, one per batch. inputs: also of what fp32 graphs are given as fp32, such as features.
+    Args:
+        bundle: The bundle.
+        batches: Batches of one real patch.
+        inputs: Whether fp32 inputs of the graphs, such as features, are looked at too.
+
+    Returns:
+        max |value| by role and tensor; NaN where a value is not finite.
     """
     graphs = {role: _Watched(path, inputs) for role, path in _paths(bundle).items()}
     feed(bundle, batches, graphs)
@@ -52,11 +60,21 @@ def histograms(
     peaks: Mapping[str, Mapping[str, float]],
     tensors: Mapping[str, Collection[str]],
 ) -> dict[str, dict[str, Histogram]]:
-    """By role and tensor, the values of chosen tensors of a bundle's fp32 graphs, inputs of graphs among them.
+    """Count the values of some tensors of a bundle's fp32 graphs.
 
-    batches: those that `peaks` was told of. Of a tensor of more than 2^20 elements a sample of at most as many is
-    counted, the same places in each patch. Raises BundleError for a peak that is not finite, or a tensor whose size
-    cannot be told.
+    Of a tensor of more than 2^20 elements a sample of at most as many is counted, at the same places in each patch.
+
+    Args:
+        bundle: The bundle.
+        batches: Batches of one patch, those that `peaks` was given.
+        peaks: What `peaks` found.
+        tensors: Names of the tensors by role; inputs of graphs may be among them.
+
+    Returns:
+        A histogram by role and tensor.
+
+    Raises:
+        BundleError: A peak is not finite, or the size of a tensor is not known.
     """
     graphs = {
         role: _Counted(path, {name: peaks[role][name] for name in tensors.get(role, ())})
@@ -66,49 +84,30 @@ def histograms(
     return {role: graph.histograms() for role, graph in graphs.items()}
 
 
-class Runs(Protocol):
-    """A graph that can be run."""
-
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Outputs by name."""
-
-
 def _paths(bundle: Bundle) -> dict[str, Path]:
     """The fp32 graphs, by role."""
     return {graph.role: bundle.folder / graph.file for graph in bundle.manifest.graphs if graph.precision == "fp32"}
 
 
 def feed(bundle: Bundle, batches: Iterable[PatchBatch], graphs: Mapping[str, Runs]) -> None:
-    """Run the graphs, by role, on one patch after the other."""
-    manifest = bundle.manifest
+    """Run a bundle's graphs on one patch after the other.
+
+    Args:
+        bundle: The bundle.
+        batches: Batches of one patch.
+        graphs: What runs in place of the bundle's graphs, by role.
+    """
+    network = GraphNetwork(bundle.manifest, graphs)
     for batch in batches:
-        features: Arrays = {}
-        for context in manifest.contexts:
-            window = batch.contexts[context.name]
-            encoder = graphs[context.encoder] if context.encoder else None
-            features[context.name] = encoder.run({"window": window})["features"] if encoder else window
-        graphs[SEGMENTER].run(segmenter_inputs(manifest, filled(batch, manifest.fixed_batch), features))
-
-
-def segmenter_inputs(manifest: Manifest, batch: PatchBatch, features: Mapping[str, NDArray[Any]]) -> Arrays:
-    """What the segmenter's graph takes, by name. features: by context, or the raw windows of a fused graph."""
-    inputs: Arrays = {"patch": batch.patch}
-    for context in manifest.contexts:
-        inputs[context.input] = features[context.name]
-        if context.cells:
-            inputs[context.positions] = batch.positions[context.name]
-    return inputs
-
-
-def filled(batch: PatchBatch, fixed: int | None) -> PatchBatch:
-    """The patch as often as a bundle whose batch is fixed asks for it."""
-    if not fixed:
-        return batch
-    return replace(batch, patch=np.repeat(batch.patch, fixed, axis=0))
+        network.run(network.filled(batch))
 
 
 class _Watched:
-    """A graph that also tells the peak of every fp32 tensor in it."""
+    """A graph that also finds the largest value of every fp32 tensor in it.
+
+    Attributes:
+        peaks: The largest values so far, by tensor.
+    """
 
     def __init__(self, path: Path, inputs: bool) -> None:
         model = onnx.load(path)
@@ -122,8 +121,8 @@ class _Watched:
         self._session = load_session(model)
         self.peaks: Peaks = {}
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Outputs by name."""
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        """Run the graph: outputs by name."""
         outputs, found = run_watched(self._session, inputs, _PEAK)
         for name, peak in found.items():
             self.peaks[name] = float(np.maximum(self.peaks.get(name, 0.0), peak))  # keeps NaN
@@ -131,10 +130,11 @@ class _Watched:
 
 
 class _Counted:
-    """A graph that also counts the values of some tensors, whose peaks are given.
+    """A graph that also counts the values of some tensors, whose largest values are known.
 
     ONNX has no histogram, and what could stand for one (indices, then ScatterElements) needs several times the memory
-    of a tensor. So values are given out, of large tensors a sample: those of VGG16 at 508 pixels have up to 128 MB.
+    of a tensor. So the values themselves become outputs, of large tensors a sample: tensors of VGG16 at 508 pixels have
+    up to 128 MB.
     """
 
     def __init__(self, path: Path, peaks: Mapping[str, float]) -> None:
@@ -148,20 +148,31 @@ class _Counted:
                 _sample(graph, name, _step(math.prod(shapes[name])))
         self._session = load_session(model)
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Outputs by name."""
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        """Run the graph: outputs by name."""
         outputs, found = run_watched(self._session, inputs, _SAMPLE)
         for name, values in found.items():
             self._counts[name] += count(values, self._peaks[name])
         return outputs
 
     def histograms(self) -> dict[str, Histogram]:
-        """Of all patches that were run."""
+        """The histograms over all patches that were run, by tensor."""
         return {name: Histogram(counts=counts, peak=self._peaks[name]) for name, counts in self._counts.items()}
 
 
-def run_watched(session: InferenceSession, inputs: Mapping[str, NDArray[Any]], suffix: str) -> tuple[Arrays, Arrays]:
-    """Outputs of a graph by name; and those whose names end so, by what comes before."""
+def run_watched(
+    session: InferenceSession, inputs: Mapping[str, NDArray[np.generic]], suffix: str
+) -> tuple[Arrays, Arrays]:
+    """Run a graph that has outputs for watching.
+
+    Args:
+        session: The graph.
+        inputs: Its inputs by name.
+        suffix: What the names of those outputs end with.
+
+    Returns:
+        The graph's own outputs by name, and those for watching by their names without the suffix.
+    """
     names = [value.name for value in session.get_outputs()]
     outputs = dict(zip(names, session.run(names, dict(inputs)), strict=True))
     found = {name.removesuffix(suffix): outputs.pop(name) for name in names if name.endswith(suffix)}
@@ -169,7 +180,7 @@ def run_watched(session: InferenceSession, inputs: Mapping[str, NDArray[Any]], s
 
 
 def _watch(graph: onnx.GraphProto, name: str) -> None:
-    """max |x| + sum 0x: the second is NaN where a value is not finite; the maximum may overlook NaN."""
+    """Add max |x| + sum 0x as an output; the sum is NaN where a value is not finite, which the maximum may overlook."""
     peak = name + _PEAK
     graph.node.extend([
         onnx.helper.make_node("Abs", [name], [f"{peak}/abs"]),
@@ -182,7 +193,7 @@ def _watch(graph: onnx.GraphProto, name: str) -> None:
 
 
 def _sample(graph: onnx.GraphProto, name: str, step: int) -> None:
-    """Every `step`-th value of a tensor, as an output."""
+    """Add every `step`-th value of a tensor as an output."""
     sample = name + _SAMPLE
     constants = {"shape": -1, "start": 0, "end": np.iinfo(np.int64).max, "step": step}
     for key, value in constants.items():
@@ -196,7 +207,7 @@ def _sample(graph: onnx.GraphProto, name: str, step: int) -> None:
 
 
 def _step(size: int) -> int:
-    """Between elements of a sample: it shares no divisor with the size, so all rows, columns and channels are met."""
+    """The step between elements of a sample; it has no divisor in common with the size, so that no row is left out."""
     step = max(1, -(-size // _SAMPLED))
     while math.gcd(step, size) > 1:
         step += 1
@@ -204,15 +215,27 @@ def _step(size: int) -> int:
 
 
 def _names(graph: onnx.GraphProto) -> list[str]:
-    """Of what a graph is given and makes, in order.
+    """The names of a graph's inputs and of all that its nodes compute, in order.
 
-    What is to watch them is appended last first: only then does ONNX Runtime run it early, and let go of large tensors.
+    Nodes for watching must be appended in reverse order: only then does ONNX Runtime run them early, and release large
+    tensors.
     """
     return [*(value.name for value in graph.input), *(name for node in graph.node for name in node.output if name)]
 
 
 def shapes_of(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, Shape]:
-    """Shapes of some tensors, by name, with a symbolic batch as 1. Raises BundleError where one cannot be told."""
+    """Infer the shapes of some tensors.
+
+    Args:
+        model: The graph.
+        names: The names of the tensors.
+
+    Returns:
+        Shapes by name, with 1 for a symbolic batch.
+
+    Raises:
+        BundleError: A shape is not known.
+    """
     model = copy.deepcopy(model)
     graph = model.graph
     del graph.value_info[:]
@@ -227,14 +250,13 @@ def shapes_of(model: onnx.ModelProto, names: Iterable[str]) -> dict[str, Shape]:
             known[value.name] = tuple(side.dim_value for side in kind.shape.dim)
     for name in names:
         if name not in known:
-            raise BundleError(
-                f"expected a tensor {name!r} of known shape, found none: export the network with fixed sizes"
-            )
+            found = "none: export the network with fixed sizes"
+            raise BundleError(expected=f"a tensor {name!r} of known shape", found=found)
     return {name: known[name] for name in names}
 
 
 def types_of(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types of all tensors, by name; values must have been inferred."""
+    """The element types of all tensors by name, as ONNX numbers them; shapes must have been inferred."""
     graph = model.graph
     values = (*graph.input, *graph.output, *graph.value_info)
     found = {value.name: value.type.tensor_type.elem_type for value in values if value.type.tensor_type.elem_type}

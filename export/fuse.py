@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,19 +19,32 @@ from fctl.calib.sample import find_images, sample_patches, shipped_images
 from fctl.runtime.bundle.manifest import SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 from fctl.runtime.bundle.store import Bundle, sha256
 from fctl.runtime.errors import BundleError, EngineError, ParityError
+from fctl.runtime.segment.batches import on_host
 
 from .onnx_graph import save_model
 
-# Of max |score|. The same nodes compute the same. But ONNX Runtime runs most fp16 nodes in fp32 on a CPU, and drops the
-# roundings in between: features that are an output are rounded, and those inside a graph are not.
+# Largest error, relative to max |score|. The same nodes compute the same. But ONNX Runtime runs most fp16 nodes in fp32
+# on a CPU, and drops the roundings in between: it rounds features that are an output, and not those inside a graph.
 MAX_ERROR: dict[Precision, float] = {"fp32": 1e-5, "fp16": 1e-2, "int8": 1e-5}
 _PATCHES = 2  # of random and of real ones each, so that the symbolic batch is tried too
 
-Arrays = dict[str, NDArray[Any]]
+Array = NDArray[np.generic]
+Arrays = dict[str, Array]
 
 
 def fused_interface(bundle: Bundle, precision: Precision) -> tuple[tuple[TensorSpec, ...], TensorSpec]:
-    """Inputs of the fused graph, as docs/bundle.md names and orders them, and its output."""
+    """Describe the fused graph of a bundle, as docs/bundle.md names and orders its inputs.
+
+    Args:
+        bundle: The bundle.
+        precision: The precision of the graphs.
+
+    Returns:
+        The specs of the inputs, and of the output.
+
+    Raises:
+        BundleError: The bundle has no graphs of the precision.
+    """
     _, segmenter = bundle.graph(SEGMENTER, precision)
     taken = {spec.name: spec for spec in segmenter.inputs}
     contexts = bundle.manifest.contexts
@@ -42,10 +54,19 @@ def fused_interface(bundle: Bundle, precision: Precision) -> tuple[tuple[TensorS
 
 
 def fused_model(bundle: Bundle, precision: Precision = "fp32") -> onnx.ModelProto:
-    """One model of a bundle's graphs of one precision; the segmenter as it is where it takes raw windows already.
+    """Connect a bundle's graphs of one precision.
 
-    An encoder that serves several contexts runs once for each, on the same weights. Opset and IR version are the
-    graphs' own. Raises BundleError where the bundle lacks the precision, or its graphs do not fit each other.
+    An encoder that serves several contexts runs once for each of them, on the same weights.
+
+    Args:
+        bundle: The bundle.
+        precision: The precision of the graphs.
+
+    Returns:
+        One model with the opset and IR version of the graphs; the segmenter itself where it takes raw windows already.
+
+    Raises:
+        BundleError: The bundle has no graphs of the precision, or its graphs do not fit each other.
     """
     manifest = bundle.manifest
     model = onnx.load(bundle.graph(SEGMENTER, precision)[0])
@@ -62,13 +83,28 @@ def fused_model(bundle: Bundle, precision: Precision = "fp32") -> onnx.ModelProt
     return model
 
 
-def write_fused(bundle: Bundle, path: Path, *, precision: Precision = "fp32", patches: Sequence[Path] = ()) -> GraphSpec:
-    """Write the fused graph, and return its description; a graph that is fused already is copied byte by byte.
+def write_fused(
+    bundle: Bundle, path: Path, *, precision: Precision = "fp32", patches: Sequence[Path] = ()
+) -> GraphSpec:
+    """Write the fused graph of a bundle; a graph that is fused already is copied byte by byte.
 
-    One that was fused here is compared with the staged graphs in ONNX Runtime, on random patches and on real ones:
-    `patches`, images or folders; those shipped with fctl, where they fit. Raises ParityError when the largest
-    difference exceeds 1e-5 of the largest score (fp16: 1e-2), EngineError, and what `fused_model` and `sample_patches`
-    raise.
+    A graph that is fused here is compared with the staged graphs in ONNX Runtime, on random patches and on real ones.
+
+    Args:
+        bundle: The bundle.
+        path: The file to write.
+        precision: The precision of the graphs.
+        patches: Images or folders of images for the comparison; empty for those shipped with fctl, where they fit.
+
+    Returns:
+        The description of the graph.
+
+    Raises:
+        BundleError: The bundle has no graphs of the precision, or its graphs do not fit each other.
+        ParityError: The largest difference exceeds 1e-5 of the largest score (fp16: 1e-2).
+        EngineError: ONNX Runtime cannot run a graph.
+        InputError: There are no images among `patches`.
+        RasterError: An image cannot be read, or does not fit the bundle.
     """
     inputs, output = fused_interface(bundle, precision)
     if not _is_staged(bundle.manifest):
@@ -88,7 +124,7 @@ def _is_staged(manifest: Manifest) -> bool:
 
 
 def _window(bundle: Bundle, context: Context, precision: Precision) -> TensorSpec | None:
-    """The raw window of a context that an encoder of its own takes."""
+    """The spec of a context's raw window, where an encoder graph takes it."""
     if context.encoder is None:
         return None
     window = bundle.graph(context.encoder, precision)[1].inputs[0]
@@ -109,20 +145,21 @@ def _connected(encoder: onnx.ModelProto, rest: onnx.ModelProto, context: Context
     except ValueError as error:  # other opsets, or names that collide
         reason = str(error).strip().splitlines()[0]
         raise BundleError(
-            f"{folder}: the graphs of {context.encoder} and {SEGMENTER} cannot be fused: {reason}; "
-            "export the network anew, with --graph fused"
+            f"the graphs of {context.encoder} and {SEGMENTER} cannot be fused: {reason}",
+            subject=folder,
+            remedy="export the network anew, with `graph` fused",
         ) from error
 
 
 def _name_opsets_once(model: onnx.ModelProto) -> None:
-    """Merging lists every model's opsets one after the other; it has checked that they are the same."""
+    """List each opset once: merging appends the lists of all models, and has checked that they are the same."""
     versions = {entry.domain: entry.version for entry in model.opset_import}
     del model.opset_import[:]
     model.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
 
 
 def _share_initializers(graph: onnx.GraphProto) -> None:
-    """Keep one of each set of equal initialisers: an encoder that serves two contexts was copied with its weights."""
+    """Keep one of each set of equal initialisers: an encoder for two contexts was copied together with its weights."""
     first: dict[bytes, str] = {}
     shared = {tensor.name: first.setdefault(_content(tensor), tensor.name) for tensor in graph.initializer}
     for index in reversed(range(len(graph.initializer))):
@@ -134,7 +171,7 @@ def _share_initializers(graph: onnx.GraphProto) -> None:
 
 
 def _content(tensor: onnx.TensorProto) -> bytes:
-    """A digest of everything but the name."""
+    """A digest of everything in a tensor but its name."""
     nameless = onnx.TensorProto()
     nameless.CopyFrom(tensor)
     nameless.ClearField("name")
@@ -148,6 +185,7 @@ def _order_inputs(graph: onnx.GraphProto, names: list[str]) -> None:
 
 
 def _verify(bundle: Bundle, path: Path, graph: GraphSpec, places: Sequence[Path]) -> None:
+    """Raise ParityError where a fused graph differs from the staged ones."""
     output, limit = graph.outputs[0].name, MAX_ERROR[graph.precision]
     errors = []
     for probe in (_random(graph), *_real(bundle.manifest, places)):
@@ -155,13 +193,15 @@ def _verify(bundle: Bundle, path: Path, graph: GraphSpec, places: Sequence[Path]
         errors.append(float(np.abs(_run(path, output, probe) - expected).max() / np.abs(expected).max()))
     if not all(error <= limit for error in errors):  # also catches NaN
         raise ParityError(
-            f"the fused graph of {bundle.folder} differs from its staged ones: max |difference| / max |score|: "
-            f"expected at most {limit:g}, found {max(errors):.2e}; export the network anew, with --graph fused"
+            subject=f"the fused graph of {bundle.folder} differs from its staged ones: max |difference| / max |score|",
+            expected=f"at most {limit:g}",
+            found=f"{max(errors):.2e}",
+            remedy="export the network anew, with `graph` fused",
         )
 
 
 def _random(graph: GraphSpec) -> Arrays:
-    """Noise over the whole range of each input; floats from 0 to 1."""
+    """Noise over the full range of each integer input; floats from 0 to 1."""
     random = np.random.default_rng(0)
     arrays: Arrays = {}
     for spec in graph.inputs:
@@ -182,15 +222,15 @@ def _real(manifest: Manifest, places: Sequence[Path]) -> list[Arrays]:
     if not images:
         return []
     batches = sample_patches(manifest, images, _PATCHES, seed=0)
-    arrays = {"patch": np.concatenate([batch.patch for batch in batches])}
+    arrays = {"patch": np.concatenate([on_host(batch.patch) for batch in batches])}
     for context in manifest.contexts:
-        arrays[_window_name(context)] = np.concatenate([batch.contexts[context.name] for batch in batches])
+        arrays[_window_name(context)] = np.concatenate([batch.pixels_of(context.name) for batch in batches])
         if context.cells:
             arrays[context.positions] = np.concatenate([batch.positions[context.name] for batch in batches])
     return [arrays]
 
 
-def _staged_scores(bundle: Bundle, precision: Precision, raw: Arrays) -> NDArray[Any]:
+def _staged_scores(bundle: Bundle, precision: Precision, raw: Arrays) -> Array:
     inputs = {name: array for name, array in raw.items() if not name.startswith("window_")}
     for context in bundle.manifest.contexts:
         window = raw[_window_name(context)]
@@ -202,10 +242,10 @@ def _staged_scores(bundle: Bundle, precision: Precision, raw: Arrays) -> NDArray
     return _run(bundle.graph(SEGMENTER, precision)[0], bundle.manifest.scores, inputs)
 
 
-def _run(path: Path, output: str, inputs: Arrays) -> NDArray[Any]:
-    """Node by node as they are written: the optimiser merges int8 nodes across what was the border of two graphs."""
+def _run(path: Path, output: str, inputs: Arrays) -> Array:
+    """Run a graph node by node, unoptimised: the optimiser merges int8 nodes across the seam of two graphs."""
     try:
         return np.asarray(load_session(path, optimised=False).run([output], inputs)[0])
     except Exception as error:  # its exceptions share no base class of their own
         reason = str(error).strip().splitlines()[0]
-        raise EngineError(f"ONNX Runtime cannot run {path}: {reason}; export the bundle again") from error
+        raise EngineError(f"ONNX Runtime cannot run {path}: {reason}", remedy="export the bundle again") from error

@@ -1,7 +1,7 @@
-"""The network as graphs: one encoder per context and the segmenter (staged), or all in one (fused).
+"""The network as modules to trace: one encoder per context and the segmenter (staged), or all in one (fused).
 
-`frozen` makes the copy that is traced. Batch norm is folded into the convolutions and everything that depends only on
-geometry and learned constants (crop matrices, position matrices, gates) becomes a constant.
+`frozen` makes the copy that is traced. In it, batch norm is folded into the convolutions, and everything that depends
+only on geometry and learned constants (crop matrices, position matrices, gates) is a constant.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fctl.model.config import GLOBAL, NetworkConfig
+from fctl.model.config import NetworkConfig
 from fctl.model.decoder import SegFormerDecoder
 from fctl.model.geometry import apply_separable, crop_matrix
 from fctl.model.layers import ConvBn
@@ -22,19 +22,35 @@ from fctl.model.network import FCtL, Placement
 
 
 class EncoderGraph(nn.Module):
-    """Raw window of one context -> its features."""
+    """The encoder of one context: from its raw window to its features.
+
+    Args:
+        network: A frozen network.
+        name: The name of the context.
+    """
 
     def __init__(self, network: FCtL, name: str) -> None:
         super().__init__()
         self.network, self.name = network, name
 
     def forward(self, window: Tensor) -> Tensor:
-        """(N, bands, S, S) raw -> (N, C, H, W)."""
+        """Encode raw windows (N, bands, S, S).
+
+        Args:
+            window: The windows, of the dtype of the rasters.
+
+        Returns:
+            Features (N, C, H, W) float32.
+        """
         return self.network.encode(self.name, window)
 
 
 class SegmenterGraph(nn.Module):
-    """Raw patch and every context's features, then positions of the contexts that move -> logits."""
+    """The segmenter: from a raw patch, the features of all contexts and positions to logits.
+
+    Args:
+        network: A frozen network.
+    """
 
     def __init__(self, network: FCtL) -> None:
         super().__init__()
@@ -43,38 +59,58 @@ class SegmenterGraph(nn.Module):
         self.placed = network.config.placed
 
     def forward(self, patch: Tensor, *rest: Tensor) -> Tensor:
-        """(N, bands, P, P) raw, features (N, C, H, W) each, positions (N, 2, h) each -> (N, classes, P, P)."""
+        """Segment raw patches.
+
+        Args:
+            patch: Raw patches (N, bands, P, P).
+            *rest: Features (N, C, H, W) of each context, then positions (N, 2, h) of each context that is not centred
+                on its patch.
+
+        Returns:
+            Logits (N, classes, P, P) float32.
+        """
         features = dict(zip(self.contexts, rest[: len(self.contexts)], strict=True))
         positions = dict(zip(self.placed, rest[len(self.contexts) :], strict=True))
         return self.network.segment(patch, self.encoded(features), positions)
 
     def encoded(self, contexts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The contexts' features, from what this graph takes for them."""
+        """The features of the contexts by name, from this graph's inputs for them: here the features themselves."""
         return contexts
 
 
 class FusedGraph(SegmenterGraph):
-    """As `SegmenterGraph`, but with every context's raw window (N, bands, S, S) in place of its features."""
+    """The segmenter with all encoders: it takes the raw window (N, bands, S, S) of each context, not its features."""
 
     def encoded(self, contexts: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The contexts' features, from what this graph takes for them."""
+        """The features of the contexts by name, from this graph's inputs for them: here their raw windows."""
         return {name: self.network.encode(name, window) for name, window in contexts.items()}
 
 
 def frozen(network: FCtL) -> FCtL:
-    """A copy in evaluation mode that computes the same with constants in place of what never changes."""
+    """Copy a network for tracing.
+
+    Args:
+        network: The network; it is not changed.
+
+    Returns:
+        A copy in evaluation mode that computes the same, with constants in place of everything that never changes.
+    """
     network = copy.deepcopy(network).eval().requires_grad_(False)
     if network.lcf is not None:
         _freeze_positions(network, network.lcf)
     for context in network.config.contexts:
-        if context.factor != GLOBAL:
+        if context.centred:
             network.place[context.name] = _StaticCrop(network.placement(context.name))
     _fold(network)
     return network
 
 
 def round_weights(network: FCtL) -> None:
-    """Round convolution weights of a frozen network to values that fp16 holds exactly, in place."""
+    """Round the weights of convolutions and linear layers to values that fp16 holds exactly, in place.
+
+    Args:
+        network: A frozen network.
+    """
     for parameter in network.parameters():
         if parameter.dim() > 1:
             parameter.copy_(parameter.half().float())
@@ -91,6 +127,7 @@ class _FoldedConv(nn.Module):
         self.padding, self.stride, self.groups = layer.padding, layer.conv.stride, layer.conv.groups
 
     def forward(self, x: Tensor) -> Tensor:
+        """The convolution and batch norm of `ConvBn`, as one convolution."""
         before, after = self.padding
         if before != after:  # becomes the convolution's own padding in ONNX (onnx_graph.merge_pads)
             x, before = F.pad(x, (before, after, before, after)), 0
@@ -107,9 +144,11 @@ class _StaticCrop(nn.Module):
         self.place = [place]  # in a list: its buffers are not part of this module
 
     def crop(self, features: Tensor, positions: Tensor | None) -> Tensor:
+        """As `Placement.crop`, at the one place where the context always lies."""
         return apply_separable(self.matrix, features, self.matrix)
 
     def offsets(self, positions: Tensor | None) -> Offsets:
+        """As `Placement.offsets`."""
         return self.place[0].offsets(positions)
 
 
@@ -128,22 +167,24 @@ class _StaticPosition(nn.Module):
         self.register_buffer("gate", term.share().detach())
 
     def matrices(self, offsets: Offsets) -> tuple[Tensor, Tensor]:
+        """As `PositionTerm.matrices`, from constants where offsets never change."""
         return self.term[0].matrices(offsets) if self.term else (self.rows, self.columns)
 
     def share(self) -> Tensor:
+        """As `PositionTerm.share`, from a constant."""
         return self.gate
 
 
 def _freeze_positions(network: FCtL, lcf: LocalityAwareContextFusion) -> None:
-    moving = {context.name for context in network.config.contexts if context.factor == GLOBAL}
+    """Make constants of position terms, except for contexts whose distance from the patch varies."""
+    moving = {context.name for context in network.config.contexts if not context.centred}
     on_the_ground = network.config.lcf is not None and network.config.lcf.position == "ground"
     for name, module in lcf.attention.items():
         attention = cast(ContextAttention, module)
         if attention.position is not None:
             fixed = name not in moving or not on_the_ground
-            attention.position = _StaticPosition(
-                attention.position, network.placement(name).offsets(None) if fixed else None
-            )  # type: ignore[assignment]
+            offsets = network.placement(name).offsets(None) if fixed else None
+            attention.register_module("position", _StaticPosition(attention.position, offsets))
 
 
 class _MergedSegFormer(nn.Module):
@@ -159,12 +200,14 @@ class _MergedSegFormer(nn.Module):
             self.register_parameter(f"{name}_bias", nn.Parameter(bias.detach().clone(), requires_grad=False))
 
     def forward(self, features: dict[str, Tensor], size: int) -> Tensor:
+        """As `SegFormerDecoder.forward`: logits of the features of all stages, at the given size in pixels."""
         decoder = self.decoder[0]
         merged = {name: (getattr(self, f"{name}_weight"), getattr(self, f"{name}_bias")) for name in decoder.order}
         return decoder.scored(decoder.fused(features, merged), size)
 
 
 def _fold(module: nn.Module) -> None:
+    """Fold batch norm into convolutions, in place, in all submodules."""
     for name, child in module.named_children():
         if isinstance(child, ConvBn):
             setattr(module, name, _FoldedConv(child))
@@ -175,7 +218,14 @@ def _fold(module: nn.Module) -> None:
 
 
 def encoder_roles(config: NetworkConfig) -> dict[str, str]:
-    """The role of each context's encoder graph; contexts of one size share the graph of a shared encoder."""
+    """Name the encoder graph of each context.
+
+    Args:
+        config: The network.
+
+    Returns:
+        The role of its graph, by context. Contexts of one size share the graph of a shared encoder.
+    """
     if config.encoders == "separate":
         return {context.name: f"encoder_{context.name}" for context in config.contexts}
     sizes = {context.size for context in config.contexts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
+from fctl.calib.plain import drop_unread, made_by
 from fctl.runtime.bundle.manifest import BATCH, TensorSpec
 
 OPSET = 20
@@ -17,7 +19,19 @@ _FEW = 1024  # elements; smaller tensors stay fp32
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Check and write a model, without what says where it was made; returns its input and output specs."""
+    """Check a model and write it, without traces of the machine that made it.
+
+    Args:
+        model: The model; its metadata are replaced in place.
+        path: The file to write.
+
+    Returns:
+        The specs of its inputs and of its outputs.
+
+    Raises:
+        onnx.checker.ValidationError: The model is invalid.
+        onnx.shape_inference.InferenceError: Its types or shapes contradict each other.
+    """
     model.ir_version = IR_VERSION
     model.producer_name = "fctl"
     model.graph.doc_string = model.doc_string = ""
@@ -30,16 +44,18 @@ def save_model(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ..
 
 
 def merge_pads(model: onnx.ModelProto) -> None:
-    """Make each constant zero Pad before a convolution that convolution's own (asymmetric) padding."""
+    """Replace constant zero Pads before convolutions, in place, by (asymmetric) padding of the convolutions.
+
+    A Pad that other nodes read too, or that pads batch or channels, is kept.
+
+    Args:
+        model: The model, which is changed in place.
+    """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    producers = {output: node for node in graph.node for output in node.output}
-    readers: dict[str, int] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers[name] = readers.get(name, 0) + 1
+    makers, readers = made_by(graph), Counter(name for node in graph.node for name in node.input)
     for node in list(graph.node):
-        pad = producers.get(node.input[0]) if node.op_type == "Conv" else None
+        pad = makers.get(node.input[0]) if node.op_type == "Conv" else None
         if pad is None or pad.op_type != "Pad" or readers[pad.output[0]] > 1 or not _is_zero_pad(pad, constants):
             continue
         amounts = onnx.numpy_helper.to_array(constants[pad.input[1]])
@@ -49,11 +65,15 @@ def merge_pads(model: onnx.ModelProto) -> None:
         _set_pads(node, [*amounts[2:rank], *amounts[rank + 2 :]])
         node.input[0] = pad.input[0]
         graph.node.remove(pad)
-    _drop_unused(graph)
+    drop_unread(graph)
 
 
 def store_half(model: onnx.ModelProto) -> None:
-    """Store weights as fp16 behind a Cast where that is exact; engines fold the Cast when they load the graph."""
+    """Store weights as fp16 behind a Cast, in place, where that changes no value; engines fold the Cast on loading.
+
+    Args:
+        model: The model, which is changed in place.
+    """
     graph = model.graph
     casts = []
     for tensor in graph.initializer:
@@ -73,6 +93,7 @@ def store_half(model: onnx.ModelProto) -> None:
 
 
 def _is_zero_pad(pad: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+    """Whether a Pad adds constant amounts of zeros to all axes."""
     mode = next((a.s.decode() for a in pad.attribute if a.name == "mode"), "constant")
     if mode != "constant" or pad.input[1] not in constants or len([name for name in pad.input if name]) > 3:
         return False
@@ -81,6 +102,7 @@ def _is_zero_pad(pad: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) ->
 
 
 def _set_pads(conv: onnx.NodeProto, pads: list[int]) -> None:
+    """Add to the padding of a convolution."""
     attributes = {attribute.name: attribute for attribute in conv.attribute}
     if "auto_pad" in attributes:
         conv.attribute.remove(attributes["auto_pad"])
@@ -88,13 +110,6 @@ def _set_pads(conv: onnx.NodeProto, pads: list[int]) -> None:
     if "pads" in attributes:
         conv.attribute.remove(attributes["pads"])
     conv.attribute.append(onnx.helper.make_attribute("pads", [int(a + b) for a, b in zip(old, pads, strict=True)]))
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-    for tensor in list(graph.initializer):
-        if tensor.name not in used:
-            graph.initializer.remove(tensor)
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:

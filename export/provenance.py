@@ -1,4 +1,4 @@
-"""What every bundle that is made here says of its making: tools, colours, and the images of its parity gate."""
+"""The provenance of a bundle: the versions of the tools that made it, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ _TOOLS = ("fctl", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu
 
 
 def provenance(checkpoint_sha256: str, licence: str | None) -> Provenance:
-    """Where a bundle that is made now comes from."""
+    """Describe where a bundle that is made now comes from.
+
+    Args:
+        checkpoint_sha256: The SHA-256 of the checkpoint or of the foreign network.
+        licence: The licence of the weights, if it is known.
+
+    Returns:
+        The record, with today's date (UTC) and the versions of all tools that are installed.
+    """
     installed = {name: _version(name) for name in _TOOLS}
     return Provenance(
         checkpoint_sha256=checkpoint_sha256,

@@ -1,4 +1,4 @@
-"""PyTorch modules as ONNX models: the one place that traces."""
+"""PyTorch modules as ONNX models: the only module that traces."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ from .onnx_graph import OPSET, merge_pads, save_model, store_half
 def export_onnx(
     module: nn.Module, path: Path, inputs: dict[str, Tensor], output: str, *, half_weights: bool
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Write a module as one ONNX file with a symbolic batch; returns its input and output specs.
+    """Write a module as one ONNX file with a symbolic batch.
 
-    inputs: an example by name, in the order of the module's arguments, batch of 2 or more. half_weights: store as
-    fp16, cast back on loading, whatever fp16 holds exactly; no value changes.
+    Args:
+        module: The module.
+        path: The file to write.
+        inputs: Example inputs by name, in the order of the module's arguments, with a batch of 2 or more.
+        output: The name of its output.
+        half_weights: Whether weights that fp16 holds exactly are stored as fp16 and cast back on loading; no value
+            changes.
+
+    Returns:
+        The specs of the file's inputs and of its outputs.
     """
     model = trace(module, inputs, output)
     merge_pads(model)
@@ -35,7 +43,20 @@ def export_onnx(
 
 
 def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, *, symbolic_batch: bool = True) -> onnx.ModelProto:
-    """The module in evaluation mode as ONNX."""
+    """Trace a module in evaluation mode.
+
+    Args:
+        module: The module.
+        inputs: Example inputs by name, in the order of the module's arguments.
+        output: The name of its output.
+        symbolic_batch: Whether the model takes any batch, or only that of the examples.
+
+    Returns:
+        The model, in opset `OPSET`.
+
+    Raises:
+        Exception: Whatever PyTorch raises for a module that it cannot trace.
+    """
     batch = torch.export.Dim(BATCH, min=1, max=1024)
     shapes = tuple({0: batch} if symbolic_batch else {} for _ in inputs)
     # A module with *args takes one entry for all of them.
@@ -54,7 +75,7 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, *, symbolic
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter prints its progress."""
+    """Suppress what the exporter prints and logs of its progress."""
     level = logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

@@ -10,13 +10,12 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from fctl.runtime.atomic import atomic_write, refuse_existing
 from fctl.runtime.bundle.manifest import Manifest, Precision, TensorSpec
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import InputError
-from fctl.runtime.raster.atomic import atomic_write, refuse_existing
 
 from .fuse import fused_interface, write_fused
 
@@ -42,20 +41,34 @@ def write_repository(
     plan: Path | None = None,
     patches: Sequence[Path] = (),
 ) -> Path:
-    """Write a bundle as one model of the Triton repository `out`, and return the model's folder, `out`/NAME.
+    """Write a bundle as one model of a Triton repository.
 
-    `out` may hold other models already. max_batch: patches that Triton may put into one batch; a bundle whose batch is
-    fixed keeps that. plan: a TensorRT plan of the fused graph, served in place of it; nothing here can verify it.
-    patches: images or folders to verify fusing with (`write_fused`). Raises BundleError, EngineError, InputError,
-    OutputError, ParityError or RasterError; then nothing is left behind.
+    Args:
+        bundle: The bundle.
+        out: The folder of the repository, which may hold other models already.
+        precision: The precision of the graphs.
+        max_batch: How many patches Triton may put into one batch; a bundle whose batch is fixed keeps that.
+        plan: A TensorRT plan of the fused graph, served in place of it; nothing here can verify it.
+        patches: Images or folders of images to verify fusing with (`write_fused`).
+
+    Returns:
+        The model's folder, `out`/NAME.
+
+    Raises:
+        BundleError: The bundle has no graphs of the precision, or they cannot be fused.
+        InputError: `max_batch` or `plan` does not fit, or there are no images among `patches`.
+        EngineError: ONNX Runtime cannot run a graph.
+        ParityError: The fused graph differs from the staged ones.
+        RasterError: An image cannot be read, or does not fit the bundle.
+        OutputError: The model exists already, or cannot be written. After any error nothing is left behind.
     """
     if max_batch < 1:
-        raise InputError(f"--max-batch: expected at least 1, found {max_batch}")
+        raise InputError(subject="`max_batch`", expected="at least 1", found=max_batch)
     if plan is not None:
         _check_plan(bundle.manifest, plan)
     config = triton_config(bundle, precision=precision, max_batch=max_batch, tensorrt=plan is not None)
     model = out / model_name(bundle.manifest)
-    refuse_existing(model, remedy="choose another --out, or remove it")
+    refuse_existing(model, remedy="choose another `out`, or remove it")
     with atomic_write(model) as folder:
         version = folder / _VERSION
         version.mkdir(parents=True)
@@ -68,20 +81,40 @@ def write_repository(
 
 
 def model_name(manifest: Manifest) -> str:
-    """The bundle's name as Triton's: it is a folder and part of a URL."""
+    """Name a bundle's model in Triton, where the name is a folder and part of a URL.
+
+    Args:
+        manifest: The bundle's manifest.
+
+    Returns:
+        The bundle's name, with an underscore in place of everything but ASCII letters, digits, "_" and "-".
+    """
     return re.sub(r"[^A-Za-z0-9_-]+", "_", manifest.name).strip("_") or "model"
 
 
 def triton_config(bundle: Bundle, *, precision: Precision, max_batch: int, tensorrt: bool) -> str:
-    """The text of ``config.pbtxt``.
+    """Describe a bundle's fused graph for Triton.
 
-    No preferred batch sizes: Triton advises against them unless one is much faster than its neighbours. No label file:
-    it names the elements of a flat vector, and (classes, P, P) is none; class names are a parameter.
+    There are no preferred batch sizes: Triton advises against them unless one is much faster than its neighbours. There
+    is no label file, which names the elements of a flat vector, and scores (classes, P, P) are none; class names are a
+    parameter.
+
+    Args:
+        bundle: The bundle.
+        precision: The precision of the graphs.
+        max_batch: How many patches Triton may put into one batch.
+        tensorrt: Whether a TensorRT plan is served in place of the ONNX graph.
+
+    Returns:
+        The text of ``config.pbtxt``.
+
+    Raises:
+        BundleError: The bundle has no graphs of the precision.
     """
     manifest = bundle.manifest
     inputs, output = fused_interface(bundle, precision)
     fixed = manifest.fixed_batch is not None
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "name": model_name(manifest),
         **({"platform": "tensorrt_plan"} if tensorrt else {"backend": "onnxruntime"}),
         "max_batch_size": 0 if fixed else max_batch,
@@ -101,16 +134,17 @@ def triton_config(bundle: Bundle, *, precision: Precision, max_batch: int, tenso
 
 
 def _check_plan(manifest: Manifest, plan: Path) -> None:
+    """Raise InputError for a plan that is no file, or that TensorRT cannot have built of this network."""
     if not plan.is_file():
-        raise InputError(f"--plan: expected a TensorRT plan of the fused graph, found no file {plan}")
+        raise InputError(subject="`plan`", expected="a TensorRT plan of the fused graph", found=f"no file {plan}")
     if manifest.input.dtype in _NOT_IN_TENSORRT:
         raise InputError(
-            f"--plan: TensorRT takes no {manifest.input.dtype}, which this network does: leave it out to serve "
-            "the ONNX graph"
+            f"TensorRT takes no {manifest.input.dtype}, which this network does: leave it out to serve the ONNX graph",
+            subject="`plan`",
         )
 
 
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
+def _tensor(spec: TensorSpec) -> dict[str, object]:
     return {"name": spec.name, "data_type": _Symbol(_TYPES[spec.dtype]), "dims": _dims(spec)}
 
 
@@ -119,7 +153,7 @@ def _dims(spec: TensorSpec) -> list[int]:
     return [side for side in spec.shape if isinstance(side, int)]
 
 
-def _warmup(inputs: Sequence[TensorSpec], size: int) -> dict[str, Any]:
+def _warmup(inputs: Sequence[TensorSpec], size: int) -> dict[str, object]:
     """One request of black patches while the model is loaded, so that no client waits for the engine's own warm-up."""
     zeros = [
         {"key": spec.name, "value": {"data_type": _Symbol(_TYPES[spec.dtype]), "dims": _dims(spec), "zero_data": True}}
@@ -128,8 +162,8 @@ def _warmup(inputs: Sequence[TensorSpec], size: int) -> dict[str, Any]:
     return {"name": f"batch of {size}", "batch_size": size, "inputs": zeros}
 
 
-def _for_clients(manifest: Manifest, precision: Precision) -> dict[str, Any]:
-    """What a client must know to cut patches and merge scores, and Triton has no field for."""
+def _for_clients(manifest: Manifest, precision: Precision) -> dict[str, object]:
+    """What a client must know to cut patches and merge scores, and that Triton has no field for."""
     contexts = [encode(context) for context in manifest.contexts]
     for context in contexts:
         del context["encoder"]  # there is one graph
@@ -151,10 +185,10 @@ class _Symbol(str):
     __slots__ = ()
 
 
-def _lines(message: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+def _lines(message: Mapping[str, object], indent: str = "") -> Iterator[str]:
     """A message in protobuf's text format; a list of messages repeats the field."""
     for key, value in message.items():
-        for item in value if _is_messages(value) else [value]:
+        for item in _items(value):
             if isinstance(item, Mapping):
                 yield f"{indent}{key} {{"
                 yield from _lines(item, f"{indent}  ")
@@ -163,11 +197,12 @@ def _lines(message: Mapping[str, Any], indent: str = "") -> Iterator[str]:
                 yield f"{indent}{key}: {_scalar(item)}"
 
 
-def _is_messages(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+def _items(value: object) -> list[object]:
+    """The messages of a list, which repeat their field, or a single value."""
+    return value if isinstance(value, list) and all(isinstance(item, Mapping) for item in value) else [value]
 
 
-def _scalar(value: Any) -> str:
+def _scalar(value: object) -> str:
     if isinstance(value, list):
         return f"[ {', '.join(map(_scalar, value))} ]"
     if isinstance(value, _Symbol):

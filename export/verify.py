@@ -1,11 +1,10 @@
-"""The parity gate: what was exported must compute what the network computes, and use every context."""
+"""The parity gate: exported graphs must compute what the network computes, and use every context."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,22 +13,35 @@ from fctl.runtime.bundle.manifest import ContextEffect, Parity, Precision
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import ParityError
-from fctl.runtime.segment.batches import PatchBatch
-from fctl.runtime.segment.host import HostNetwork
+from fctl.runtime.segment.batches import PatchBatch, joined
+from fctl.runtime.segment.network import EngineNetwork
+from fctl.runtime.segment.opening import load_network
 
 log = logging.getLogger(__name__)
 
-MAX_ERROR = 1e-3  # of max |logit|
+MAX_ERROR = 1e-3
+"""The largest difference that fp32 graphs may have, as a part of max |logit|."""
+
 MIN_AGREEMENT = 0.9999
+"""The least share of pixels to which fp32 graphs must give the same class."""
+
 WEAK_CONTEXT = 10 * MAX_ERROR
+"""The least change of the logits, as a part of max |logit|, that a context should make."""
+
 _AT_ONCE = 2  # patches in a run: enough to try the symbolic batch, and a full VGG16 in 16 GB
 
+Array = NDArray[np.generic]
 Scores = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tolerance:
-    """What the gate lets pass: at most this difference, of max |logit|; the same class on this share of the pixels."""
+    """What the gate lets pass.
+
+    Attributes:
+        error: The largest difference, as a part of max |logit|.
+        agreement: The least share of pixels that have the same class.
+    """
 
     error: float
     agreement: float
@@ -37,13 +49,19 @@ class Tolerance:
 
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(error=MAX_ERROR, agreement=MIN_AGREEMENT),
-    "fp16": Tolerance(error=1e-2, agreement=0.995),  # docs/precision.md
+    "fp16": Tolerance(error=1e-2, agreement=0.995),
 }
+"""What the gate lets pass, by precision; see docs/precision.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """Real patches, one per batch, and where they come from."""
+    """Real patches to compare on.
+
+    Attributes:
+        batches: Batches of one patch.
+        source: Where they come from.
+    """
 
     batches: Sequence[PatchBatch]
     source: str
@@ -51,9 +69,12 @@ class Samples:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a bundle's graphs must compute: scores (N, classes, P, P) of a batch, and what computes them.
+    """What a bundle's graphs must compute.
 
-    original: the same before weights were rounded, or None.
+    Attributes:
+        name: What computes it.
+        scores: A function from a batch of N patches to its scores (N, classes, P, P) float32.
+        original: The same before weights were rounded; None where they were not.
     """
 
     name: str
@@ -68,13 +89,22 @@ def verify(
     precision: Precision = "fp32",
     tolerance: Tolerance | None = None,
 ) -> Parity:
-    """Compare a bundle's fp32 graphs in ONNX Runtime with their reference; the figures, if they pass.
+    """Compare a bundle's fp32 graphs in ONNX Runtime with their reference, and judge the figures.
 
-    precision: what the graphs stand for, where they are simulations of others (`rounding.rounding_bundle`). tolerance:
-    None for that of the precision in `TOLERANCES`.
-    Raises ParityError when the largest difference exceeds the precision's tolerance (in fp32 1e-3 of the largest
-    score), when too few pixels have the same class (99.99 %), or when replacing a context's features by another
-    patch's changes nothing.
+    Args:
+        bundle: The bundle.
+        reference: What its graphs must compute.
+        samples: The patches to compare on.
+        precision: What the graphs stand for, where they simulate others (`rounding.rounding_bundle`).
+        tolerance: What is let pass; None for that of the precision in `TOLERANCES`.
+
+    Returns:
+        The figures.
+
+    Raises:
+        ParityError: The largest difference is beyond the tolerance (for fp32, 1e-3 of the largest score), too few
+            pixels have the same class (99.99 %), or a context's features replaced by another patch's change nothing.
+        EngineError: ONNX Runtime is missing, or refuses a graph.
     """
     parity = compare(bundle, reference, samples, precision)
     _judge(parity, tolerance or TOLERANCES[precision])
@@ -82,15 +112,29 @@ def verify(
 
 
 def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: Precision = "fp32") -> Parity:
-    """The figures that `verify` judges."""
-    staged = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), min(_AT_ONCE, len(samples.batches)))
-    inputs = _gather(staged, samples.batches)
-    found = _segment(staged, inputs)
+    """Compare a bundle's fp32 graphs in ONNX Runtime with their reference.
+
+    Args:
+        bundle: The bundle.
+        reference: What its graphs must compute.
+        samples: The patches to compare on.
+        precision: What the graphs stand for, where they simulate others (`rounding.rounding_bundle`).
+
+    Returns:
+        The figures, which `verify` judges.
+
+    Raises:
+        EngineError: ONNX Runtime is missing, or refuses a graph.
+    """
+    count = len(samples.batches)
+    network = load_network(bundle, choose_engine("onnxruntime", "fp32"), min(_AT_ONCE, count))
+    gathered = _gather(network, samples.batches)
+    found = _segment(network, gathered)
     expected = _concatenated(reference.scores, samples.batches)
     return Parity(
         precision=precision,
         reference=reference.name,
-        patches=len(samples.batches),
+        patches=count,
         source=samples.source,
         classes=_predicted(bundle, found),
         max_error=_relative(found - expected, expected),
@@ -98,80 +142,88 @@ def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: P
         original_agreement=(
             _agreement(found, _concatenated(reference.original, samples.batches)) if reference.original else None
         ),
-        contexts=_effects(staged, inputs, found),
+        contexts=_effects(network, gathered, found),
     )
 
 
 def fp32_reference(bundle: Bundle) -> Reference:
-    """A bundle's own fp32 graphs, for those of other precisions that were made from them."""
-    staged = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 1)
+    """A bundle's fp32 graphs in ONNX Runtime, as the reference of graphs in other precisions made from them."""
+    network = load_network(bundle, choose_engine("onnxruntime", "fp32"), 1)
 
     def scores(batch: PatchBatch) -> Scores:
-        return _segment(staged, _gather(staged, [batch]))
+        return network.on_host(network.run(joined([batch], network.batch)))[:1]
 
     return Reference(name="the fp32 graphs in ONNX Runtime", scores=scores, original=None)
 
 
 @dataclass(frozen=True)
-class _Inputs:
-    patch: NDArray[Any]
-    features: dict[str, NDArray[Any]]
-    positions: dict[str, NDArray[np.float32]]
+class _Gathered:
+    """Patches with the features of their contexts.
+
+    Attributes:
+        batches: The patches, in batches; the last one is filled up.
+        features: By context, features (patches, C, H, W).
+        patches: How many patches there are.
+    """
+
+    batches: tuple[PatchBatch, ...]
+    features: dict[str, Array]
+    patches: int
 
 
-def _gather(staged: HostNetwork, batches: Sequence[PatchBatch]) -> _Inputs:
-    """All patches, with features of their contexts."""
-    features = {}
-    for context in staged.manifest.contexts:
-        windows, size = np.concatenate([batch.contexts[context.name] for batch in batches]), staged.batch_of(context)
-        parts = [staged.encode(context, part) for part in _parts(windows, size)]
-        features[context.name] = np.concatenate(parts)[: len(windows)]
-    positions = {name: np.concatenate([batch.positions[name] for batch in batches]) for name in batches[0].positions}
-    return _Inputs(np.concatenate([batch.patch for batch in batches]), features, positions)
+def _gather(network: EngineNetwork, patches: Sequence[PatchBatch]) -> _Gathered:
+    """All patches in batches, with features of their contexts."""
+    size = network.batch
+    batches = tuple(joined(patches[start : start + size], size) for start in range(0, len(patches), size))
+    encoded = [network.encode_contexts(batch) for batch in batches]
+    features = {
+        context.name: np.concatenate([np.asarray(found[context.name]) for found in encoded])[: len(patches)]
+        for context in network.manifest.contexts
+    }
+    return _Gathered(batches, features, len(patches))
 
 
-def _segment(staged: HostNetwork, inputs: _Inputs) -> Scores:
-    """Scores of all patches, in batches."""
-    size = staged.batch
-    features = {name: _parts(array, size) for name, array in inputs.features.items()}
-    positions = {name: _parts(array, size) for name, array in inputs.positions.items()}
+def _segment(network: EngineNetwork, gathered: _Gathered) -> Scores:
+    """Scores (patches, classes, P, P) of all patches, from their features."""
+    parts = {name: _parts(array, network.batch) for name, array in gathered.features.items()}
     runs = [
-        staged.segment(
-            patch,
-            {name: parts[index] for name, parts in features.items()},
-            {name: parts[index] for name, parts in positions.items()},
+        network.on_host(
+            network.segment(batch.patch, {name: part[index] for name, part in parts.items()}, batch.positions)
         )
-        for index, patch in enumerate(_parts(inputs.patch, size))
+        for index, batch in enumerate(gathered.batches)
     ]
-    return np.concatenate(runs)[: len(inputs.patch)]
+    return np.concatenate(runs)[: gathered.patches]
 
 
-def _parts(array: NDArray[Any], size: int) -> list[NDArray[Any]]:
-    """An array in batches of `size`; the last one is filled up with its last entry."""
+def _parts(array: Array, size: int) -> list[Array]:
+    """An array in parts of `size`; the last one is filled up with its last entry."""
     padded = np.concatenate([array, np.repeat(array[-1:], -len(array) % size, axis=0)])
     return np.split(padded, len(padded) // size)
 
 
-def _effects(staged: HostNetwork, inputs: _Inputs, scores: Scores) -> tuple[ContextEffect, ...]:
+def _effects(network: EngineNetwork, gathered: _Gathered, scores: Scores) -> tuple[ContextEffect, ...]:
+    """How much the scores change when a context's features are replaced by another patch's."""
     effects = []
-    for context in staged.manifest.contexts:
-        swapped = inputs.features | {context.name: _another(inputs.features[context.name])}
-        changed = _segment(staged, replace(inputs, features=swapped))
+    for context in network.manifest.contexts:
+        swapped = gathered.features | {context.name: _another(gathered.features[context.name])}
+        changed = _segment(network, replace(gathered, features=swapped))
         effects.append(ContextEffect(name=context.name, change=_relative(changed - scores, scores)))
     return tuple(effects)
 
 
-def _another(features: NDArray[Any]) -> NDArray[Any]:
+def _another(features: Array) -> Array:
     """Every patch's features replaced by another patch's; a global context that all share is turned around instead."""
     rolled = np.roll(features, 1, axis=0)
     return np.ascontiguousarray(features[:, :, ::-1, ::-1]) if np.array_equal(rolled, features) else rolled
 
 
 def _concatenated(scores: Callable[[PatchBatch], Scores], batches: Sequence[PatchBatch]) -> Scores:
+    """Scores (patches, classes, P, P) of all batches."""
     return np.concatenate([scores(batch) for batch in batches])
 
 
 def _judge(parity: Parity, tolerance: Tolerance) -> None:
+    """Raise ParityError for figures beyond the tolerance."""
     problems = []
     if not parity.max_error <= tolerance.error:  # also catches NaN
         problems.append(
@@ -184,7 +236,7 @@ def _judge(parity: Parity, tolerance: Tolerance) -> None:
             problems.append(f"context {effect.name!r} is not wired in: another patch's changes no logit")
         elif effect.change < WEAK_CONTEXT:
             log.warning(
-                "warning: context %s hardly matters: another patch's changes the logits by %.1e",
+                "context %s hardly matters: another patch's changes the logits by %.1e",
                 effect.name,
                 effect.change,
             )
@@ -196,12 +248,15 @@ def _judge(parity: Parity, tolerance: Tolerance) -> None:
 
 
 def _relative(difference: Scores, scores: Scores) -> float:
+    """The largest difference as a part of the largest score."""
     return float(np.abs(difference).max() / np.abs(scores).max())
 
 
 def _agreement(a: Scores, b: Scores) -> float:
+    """The share of pixels to which both give the same class."""
     return float((a.argmax(1) == b.argmax(1)).mean())
 
 
 def _predicted(bundle: Bundle, scores: Scores) -> tuple[str, ...]:
+    """The names of the classes that occur."""
     return tuple(bundle.manifest.class_names[index] for index in np.unique(scores.argmax(1)))

@@ -1,1 +1,1 @@
-"""The FCtL network in PyTorch, and its training."""
+"""The FCtL network in PyTorch; its subpackages hold its weights, its training and its serving."""

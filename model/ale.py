@@ -11,7 +11,12 @@ _ROUNDS = {"a": 1, "b": 2, "c": 1, "d": 2, "e": 3}
 
 
 class GroupDepthConv(nn.Module):
-    """One depthwise convolution per channel group, each with its own window (Eq. 6)."""
+    """One depthwise convolution for each group of channels, with windows of different sizes (Eq. 6).
+
+    Args:
+        channels: Channels in all.
+        windows: Sides of the windows, one for each group.
+    """
 
     def __init__(self, channels: int, windows: tuple[int, ...]) -> None:
         super().__init__()
@@ -26,16 +31,21 @@ class GroupDepthConv(nn.Module):
                 parameter.mul_(0.1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X_ref (N, C, h, w) -> E (N, C, h, w)."""
+        """The attention map E (N, C, h, w) of tokenised references X_ref (N, C, h, w)."""
         parts = torch.split(x, self.sizes, dim=1)
         return torch.cat([conv(part) for conv, part in zip(self.groups, parts, strict=True)], dim=1)
 
 
 class LocalFeatureInteraction(nn.Module):
-    """f(tar; refs): tar + E * tar with the attention map E made from the tokenised references (Eq. 6-7).
+    """f(tar; refs) = tar + E * tar, with the attention map E made from the tokenised references (Eq. 6-7).
 
-    n references are tokenised to C / n channels each, so that their concatenation has C again. The target is
-    tokenised C to C, and it is the tokenised target that E strengthens.
+    Each of n references is tokenised to C / n channels, so that their concatenation has C again. The target is
+    tokenised from C to C channels, and E strengthens the tokenised target.
+
+    Args:
+        references: How many references there are.
+        channels: Channels C.
+        windows: Sides of the depthwise windows.
     """
 
     def __init__(self, references: int, channels: int, windows: tuple[int, ...]) -> None:
@@ -45,7 +55,7 @@ class LocalFeatureInteraction(nn.Module):
         self.enhance = GroupDepthConv(channels, windows)
 
     def forward(self, target: Tensor, references: list[Tensor]) -> Tensor:
-        """(N, C, h, w) each -> (N, C, h, w)."""
+        """The enhanced target (N, C, h, w), from the target and its references (N, C, h, w) each."""
         tokens = [conv(reference) for conv, reference in zip(self.references, references, strict=True)]
         target = self.target(target)
         enhanced: Tensor = target + self.enhance(torch.cat(tokens, dim=1)) * target
@@ -53,10 +63,15 @@ class LocalFeatureInteraction(nn.Module):
 
 
 class AlternatingLocalEnhancement(nn.Module):
-    """X_ALE from the patch's features and the contexts', cropped to the patch and upsampled to its grid.
+    """X_ALE from the features of the patch and of its contexts, which are cropped to the patch and brought to its grid.
 
-    Structures (a) to (e) of Fig. 13: in every round but the last each member is enhanced by all the others at
-    once, and the last round enhances the patch alone. Every block has its own weights.
+    The structures are (a) to (e) of Fig. 13. In every round but the last, each member is enhanced by all others at
+    once; the last round enhances the patch alone. Every block has its own weights.
+
+    Args:
+        contexts: Names of the contexts.
+        channels: Channels C.
+        config: The structure.
     """
 
     def __init__(self, contexts: tuple[str, ...], channels: int, config: AleConfig) -> None:
@@ -74,7 +89,7 @@ class AlternatingLocalEnhancement(nn.Module):
         )
 
     def forward(self, x: Tensor, cropped: dict[str, Tensor]) -> Tensor:
-        """Patch (N, C, h, w), cropped contexts (N, C, h, w) by name -> (N, C, h, w)."""
+        """X_ALE (N, C, h, w), from the patch (N, C, h, w) and by name the cropped contexts (N, C, h, w)."""
         features = {LOCAL: x, **cropped}
         for blocks in self.rounds:
             assert isinstance(blocks, nn.ModuleDict)  # for the type checker: a ModuleList hands out plain modules
@@ -86,7 +101,12 @@ class AlternatingLocalEnhancement(nn.Module):
 
 
 class ConcatEnhancement(nn.Module):
-    """The "Concat" row of Table 7: a 1x1 convolution over the patch's features and all cropped contexts."""
+    """The row "Concat" of Table 7: a 1x1 convolution over the patch's features and all cropped contexts.
+
+    Args:
+        contexts: Names of the contexts.
+        channels: Channels C.
+    """
 
     def __init__(self, contexts: tuple[str, ...], channels: int) -> None:
         super().__init__()
@@ -94,18 +114,36 @@ class ConcatEnhancement(nn.Module):
         self.mix = nn.Conv2d((len(contexts) + 1) * channels, channels, 1)
 
     def forward(self, x: Tensor, cropped: dict[str, Tensor]) -> Tensor:
-        """Patch (N, C, h, w), cropped contexts (N, C, h, w) by name -> (N, C, h, w)."""
+        """X_ALE (N, C, h, w), from the patch (N, C, h, w) and by name the cropped contexts (N, C, h, w)."""
         mixed: Tensor = self.mix(torch.cat([x, *(cropped[name] for name in self.contexts)], dim=1))
         return mixed
 
 
 def enhancement(contexts: tuple[str, ...], channels: int, config: AleConfig) -> nn.Module:
-    """The module that `config` asks for."""
+    """The module that a configuration asks for.
+
+    Args:
+        contexts: Names of the contexts.
+        channels: Channels C of the enhanced features.
+        config: Which structure.
+
+    Returns:
+        A module that takes the patch's features (N, C, h, w) and, by name, the contexts' features (N, C, h, w),
+        cropped to the patch, and gives X_ALE (N, C, h, w).
+    """
     if config.structure == "concat":
         return ConcatEnhancement(contexts, channels)
     return AlternatingLocalEnhancement(contexts, channels, config)
 
 
 def even_parts(total: int, count: int) -> list[int]:
-    """`total` in `count` parts that differ by at most one."""
+    """Divide a number into parts that differ by at most one.
+
+    Args:
+        total: What is divided.
+        count: How many parts.
+
+    Returns:
+        The parts, larger ones first.
+    """
     return [total // count + (index < total % count) for index in range(count)]

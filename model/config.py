@@ -1,7 +1,6 @@
-"""One frozen configuration that says all of a network.
+"""The configuration of a network, as frozen records.
 
-Plain data: nothing here imports torch, so a preset can be listed or a checkpoint's configuration compared
-without loading it.
+Nothing here imports PyTorch, so presets can be listed, and configurations of checkpoints compared, without it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 GLOBAL: Literal["global"] = "global"
-LOCAL = "local"  # the patch itself, beside the contexts' names
+LOCAL = "local"  # name of the patch itself, beside those of the contexts
 
 
 class ConfigError(ValueError):
@@ -21,26 +20,59 @@ class ConfigError(ValueError):
 class ContextConfig:
     """One context window of a patch (§3.2, Table 5).
 
-    factor: side of the window over the side of the patch, or "global" for the whole image (§4.2, DeepGlobe). The window
-    is `window_pixels` wide, a whole number that leaves as many pixels on either side of the patch.
-    size: side, in pixels, to which the window is resampled before it enters its encoder.
+    Attributes:
+        name: Its name.
+        factor: Side of the window over the side of the patch, or "global" for the whole image (§4.2, DeepGlobe).
+        size: Side, in pixels, to which the window is resampled before it enters its encoder.
     """
 
     name: str
     factor: float | Literal["global"]
     size: int
 
+    @property
+    def centred(self) -> bool:
+        """Whether the window is centred on its patch; otherwise the context is global, and many patches share it."""
+        return self.factor != GLOBAL
+
+    def window(self, patch: int) -> int:
+        """The side of a centred window.
+
+        Args:
+            patch: Side of the patch in pixels.
+
+        Returns:
+            Pixels of the raster: the factor times the patch, with as many whole pixels on either side of the patch.
+
+        Raises:
+            ConfigError: The factor leaves fractions of pixels.
+        """
+        factor = float(self.factor)
+        window = round(factor * patch)
+        if abs(window - factor * patch) > 1e-6 * patch or window < patch or (window - patch) % 2:
+            beside = (factor - 1) * patch / 2
+            raise ConfigError(
+                f"context {self.name!r}: factor {factor:g} of a {patch}-pixel patch leaves {beside:g} pixels on either "
+                "side; choose a factor that leaves a whole number: the nearest window is "
+                f"{patch + 2 * max(0, round(beside))} pixels"
+            )
+        return window
+
 
 @dataclass(frozen=True, kw_only=True)
 class LcfConfig:
     """Locality-aware context fusion (§3.3).
 
-    key_channels: channels of query and key. scale_logits: divide R_U by sqrt(key_channels); the paper does not.
-    position: the gated position term of Eq. 2 with offsets from index to index ("grid", the paper) or measured on
-    the ground ("ground"), or None for Eq. 1. self_attention: whether U includes the patch itself.
-    fusion: Eq. 3-4 ("adaptive"), the baselines of Table 6, or the mixing of the public release ("lcc").
-    centre_query: subtract the query's mean over the cells; gamma: a learned factor per member of U. Both as in the
-    public release; the paper has neither.
+    Attributes:
+        key_channels: Channels of query and key.
+        scale_logits: Whether R_U is divided by sqrt(key_channels); in the paper it is not.
+        position: The gated position term of Eq. 2, with offsets from index to index ("grid", as in the paper) or
+            measured on the ground ("ground"); None for Eq. 1.
+        self_attention: Whether U includes the patch itself.
+        fusion: Eq. 3-4 ("adaptive"), a baseline of Table 6, or the mixing of the public release ("lcc").
+        centre_query: Whether the query's mean over the cells is subtracted, as in the public release; in the paper it
+            is not.
+        gamma: Whether every member of U has a learned factor, as in the public release; in the paper none has.
     """
 
     key_channels: int
@@ -56,8 +88,10 @@ class LcfConfig:
 class AleConfig:
     """Alternating local enhancement (§3.4).
 
-    structure: a letter of Fig. 13 / Table 7, or the table's "concat". reference: the one context that (a) and (b)
-    use, None for the structures that use all. windows: one depthwise kernel side per channel group (Eq. 6).
+    Attributes:
+        structure: A letter of Fig. 13 and Table 7, or the table's "concat".
+        reference: The one context that structures (a) and (b) use; None for those that use all contexts.
+        windows: Sides of the depthwise kernels, one for each group of channels (Eq. 6).
     """
 
     structure: Literal["a", "b", "c", "d", "e", "concat"]
@@ -69,11 +103,27 @@ class AleConfig:
 class NetworkConfig:
     """Everything that determines a network's graph.
 
-    width: multiplies the backbone's channels, 1 for the published one. mean, std: scaling of raw pixels,
-    (raw - mean) / std, one value per band. patch: side in pixels. encoders: one encoder per context and one for the
-    patch, or one for all. stage: the backbone's stage that contexts enhance. resume: whether deeper stages are computed
-    from the enhanced features (§3.3.1, an encoder of "Conv1 to Conv3") or from the plain ones (the release, which
-    enhances the deepest). channels: C of the enhanced features. decoder, decoder_channels: its kind and width.
+    Attributes:
+        backbone: Name of the backbone.
+        width: Multiplies the backbone's channels; 1 is the published network.
+        bands: Bands of the image.
+        mean: By band, what is subtracted from raw pixels.
+        std: By band, what the difference is divided by.
+        classes: How many classes are scored.
+        patch: Side of a patch in pixels.
+        contexts: The contexts, in order.
+        encoders: One encoder for the patch and one for each context ("separate"), or one for all ("shared").
+        stage: The backbone's stage that contexts enhance.
+        resume: Whether deeper stages are computed from the enhanced features (§3.3.1, an encoder of "Conv1 to Conv3")
+            or from the plain ones, as in the public release, which enhances the deepest stage.
+        channels: Channels C of the enhanced features.
+        lcf: Locality-aware context fusion, or None.
+        ale: Alternating local enhancement, or None.
+        decoder: Kind of the decoder.
+        decoder_channels: Width of the decoder.
+
+    Raises:
+        ConfigError: There can be no such network.
     """
 
     backbone: str
@@ -100,10 +150,10 @@ class NetworkConfig:
 
     @property
     def placed(self) -> tuple[str, ...]:
-        """The global contexts whose part under the patch the network must know: for ALE, or for "ground" offsets."""
+        """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets."""
         ground = self.lcf is not None and self.lcf.position == "ground"
         enhanced = self.context_names if self.ale and not self.ale.reference else (self.ale and self.ale.reference,)
-        return tuple(c.name for c in self.contexts if c.factor == GLOBAL and (ground or c.name in (enhanced or ())))
+        return tuple(c.name for c in self.contexts if not c.centred and (ground or c.name in (enhanced or ())))
 
     def __post_init__(self) -> None:
         _check_scaling(self)
@@ -115,9 +165,13 @@ class NetworkConfig:
 class ServingConfig:
     """How a network is meant to be run over a raster.
 
-    plan, overlap: tiles at a fixed stride, or evenly spread with at least that overlap (pixels). resampling: the
-    filter that brings context windows to their size. merge: weights of overlapping tiles. scene: side in pixels of
-    the images whose whole was the global context in training, if there is one and it is known.
+    Attributes:
+        plan: Tiles at a fixed stride, or spread evenly.
+        overlap: Pixels, at least, that neighbouring tiles share.
+        resampling: The filter that shrinks context windows.
+        merge: Weights of overlapping tiles.
+        scene: Side, in pixels, of the training images, each of which a global context showed in full; None if it is
+            not known or there is no such context.
     """
 
     plan: Literal["stride", "even"]
@@ -127,19 +181,8 @@ class ServingConfig:
     scene: int | None
 
 
-def window_pixels(factor: float, patch: int) -> int:
-    """Side in pixels of a context window; ConfigError where it cannot be centred on its patch with whole pixels."""
-    window = round(factor * patch)
-    if abs(window - factor * patch) > 1e-6 * patch or window < patch or (window - patch) % 2:
-        nearest = patch + 2 * max(0, round((factor - 1) * patch / 2))
-        raise ConfigError(
-            f"factor {factor:g} of a {patch}-pixel patch leaves {(factor - 1) * patch / 2:g} pixels on either side; "
-            f"choose a factor that leaves a whole number: the nearest window is {nearest} pixels"
-        )
-    return window
-
-
 def _check_scaling(config: NetworkConfig) -> None:
+    """Check what concerns bands and classes."""
     if not len(config.mean) == len(config.std) == config.bands:
         raise ConfigError(
             f"mean and std need one value per band: {config.bands} bands, "
@@ -150,16 +193,13 @@ def _check_scaling(config: NetworkConfig) -> None:
 
 
 def _check_contexts(config: NetworkConfig) -> None:
+    """Check that contexts have distinct names, can be cut, and are used."""
     names = config.context_names
     if len(set(names)) < len(names) or LOCAL in names:
         raise ConfigError(f"contexts need distinct names other than {LOCAL!r}, found {', '.join(names)}")
     for context in config.contexts:
-        if context.factor == GLOBAL:
-            continue
-        try:
-            window_pixels(context.factor, config.patch)
-        except ConfigError as error:
-            raise ConfigError(f"context {context.name!r}: {error}") from error
+        if context.centred:
+            context.window(config.patch)
     if config.lcf and not (config.contexts or config.lcf.self_attention):
         raise ConfigError("lcf needs a context or self_attention; set lcf to None for a network without either")
     used = set(names) if config.lcf or (config.ale and not config.ale.reference) else set()
@@ -169,6 +209,7 @@ def _check_contexts(config: NetworkConfig) -> None:
 
 
 def _check_ale(config: NetworkConfig) -> None:
+    """Check that ALE fits the contexts."""
     if config.ale is None:
         return
     names = config.context_names

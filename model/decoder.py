@@ -1,4 +1,4 @@
-"""Decoders: features of the patch by stage -> logits at the patch's size."""
+"""Decoders, which turn the features of a patch into logits at the patch's size."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ from .layers import ConvBn
 
 
 class PyramidDecoder(nn.Module):
-    """Top-down pyramid for backbones with strides 4 to 32: upsample, add the finer stage, refine.
+    """A top-down pyramid for backbones with strides 4 to 32: upsample, add the finer stage, refine.
 
-    Separable convolutions and ReLU6 throughout, as in EfficientNet-Lite0, so that it quantises alike.
+    All convolutions are separable and followed by ReLU6, as in EfficientNet-Lite0, so that both quantise alike.
+
+    Args:
+        channels: Channels by stage, finest first.
+        width: Channels of the pyramid.
+        classes: How many classes are scored.
     """
 
     def __init__(self, channels: dict[str, int], width: int, classes: int) -> None:
@@ -24,7 +29,7 @@ class PyramidDecoder(nn.Module):
         self.score = nn.Conv2d(width, classes, 1)
 
     def forward(self, features: dict[str, Tensor], size: int) -> Tensor:
-        """{stage: (N, C, h, w)}, finest first -> logits (N, classes, size, size)."""
+        """Logits (N, classes, size, size) of features (N, C, h, w) by stage."""
         x: Tensor | None = None
         for name in self.order:
             finer = self.lateral[name](features[name])
@@ -34,10 +39,16 @@ class PyramidDecoder(nn.Module):
 
 
 class SegFormerDecoder(nn.Module):
-    """SegFormer's all-MLP head: every stage projected, upsampled to the finest, concatenated, fused and scored.
+    """SegFormer's all-MLP head: every stage is projected and upsampled to the finest; all are concatenated and fused.
 
     Projection, upsampling, concatenation and fusion are linear, and bilinear weights sum to 1. So each stage's two 1x1
-    convolutions are one, applied before upsampling, and the concatenation is a sum: equal, at a fraction of the work.
+    convolutions are merged into one that is applied before upsampling, and the concatenation becomes a sum. The result
+    is equal, at a fraction of the work.
+
+    Args:
+        channels: Channels by stage, finest first.
+        width: Channels of the fused features.
+        classes: How many classes are scored.
     """
 
     def __init__(self, channels: dict[str, int], width: int, classes: int) -> None:
@@ -48,7 +59,7 @@ class SegFormerDecoder(nn.Module):
         self.score = nn.Conv2d(width, classes, 1)
 
     def forward(self, features: dict[str, Tensor], size: int) -> Tensor:
-        """{stage: (N, C, h, w)}, finest first -> logits (N, classes, size, size)."""
+        """Logits (N, classes, size, size) of features (N, C, h, w) by stage."""
         if self.training:
             x = self.fuse.bn(self.fused(features, self.merged(self.fuse.conv.weight, None)))
         else:
@@ -56,11 +67,27 @@ class SegFormerDecoder(nn.Module):
         return self.scored(x, size)
 
     def scored(self, x: Tensor, size: int) -> Tensor:
-        """Fused and normalised features (N, width, h, w) -> logits (N, classes, size, size)."""
+        """Score fused features.
+
+        Args:
+            x: Fused and normalised features (N, width, h, w).
+            size: Side of the patch in pixels.
+
+        Returns:
+            Logits (N, classes, size, size).
+        """
         return _resize(self.score(F.relu(x)), size)
 
     def fused(self, features: dict[str, Tensor], merged: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """Sum over the stages of their merged convolution, at the finest stage's size: (N, width, h, w)."""
+        """Sum the merged convolutions of all stages at the finest stage's size.
+
+        Args:
+            features: Features (N, C, h, w) by stage.
+            merged: By stage, weight and bias of its convolution (`merged`).
+
+        Returns:
+            Fused features (N, width, h, w) of the finest stage's size.
+        """
         finest = self.order[-1]
         x = F.conv2d(features[finest], *merged[finest])
         for name in self.order[:-1]:
@@ -68,7 +95,15 @@ class SegFormerDecoder(nn.Module):
         return x
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
-        """By stage the weight and bias of `project` followed by its part of a fusion with `weight` and `bias`."""
+        """Merge each stage's projection with its part of the fusion.
+
+        Args:
+            weight: Weight of the fusion (width, stages * width, 1, 1).
+            bias: Bias of the fusion (width,), or None.
+
+        Returns:
+            By stage, the weight (width, C, 1, 1) and the bias (width,) of one convolution that does both.
+        """
         layers = {}
         for name, part in zip(self.order, weight.flatten(1).chunk(len(self.order), dim=1), strict=True):
             project = self.project[name]
@@ -81,10 +116,19 @@ class SegFormerDecoder(nn.Module):
 
 
 class Fcn8sDecoder(nn.Module):
-    """The decoder of FCN-8s exactly as in the public release: conv6, conv7 and score over pool5, then fixed bilinear
-    deconvolutions with the scores of pool4 and pool3 added, scaled by 0.01 and 0.0001, and crops in between.
+    """The decoder of FCN-8s exactly as in the public release.
 
-    The crops fit Vgg16's padding of 100 pixels, and no other backbone.
+    It applies conv6, conv7 and score to pool5. Fixed bilinear deconvolutions follow, to which the scores of pool4 and
+    pool3 are added, scaled by 0.01 and 0.0001, with crops in between. The crops fit the padding of 100 pixels of
+    `Vgg16` and no other backbone.
+
+    Args:
+        channels: Channels of pool3, pool4 and pool5.
+        width: Channels of conv6 and conv7.
+        classes: How many classes are scored.
+
+    Raises:
+        ConfigError: The stages are others.
     """
 
     def __init__(self, channels: dict[str, int], width: int, classes: int) -> None:
@@ -101,7 +145,7 @@ class Fcn8sDecoder(nn.Module):
         self.up_final = _bilinear_deconvolution(classes, 16, 8)
 
     def forward(self, features: dict[str, Tensor], size: int) -> Tensor:
-        """{"pool3", "pool4", "pool5": (N, C, h, w)} -> logits (N, classes, size, size)."""
+        """Logits (N, classes, size, size) of features (N, C, h, w) of pool3, pool4 and pool5."""
         x = F.relu(self.conv7(F.relu(self.conv6(features["pool5"]))))
         x = self.up_score(self.score(x))
         x = x + _crop(self.score_pool4(0.01 * features["pool4"]), 5, x.shape[-1])
@@ -118,19 +162,34 @@ _DECODERS: dict[str, type[PyramidDecoder] | type[SegFormerDecoder] | type[Fcn8sD
 
 
 def decoder(kind: str, channels: dict[str, int], width: int, classes: int) -> nn.Module:
-    """The decoder of that name for stages of these channels, finest first."""
+    """Make a decoder.
+
+    Args:
+        kind: "pyramid", "segformer" or "fcn8s".
+        channels: Channels by stage of the backbone, finest first.
+        width: Width of the decoder in channels.
+        classes: How many classes are scored.
+
+    Returns:
+        A module that takes features (N, C, h, w) by stage and the patch's side, and gives logits (N, classes, side,
+        side).
+
+    Raises:
+        ConfigError: There is no such decoder, or it does not fit the backbone.
+    """
     if kind not in _DECODERS:
         raise ConfigError(f"unknown decoder {kind!r}; known: {', '.join(_DECODERS)}")
     return _DECODERS[kind](channels, width, classes)
 
 
 def _separable(width: int) -> nn.Sequential:
+    """A depthwise and a pointwise convolution between ReLU6."""
     depthwise, pointwise = ConvBn(width, width, 3, groups=width), ConvBn(width, width, 1)
     return nn.Sequential(nn.ReLU6(), depthwise, nn.ReLU6(), pointwise, nn.ReLU6())
 
 
 def _bilinear_deconvolution(classes: int, kernel: int, stride: int) -> nn.ConvTranspose2d:
-    """Every class upsampled by itself. The weights are fixed, but part of a checkpoint."""
+    """A layer that upsamples every class by itself. Its weights are fixed, but part of a checkpoint."""
     hat = 1 - (torch.arange(kernel) - (kernel - 1) / 2).abs() / stride
     layer = nn.ConvTranspose2d(classes, classes, kernel, stride, bias=False).requires_grad_(False)
     layer.weight.copy_(torch.eye(classes)[:, :, None, None] * torch.outer(hat, hat))

@@ -7,10 +7,19 @@ from torch.nn import functional as F
 
 
 class ConvBn(nn.Module):
-    """Convolution and batch norm.
+    """A convolution without bias, and batch norm.
 
-    With batch statistics in training; otherwise the norm's constants are folded into the convolution, which is
-    equal and saves a pass over the features. padding: (before, after) on both axes.
+    In training, batch statistics are used. Otherwise the norm's constants are folded into the convolution, which is
+    equal and saves a pass over the features.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        kernel: Side of the kernel.
+        stride: Stride of the convolution.
+        groups: Groups of channels.
+        padding: Pixels before and after, on both axes; None for half the kernel on either side.
+        eps: What batch norm adds to the variance.
     """
 
     def __init__(
@@ -30,14 +39,23 @@ class ConvBn(nn.Module):
         self.padding = padding or (kernel // 2, kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C', h, w)."""
+        """Normalised features (N, C', h, w) of features (N, C, H, W)."""
         if self.training:
             normed: Tensor = self.bn(self.convolve(x, self.conv.weight, None))
             return normed
         return self.convolve(x, *self.folded())
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The convolution with its padding: (N, C, H, W) -> (N, C', h, w)."""
+        """Convolve with other weights, but this layer's padding, stride and groups.
+
+        Args:
+            x: Features (N, C, H, W).
+            weight: Weight (C', C / groups, kernel, kernel).
+            bias: Bias (C',), or None.
+
+        Returns:
+            Features (N, C', h, w).
+        """
         before, after = self.padding
         if before != after:
             x = F.pad(x, (before, after, before, after))
@@ -45,7 +63,20 @@ class ConvBn(nn.Module):
         return F.conv2d(x, weight, bias, self.conv.stride, before, 1, self.conv.groups)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the convolution that equals this layer in evaluation."""
+        """Weight (C', C / groups, kernel, kernel) and bias (C',) of the convolution that equals this layer."""
         assert self.bn.running_var is not None and self.bn.running_mean is not None
         scale = self.bn.weight * (self.bn.running_var + self.bn.eps).rsqrt()
         return self.conv.weight * scale.reshape(-1, 1, 1, 1), self.bn.bias - self.bn.running_mean * scale
+
+
+def tokens(x: Tensor) -> Tensor:
+    """Cells as tokens.
+
+    Args:
+        x: Features (N, C, h, w).
+
+    Returns:
+        Tokens (N, h*w, C). Only the batch's size is left open, so that an exported graph does not ask for shapes.
+    """
+    _, channels, height, width = x.shape
+    return x.reshape(-1, channels, height * width).transpose(1, 2)

@@ -10,14 +10,19 @@ from torch import Tensor, nn
 
 from .ale import enhancement
 from .backbones import backbone_class, stage_of
-from .config import GLOBAL, LOCAL, ConfigError, ContextConfig, NetworkConfig, window_pixels
+from .config import LOCAL, ConfigError, ContextConfig, NetworkConfig
 from .decoder import decoder
 from .geometry import apply_separable, cells_of_patch, crop_matrix, relative
 from .lcf import LocalityAwareContextFusion, Offsets, sum_of
 
 
 class Encoder(nn.Module):
-    """Raw pixels -> features by stage, the enhanced one brought to `channels`."""
+    """Scales raw pixels and computes features by stage, of which the enhanced one is brought to C channels.
+
+    Args:
+        config: The network.
+        last: The deepest stage that is built.
+    """
 
     def __init__(self, config: NetworkConfig, last: str) -> None:
         super().__init__()
@@ -31,7 +36,15 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(config.std).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, raw: Tensor, last: str | None = None) -> dict[str, Tensor]:
-        """(N, bands, H, W) raw pixels of any dtype -> {stage: (N, C, h, w)}."""
+        """Compute features.
+
+        Args:
+            raw: Raw pixels (N, bands, H, W) of any dtype.
+            last: The deepest stage that is computed; None for as deep as built.
+
+        Returns:
+            Features (N, C, h, w) by stage.
+        """
         features: dict[str, Tensor] = self.backbone((raw.to(self.mean.dtype) - self.mean) / self.std, last)
         features[self.stage.name] = self.neck(features[self.stage.name])
         return features
@@ -40,9 +53,13 @@ class Encoder(nn.Module):
 class Placement(nn.Module):
     """Where the patch's cells lie in one context.
 
-    A context centred on the patch has its matrices as constants. The global context is one image for every
-    patch, so the patch's place in it is an input: `positions` (N, 2, h), rows then columns, in the context's
-    cells (`geometry.cells_of_patch`, one axis at a time).
+    In a context that is centred on the patch, positions are constants. A global context is one image for all patches,
+    so the patch's place in it is an input: `positions` (N, 2, h), rows then columns, in cells of the context
+    (`geometry.cells_of_patch`, one axis at a time).
+
+    Args:
+        config: The network.
+        context: The context, or None for the patch itself.
     """
 
     def __init__(self, config: NetworkConfig, context: ContextConfig | None) -> None:
@@ -57,34 +74,56 @@ class Placement(nn.Module):
         static = torch.zeros(0)
         if context is None:
             static = torch.arange(cells, dtype=torch.float32)
-        elif context.factor != GLOBAL:
-            window = window_pixels(context.factor, config.patch)
+        elif context.centred:
+            window = context.window(config.patch)
             start = (window - config.patch) // 2
             static = cells_of_patch(cells, stage, start=start, window=window, size=context.size)
         self.register_buffer("static", static, persistent=False)
         self.register_buffer("index", torch.arange(cells, dtype=torch.float32), persistent=False)
 
     def crop(self, features: Tensor, positions: Tensor | None) -> Tensor:
-        """The part of a context that the patch covers, on the patch's grid (§3.4.1)."""
+        """The part of a context that the patch covers, on the patch's grid (§3.4.1).
+
+        Args:
+            features: Features (N, C, H, W) of the context.
+            positions: Positions (N, 2, h) in a global context, else None.
+
+        Returns:
+            Features (N, C, h, w).
+        """
         rows, columns = self._axes(positions)
         return apply_separable(crop_matrix(rows, self.count), features, crop_matrix(columns, self.count))
 
     def offsets(self, positions: Tensor | None) -> Offsets:
-        """r of Eq. 2, in cells: from index to index (``grid``) or on the ground (``ground``)."""
+        """r of Eq. 2 in cells of the context: from index to index ("grid") or measured on the ground ("ground").
+
+        Args:
+            positions: Positions (N, 2, h) in a global context, else None.
+
+        Returns:
+            Offsets along both axes.
+        """
         rows, columns = (self.index, self.index) if self.grid else self._axes(positions)
         return Offsets(rows=relative(rows, self.count), columns=relative(columns, self.count))
 
     def _axes(self, positions: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Positions along rows and along columns."""
         if positions is None:
             return self.static, self.static
         return positions[:, 0], positions[:, 1]
 
 
 class FCtL(nn.Module):
-    """Segments a patch from its own features, X_LCF and X_ALE: their sum goes to the decoder (§3.5).
+    """The network: it segments a patch from the sum of its own features, X_LCF and X_ALE (§3.5).
 
-    Two steps, so that a context's features can be computed once and used for many patches: `encode` for each
+    There are two steps, so that a context's features can be computed once and used for many patches: `encode` for each
     context, then `segment`. `forward` does both.
+
+    Args:
+        config: Everything that determines the network.
+
+    Raises:
+        ConfigError: The backbone has no such stage, or does not fit the sizes, the channels or the decoder.
     """
 
     def __init__(self, config: NetworkConfig) -> None:
@@ -120,28 +159,52 @@ class FCtL(nn.Module):
         return (self.encoder, *(cast(Encoder, encoder) for encoder in self.context_encoders.values()))
 
     def placement(self, name: str) -> Placement:
-        """Where the patch's cells lie in a context, or in the patch itself ("local")."""
+        """Where the patch's cells lie in the context of that name, or in the patch itself ("local")."""
         return cast(Placement, self.place[name])
 
     def forward(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Raw patch (N, bands, P, P) and raw contexts (N, bands, S, S) by name -> logits (N, classes, P, P).
+        """Segment patches.
 
-        positions: for each context that is placed (`NetworkConfig.placed`) (N, 2, h), see `Placement`.
+        Args:
+            patch: Raw patches (N, bands, P, P) of any dtype.
+            contexts: By name, raw windows (N, bands, S, S) of the contexts.
+            positions: By name, positions (N, 2, h) of the patches in the contexts that are placed
+                (`NetworkConfig.placed`), see `Placement`.
+
+        Returns:
+            Logits (N, classes, P, P).
         """
         features = {name: self.encode(name, window) for name, window in contexts.items()}
         return self.segment(patch, features, positions)
 
     def encode(self, name: str, window: Tensor) -> Tensor:
-        """Raw context window (N, bands, S, S) -> features X_U (N, C, H, W) of the enhanced stage."""
+        """Compute the features of a context.
+
+        Args:
+            name: Name of the context.
+            window: Raw windows (N, bands, S, S).
+
+        Returns:
+            Features X_U (N, C, H, W) of the enhanced stage.
+        """
         encoder = self.context_encoders[name] if self.config.encoders == "separate" else self.encoder
         return encoder(window, self.config.stage)[self.config.stage]  # type: ignore[no-any-return]
 
     def segment(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Raw patch (N, bands, P, P) and the contexts' features by name -> logits (N, classes, P, P)."""
+        """Segment patches whose contexts are encoded.
+
+        Args:
+            patch: Raw patches (N, bands, P, P) of any dtype.
+            contexts: By name, features X_U (N, C, H, W) of the contexts (`encode`).
+            positions: As in `forward`.
+
+        Returns:
+            Logits (N, classes, P, P).
+        """
         stage, resume = self.config.stage, self.config.resume
         features = self.encoder(patch, stage if resume else None)
         features[stage] = self.enhance(features[stage], contexts, positions or {})
@@ -151,7 +214,16 @@ class FCtL(nn.Module):
         return logits
 
     def enhance(self, x: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor]) -> Tensor:
-        """X_I + X_LCF + X_ALE: (N, C, h, w) -> (N, C, h, w)."""
+        """Enhance the features of patches: X_I + X_LCF + X_ALE.
+
+        Args:
+            x: Features X_I (N, C, h, w).
+            contexts: By name, features X_U (N, C, H, W) of the contexts.
+            positions: As in `forward`.
+
+        Returns:
+            Enhanced features (N, C, h, w).
+        """
         terms = [x]
         if self.lcf is not None:
             members = {LOCAL: x, **contexts}

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Presets: networks of the paper, of its public release and of others, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from .config import GLOBAL, AleConfig, ConfigError, ContextConfig, LcfConfig, Ne
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A network and how it is run. The number of classes is set by `preset`."""
+    """A network and how it is run.
+
+    Attributes:
+        network: The network; in `PRESETS` its number of classes is a placeholder, which `preset` sets.
+        serving: How it is run over a raster.
+    """
 
     network: NetworkConfig
     serving: ServingConfig
@@ -25,6 +30,7 @@ _ALE = AleConfig(structure="d", reference=None, windows=(1, 3, 5, 7))
 
 
 def _contexts(size: int, medium: float, large: float) -> tuple[ContextConfig, ...]:
+    """Two contexts by their factors, resampled to `size` pixels."""
     return (
         ContextConfig(name="medium", factor=medium, size=size),
         ContextConfig(name="large", factor=large, size=size),
@@ -66,6 +72,7 @@ _VGG16 = replace(
 
 
 def _mit(name: str) -> NetworkConfig:
+    """The network over a Mix Transformer."""
     small = name == "mit_b0"
     return replace(
         _LITE0,
@@ -83,11 +90,12 @@ def _mit(name: str) -> NetworkConfig:
 
 
 def _alone(network: NetworkConfig) -> NetworkConfig:
-    """Without contexts."""
+    """The patch alone, without contexts."""
     return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
 
 
 def _lcc(network: NetworkConfig) -> NetworkConfig:
+    """The fusion of the paper's predecessor in place of LCF and ALE."""
     return replace(network, lcf=_LCC, ale=None)
 
 
@@ -112,7 +120,18 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str, *, classes: int) -> Preset:
-    """The preset of that name for `classes` classes; ConfigError lists the known ones."""
+    """Look up a preset.
+
+    Args:
+        name: Its name in `PRESETS`.
+        classes: How many classes its network scores.
+
+    Returns:
+        The preset.
+
+    Raises:
+        ConfigError: There is no such preset; the error lists those that there are.
+    """
     if name not in PRESETS:
         raise ConfigError(f"unknown architecture {name!r}; known: {', '.join(PRESETS)}")
     found = PRESETS[name]
@@ -120,7 +139,15 @@ def preset(name: str, *, classes: int) -> Preset:
 
 
 def narrow(network: NetworkConfig, width: float) -> NetworkConfig:
-    """The same network with every number of channels multiplied by `width`, for tests and trials."""
+    """Make a network narrower, for tests and trials.
+
+    Args:
+        network: The network.
+        width: What every number of channels is multiplied by.
+
+    Returns:
+        The same network with fewer channels.
+    """
     from .backbones import backbone_class, scaled
 
     built = backbone_class(network.backbone)(bands=1, last=network.stage, width=width)

@@ -1,22 +1,52 @@
 """fctl's runtime: segments rasters with a bundle, without PyTorch.
 
-`Segmenter` is what an application embeds. It is loaded on first use, so that importing this package costs nothing.
+This is its public face; that of evaluation is `fctl.runtime.evaluate`. Each name is loaded from its room on first use,
+so that importing the package costs nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .segment.results import DeviceSegmentation, Paths, Report, Segmentation
+    from .bundle.store import Bundle, read_bundle
+    from .errors import FctlError
+    from .segment.batches import cut_batch, grid_of
+    from .segment.results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
     from .segment.segmenter import Segmenter
+    from .tiling.merge import Merger
+    from .tiling.sources import ArraySource
 
-__all__ = ["DeviceSegmentation", "Paths", "Report", "Segmentation", "Segmenter"]
+__all__ = [
+    "ArraySource",
+    "Bundle",
+    "DeviceSegmentation",
+    "Estimate",
+    "FctlError",
+    "Merger",
+    "Paths",
+    "Report",
+    "Segmentation",
+    "Segmenter",
+    "cut_batch",
+    "grid_of",
+    "read_bundle",
+]
+
+_HOMES = {
+    ".bundle.store": ("Bundle", "read_bundle"),
+    ".errors": ("FctlError",),
+    ".segment.batches": ("cut_batch", "grid_of"),
+    ".segment.results": ("DeviceSegmentation", "Estimate", "Paths", "Report", "Segmentation"),
+    ".segment.segmenter": ("Segmenter",),
+    ".tiling.merge": ("Merger",),
+    ".tiling.sources": ("ArraySource",),
+}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .segment import segmenter
-
-    return getattr(segmenter, name)
+def __getattr__(name: str) -> object:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home, __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,19 @@ from collections.abc import Mapping
 _ARGUMENT = re.compile(r"`(\w+)`")
 
 
+def worded(text: str, names: Mapping[str, str]) -> str:
+    """A text with arguments named as someone else calls them.
+
+    Args:
+        text: A message that names arguments in backticks.
+        names: By argument, the text that replaces the argument and its backticks; others stay as they are.
+
+    Returns:
+        The text.
+    """
+    return _ARGUMENT.sub(lambda found: names.get(found[1], found[0]), text)
+
+
 class FctlError(Exception):
     """Base of all errors of fctl. The command lines print it as one line and exit with 1.
 
@@ -40,9 +53,7 @@ class FctlError(Exception):
         self.subject = None if subject is None else str(subject)
         self.found = None if found is None else str(found)
         what = f"expected {expected}, found {self.found}" if problem is None else problem
-        super().__init__(
-            (f"{self.subject}: " if self.subject else "") + what + (f"; {remedy}" if remedy else "")
-        )
+        super().__init__((f"{self.subject}: " if self.subject else "") + what + (f"; {remedy}" if remedy else ""))
 
     def worded(self, names: Mapping[str, str]) -> str:
         """The line with arguments named as someone else calls them.
@@ -53,7 +64,7 @@ class FctlError(Exception):
         Returns:
             The line.
         """
-        return _ARGUMENT.sub(lambda found: names.get(found[1], found[0]), str(self))
+        return worded(str(self), names)
 
 
 class BundleError(FctlError, ValueError):

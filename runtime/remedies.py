@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 from importlib.metadata import PackageNotFoundError, distribution
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+ON_JETSON = (
+    "on a Jetson it comes with JetPack (apt install python3-libnvinfer) and is seen by virtual environments made with "
+    "--system-site-packages"
+)
+"""How TensorRT gets onto a Jetson."""
 
 
 def install(extra: str) -> str:
@@ -14,22 +22,24 @@ def install(extra: str) -> str:
         extra: An extra of fctl, such as "cpu", or several with commas.
 
     Returns:
-        A pip command. It names the checkout or the file that fctl was installed from, or else the package index.
+        A pip command. It names the checkout, file or repository that fctl was installed from, or else its name in the
+        package index.
     """
     return f"pip install {_requirement(_origin(), extra)}"
 
 
-def export(bundle: str, *options: str) -> str:
+def export(bundle: str, **options: object) -> str:
     """The command that makes something of a bundle.
 
     Args:
         bundle: The bundle as a command line takes it (`bundle_argument`).
-        options: Further arguments, options and their values, in order.
+        options: Its options by name, in order.
 
     Returns:
         A command line of ``fctl-export``.
     """
-    return " ".join(("fctl-export", bundle, *options))
+    words = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    return " ".join(("fctl-export", bundle, *words))
 
 
 def _origin() -> dict[str, object]:
@@ -44,8 +54,10 @@ def _origin() -> dict[str, object]:
 def _requirement(origin: dict[str, object], extra: str) -> str:
     """fctl with an extra, as pip takes it, quoted for a shell."""
     url = str(origin.get("url", ""))
-    folder = origin.get("dir_info")
+    folder, repository = origin.get("dir_info"), origin.get("vcs_info")
     if isinstance(folder, dict):
         editable = "-e " if folder.get("editable") else ""
-        return f"{editable}'{unquote(urlparse(url).path)}[{extra}]'"
-    return f"'fctl[{extra}] @ {url}'" if url else f"'fctl[{extra}]'"
+        return editable + shlex.quote(f"{url2pathname(urlparse(url).path)}[{extra}]")
+    if isinstance(repository, dict):
+        url = f"{repository['vcs']}+{url}@{repository['commit_id']}"
+    return shlex.quote(f"fctl[{extra}] @ {url}" if url else f"fctl[{extra}]")

@@ -1,4 +1,4 @@
-"""benchmarks/gpu_check.py as a program: on the CPU, on a simulated GPU, and with engines that are broken."""
+"""`benchmarks.gpu_check` as a program: on the CPU, on a simulated GPU, and with engines that are broken."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ pytestmark = pytest.mark.skipif(not SCRIPT.is_file(), reason="needs the source t
 
 # Engines that are there for the names of others.
 BROKEN = """
+import sys
 import time
 import types
-from fctl.runtime import engines
+from fctl.runtime.engines import choose
 from fctl.runtime.engines.onnxruntime import OnnxRuntime
 
 class Session:
@@ -61,11 +62,11 @@ sys.modules["broken"] = types.SimpleNamespace(
 )
 
 def put(name, kind):
-    engines._ENGINES[name] = engines._Entry("numpy", "", "broken", kind)
+    choose._ENGINES[name] = choose._Entry("numpy", "", "broken", kind)
 """
 ON_STREAM = """
-from fctl.runtime import engines
-engines._ENGINES["onnxruntime-cuda"] = engines._Entry(
+from fctl.runtime.engines import choose
+choose._ENGINES["onnxruntime-cuda"] = choose._Entry(
     "onnxruntime", "gpu", "tests.runtime.cuda.on_gpu.engines", "StreamEngine", gpu=True
 )
 """
@@ -88,13 +89,12 @@ class Checked:
 
 
 def check(out: Path, *arguments: str | Path, before: str = "", environment: dict[str, str] | None = None) -> Checked:
-    """Run the script, after some code in the same process."""
-    paths = [str(ROOT), str(SCRIPT.parent)]
-    code = f"import runpy, sys\nsys.path[:0] = {paths}\n{before}\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    """Run the program from the root of the checkout, after some code in the same process."""
+    code = f"import runpy\n{before}\nrunpy.run_module('benchmarks.gpu_check', run_name='__main__')"
     done = subprocess.run(
         [sys.executable, "-c", code, *SMALL, *map(str, arguments), "--out", str(out)],
         env={**(environment or os.environ), "FCTL_CACHE": str(out / "cache")},
-        capture_output=True, text=True, timeout=300, check=False,
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr, done.stderr
     assert (out / "report.json").is_file(), done.stderr

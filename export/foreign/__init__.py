@@ -1,6 +1,6 @@
-"""Any segmenter with one image as its input -> bundle: scaling goes in front of its graph, one score per class behind.
+"""Segmenters of any origin made into bundles: scaling is put before the graph, a score for each class behind it.
 
-Needs no torch, unless the network is a PyTorch module.
+The network takes one image as its input. PyTorch is needed only where it is a PyTorch module.
 """
 
 from __future__ import annotations
@@ -15,39 +15,55 @@ import onnx.checker
 import onnx.shape_inference
 
 from fctl.calib.sample import sample_patches
+from fctl.runtime.atomic import atomic_write, refuse_existing
 from fctl.runtime.bundle.manifest import SCHEMA, SEGMENTER, ClassInfo, GraphSpec, InputSpec, Manifest, Scaling
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
-from fctl.runtime.raster.atomic import atomic_write, refuse_existing
-from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.batches import PatchBatch, on_host
 from fctl.runtime.tiling.windows import TilePlan
 
 from ..onnx_graph import save_model
 from ..palette import colour_of
 from ..patches import PARITY_PATCHES, parity_images
 from ..provenance import provenance
-from ..verify import Reference, Samples, verify
+from ..verify import Reference, Samples, Scores, verify
 from .contract import find_contract, read_model, unscaled
-from .options import Array, Contract, ForeignOptions, first_line, mean_and_std
+from .options import Contract, ForeignOptions, first_line, mean_and_std
 from .reference import load_graph, run_graph, scaled, scores_of
 from .wrap import wrapped
 
 log = logging.getLogger(__name__)
 
+_REMEDY = "bundles are never changed: choose another `out`, or remove it"
+
 
 def export_foreign_onnx(path: Path, out: Path, options: ForeignOptions) -> Manifest:
-    """Export an ONNX file to the bundle folder `out`, verified against the file itself in ONNX Runtime.
+    """Export an ONNX file to a bundle, verified against the file itself in ONNX Runtime.
 
-    Raises CheckpointError for a graph that is no segmenter of one image, InputError for options that do not fit it, and
-    what `export_bundle` raises; then nothing is left behind.
+    Where it fails, nothing is left behind.
+
+    Args:
+        path: The file.
+        out: The bundle folder to make.
+        options: What the network takes and gives.
+
+    Returns:
+        The manifest of the bundle.
+
+    Raises:
+        CheckpointError: The graph is no segmenter of one image.
+        InputError: The options do not fit the graph.
+        RasterError: An image for the parity gate does not fit.
+        OutputError: The folder exists already, or cannot be written.
+        ParityError: The bundle does not compute what the network computes.
     """
-    refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
+    refuse_existing(out, remedy=_REMEDY)
     model = read_model(path)
     contract = find_contract(model, str(path), options)
     session = load_graph(model)
 
-    def reference(batch: PatchBatch) -> Array:
-        image = scaled(batch.patch, contract, options)
+    def reference(batch: PatchBatch) -> Scores:
+        image = scaled(on_host(batch.patch), contract, options)
         return scores_of(run_graph(session, contract, image), contract, options)
 
     return _make(model, contract, str(path), out, options, sha256(path), Reference(
@@ -56,23 +72,38 @@ def export_foreign_onnx(path: Path, out: Path, options: ForeignOptions) -> Manif
 
 
 def export_foreign_module(factory: str, out: Path, options: ForeignOptions) -> Manifest:
-    """Export the PyTorch module that ``package.module:factory`` makes, verified against the module itself.
+    """Export a PyTorch module to a bundle, verified against the module itself.
 
-    The module takes (N, bands, H, W) float32 and returns a tensor, or something with ``out`` or ``logits``.
+    The module takes images (N, bands, H, W) float32 and returns a tensor, or something with ``out`` or ``logits``.
+
+    Args:
+        factory: What makes the module, as ``package.module:factory``.
+        out: The bundle folder to make.
+        options: What the network takes and gives; its `tile` is needed.
+
+    Returns:
+        The manifest of the bundle.
+
+    Raises:
+        CheckpointError: There is no such module, or it is no segmenter of one image.
+        InputError: The options do not fit the module.
+        RasterError: An image for the parity gate does not fit.
+        OutputError: The folder exists already, or cannot be written.
+        ParityError: The bundle does not compute what the module computes.
     """
     from .modules import image_network, run_module, trace_module
 
-    refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
+    refuse_existing(out, remedy=_REMEDY)
     if options.tile is None:
-        raise InputError(f"{factory}: a PyTorch module does not say its size: give --tile")
+        raise InputError("a PyTorch module does not say its size: give `tile`", subject=factory)
     if options.layout != "nchw":
-        raise InputError("--layout: PyTorch modules take nchw; leave it out")
+        raise InputError("PyTorch modules take nchw", subject="`layout`", remedy="leave it out")
     module = image_network(factory)
     model = trace_module(module, factory, options.bands or 3, options.tile)
     contract = find_contract(model, factory, options)
 
-    def reference(batch: PatchBatch) -> Array:
-        return scores_of(run_module(module, scaled(batch.patch, contract, options)), contract, options)
+    def reference(batch: PatchBatch) -> Scores:
+        return scores_of(run_module(module, scaled(on_host(batch.patch), contract, options)), contract, options)
 
     digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     return _make(model, contract, factory, out, options, digest, Reference(
@@ -89,6 +120,7 @@ def _make(
     digest: str,
     reference: Reference,
 ) -> Manifest:
+    """Write a bundle and verify it; `origin` names the network in errors, `digest` is its SHA-256."""
     images, source = parity_images(contract.bands, options.patches, contract.raw)
     with atomic_write(out) as folder:
         folder.mkdir()
@@ -96,25 +128,29 @@ def _make(
         try:
             ins, outs = save_model(wrapped(model, contract, options), path)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise CheckpointError(f"{origin}: no valid ONNX graph ({first_line(error)}); export it anew") from error
-        graph = GraphSpec(role=SEGMENTER, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+            problem = f"no valid ONNX graph ({first_line(error)})"
+            raise CheckpointError(problem, subject=origin, remedy="export it anew") from error
+        graph = GraphSpec(
+            role=SEGMENTER, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs
+        )
         draft = _manifest(out.stem, contract, options, graph, digest)
         write_manifest(folder, draft)
         samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
         manifest = replace(draft, parity=(verify(Bundle(folder, draft), reference, samples),))
         write_manifest(folder, manifest)
     if contract.dtype.kind == "f" and unscaled(options):
-        log.warning("warning: no --scale, --mean or --std: the network gets raw %s values as they are", contract.raw)
+        log.warning("no `scale`, `mean` or `std`: the network gets raw %s values as they are", contract.raw)
     return manifest
 
 
 def _manifest(name: str, contract: Contract, options: ForeignOptions, graph: GraphSpec, digest: str) -> Manifest:
+    """The manifest before the parity gate."""
     overlap = contract.tile // 8 if options.overlap is None else options.overlap
     if not 0 <= overlap < contract.tile:
-        raise InputError(f"--overlap: expected 0 to {contract.tile - 1} pixels, found {overlap}")
+        raise InputError(subject="`overlap`", expected=f"0 to {contract.tile - 1} pixels", found=overlap)
     distance = options.ground_sample_distance
     if distance is not None and not distance > 0:
-        raise InputError(f"--gsd: expected metres above 0, found {distance:g}")
+        raise InputError(subject="`gsd`", expected="metres above 0", found=f"{distance:g}")
     mean, std = mean_and_std(contract, options)
     return Manifest(
         schema=SCHEMA,

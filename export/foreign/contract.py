@@ -1,11 +1,10 @@
-"""What a graph takes and gives: read off it, and tried."""
+"""What a foreign graph takes and gives: read from the graph, and tried by running it."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -29,41 +28,70 @@ _LARGEST = (2 << 30) - (1 << 20)  # bytes of an ONNX file without external data
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model of a file, at an opset that can be built upon. Raises CheckpointError."""
+    """Read an ONNX file, without local functions and at an opset for which scaling and scores can be added.
+
+    Args:
+        path: The file; its external data may lie beside it.
+
+    Returns:
+        The model.
+
+    Raises:
+        CheckpointError: There is no such file, it is no ONNX file or too large, or it uses unknown operators.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path}: expected an ONNX file, found {'a folder' if path.is_dir() else 'no such file'}")
+        raise CheckpointError(
+            subject=path, expected="an ONNX file", found="a folder" if path.is_dir() else "no such file"
+        )
     try:
         model = onnx.load(path)
     except onnx.checker.ValidationError as error:
         raise CheckpointError(
-            f"{path}: cannot read its external data ({first_line(error)}); copy the file and its data together"
+            f"cannot read its external data ({first_line(error)})",
+            subject=path,
+            remedy="copy the file and its data together",
         ) from error
     except Exception as error:  # the parser's exceptions share no base class
-        raise CheckpointError(f"{path}: expected an ONNX file, found none ({first_line(error)})") from error
+        found = f"none ({first_line(error)})"
+        raise CheckpointError(subject=path, expected="an ONNX file", found=found) from error
     if not model.graph.node:
-        raise CheckpointError(f"{path}: expected an ONNX file, found a graph without nodes")
+        raise CheckpointError(subject=path, expected="an ONNX file", found="a graph without nodes")
     if model.ByteSize() > _LARGEST:
-        raise CheckpointError(f"{path}: {model.ByteSize() >> 20} MiB, a bundle holds graphs below 2 GiB")
+        raise CheckpointError(f"{model.ByteSize() >> 20} MiB, a bundle holds graphs below 2 GiB", subject=path)
     _check_operators(model, str(path))
     model = onnx.inliner.inline_local_functions(model)  # not every engine knows functions
-    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), _OLDEST_OPSET)
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), _OLDEST_OPSET)
     if opset >= _OLDEST_OPSET:
         return model
     try:
         return onnx.version_converter.convert_version(model, _OLDEST_OPSET)
     except Exception as error:  # it fails with plain RuntimeError and others
         raise CheckpointError(
-            f"{path}: opset {opset} cannot be brought to {_OLDEST_OPSET} ({first_line(error)}); "
-            f"export the network with opset {_OLDEST_OPSET} or newer"
+            f"opset {opset} cannot be brought to {_OLDEST_OPSET} ({first_line(error)})",
+            subject=path,
+            remedy=f"export the network with opset {_OLDEST_OPSET} or newer",
         ) from error
 
 
 def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) -> Contract:
-    """Settle the sides of a model's input in place, try it, and say what it takes and gives."""
+    """Find out what a foreign graph takes and gives, by trying it.
+
+    Args:
+        model: The graph; open sides of its input are fixed in place.
+        origin: The name of the graph in error messages.
+        options: What the user states about the network.
+
+    Returns:
+        What was found out.
+
+    Raises:
+        CheckpointError: The graph is no segmenter of one image, or ONNX Runtime cannot run it.
+        InputError: An option does not fit the graph.
+    """
     if len(options.classes) < 2:
-        raise InputError("--classes: expected the names of 2 or more classes (a binary network has two)")
+        raise InputError("expected the names of 2 or more classes (a binary network has two)", subject="`classes`")
     if len(set(options.classes)) < len(options.classes):
-        raise InputError(f"--classes: expected distinct names, found {', '.join(options.classes)}")
+        raise InputError(subject="`classes`", expected="distinct names", found=", ".join(options.classes))
     image = _image_input(model, origin)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
     bands, tile, batch = _settle_sides(image, origin, options)
@@ -77,7 +105,7 @@ def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) 
 
 
 def unscaled(options: ForeignOptions) -> bool:
-    """Whether the network gets raw values."""
+    """Whether the network gets raw values, as the options have it."""
     return (options.scale, set(options.mean), set(options.std)) == (1.0, {0.0}, {1.0})
 
 
@@ -89,37 +117,46 @@ def _check_operators(model: onnx.ModelProto, origin: str) -> None:
         known = onnx.defs.has(node.op_type, domain) or (node.domain, node.op_type) in own
         if not known and domain != "com.microsoft":
             raise CheckpointError(
-                f"{origin}: unknown operator {node.op_type!r}{f' of {domain!r}' if domain else ''}: export the network "
-                "with standard ONNX operators (TensorRT plugins and custom operators cannot be verified)"
+                f"unknown operator {node.op_type!r}{f' of {domain!r}' if domain else ''}: export the network with "
+                "standard ONNX operators (TensorRT plugins and custom operators cannot be verified)",
+                subject=origin,
             )
 
 
 def _image_input(model: onnx.ModelProto, origin: str) -> onnx.ValueInfoProto:
+    """The one input of a graph, which must be an image."""
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs) or "none"
         raise CheckpointError(
-            f"{origin}: expected one input, an image, found {len(inputs)} ({names}): networks with contexts come from "
-            "checkpoints of fctl; make other inputs constants before you export"
+            subject=origin,
+            expected="one input, an image",
+            found=f"{len(inputs)} ({names}): networks with contexts come from checkpoints of fctl",
+            remedy="make other inputs constants before you export",
         )
-    if not inputs[0].type.tensor_type.elem_type:
-        raise CheckpointError(f"{origin}: expected a tensor as input {inputs[0].name!r}, found no type of its elements")
-    if len(inputs[0].type.tensor_type.shape.dim) != 4:
-        rank = len(inputs[0].type.tensor_type.shape.dim)
-        raise CheckpointError(f"{origin}: expected an image of 4 axes as input {inputs[0].name!r}, found {rank} axes")
     image: onnx.ValueInfoProto = inputs[0]
+    if not image.type.tensor_type.elem_type:
+        found = "no type of its elements"
+        raise CheckpointError(subject=origin, expected=f"a tensor as input {image.name!r}", found=found)
+    if (rank := len(image.type.tensor_type.shape.dim)) != 4:
+        expected = f"an image of 4 axes as input {image.name!r}"
+        raise CheckpointError(subject=origin, expected=expected, found=f"{rank} axes")
     return image
 
 
 def _output(model: onnx.ModelProto, origin: str, options: ForeignOptions) -> str:
+    """The name of the output to use."""
     names: list[str] = [value.name for value in model.graph.output]
     if options.output is not None:
         if options.output not in names:
-            raise InputError(f"--output: {origin} has no output {options.output!r}; it has {', '.join(names)}")
+            raise InputError(
+                f"{origin} has no output {options.output!r}; it has {', '.join(names)}", subject="`output`"
+            )
         return options.output
     if len(names) != 1:
-        raise InputError(f"{origin}: expected one output, found {len(names)}: choose with --output: {', '.join(names)}")
+        found = f"{len(names)}: choose with `output`: {', '.join(names)}"
+        raise InputError(subject=origin, expected="one output", found=found)
     return names[0]
 
 
@@ -130,31 +167,34 @@ def _settle_sides(image: onnx.ValueInfoProto, origin: str, options: ForeignOptio
     sides = [axis.dim_value for axis in (rows, columns) if axis.dim_value]
     tile = options.tile or (sides[0] if sides else None)
     if tile is None:
-        raise InputError(f"{origin}: takes images of any size: give the side of a tile with --tile")
+        raise InputError("takes images of any size: give the side of a tile with `tile`", subject=origin)
     bands = options.bands or channels.dim_value or 3
     wrong = [side for side in sides if side != tile]
     if wrong or (channels.dim_value and channels.dim_value != bands):
         found = " x ".join(str(axis.dim_value or "any") for axis in (channels, rows, columns))
         raise InputError(
-            f"{origin}: expected input {image.name!r} of {bands} bands x {tile} x {tile} in {options.layout}, found "
-            f"{found}; see --tile, --bands and --layout"
+            subject=origin,
+            expected=f"input {image.name!r} of {bands} bands x {tile} x {tile} in {options.layout}",
+            found=found,
+            remedy="see `tile`, `bands` and `layout`",
         )
     channels.dim_value, rows.dim_value, columns.dim_value = bands, tile, tile
     batch = axes[0].dim_value if axes[0].HasField("dim_value") and axes[0].dim_value > 0 else None
     return bands, tile, batch
 
 
-def _raw_dtype(dtype: np.dtype[Any], origin: str, options: ForeignOptions) -> str:
+def _raw_dtype(dtype: np.dtype[np.generic], origin: str, options: ForeignOptions) -> str:
     """The dtype of the rasters."""
     floating = dtype in (np.dtype(np.float32), np.dtype(np.float16))
     if not floating and dtype.name not in DTYPES:
-        raise CheckpointError(f"{origin}: expected an image of {', '.join(DTYPES)} or float16, found {dtype.name}")
+        expected = f"an image of {', '.join(DTYPES)} or float16"
+        raise CheckpointError(subject=origin, expected=expected, found=dtype.name)
     raw = options.dtype or ("uint8" if floating else dtype.name)
     if raw not in DTYPES:
-        raise InputError(f"--dtype: expected {', '.join(DTYPES)}, found {raw!r}")
+        raise InputError(subject="`dtype`", expected=", ".join(DTYPES), found=repr(raw))
     if not floating and (raw != dtype.name or not unscaled(options)):
         raise InputError(
-            f"{origin}: takes raw {dtype.name} and scales by itself: leave out --scale, --mean, --std, --dtype"
+            f"takes raw {dtype.name} and scales by itself: leave out `scale`, `mean`, `std`, `dtype`", subject=origin
         )
     return raw
 
@@ -169,7 +209,7 @@ def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: For
         session = load_graph(model)
         shapes = {run_graph(session, contract, image).shape for image in images}
     except RunError as error:
-        failure = CheckpointError(f"{origin}: {error}")
+        failure = CheckpointError(str(error), subject=origin)
         if contract.batch is not None:
             raise failure from error
         contract = replace(contract, batch=1)
@@ -177,11 +217,13 @@ def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: For
             shapes = {run_graph(load_graph(model), contract, image).shape for image in images}
         except RunError:
             raise failure from error
-        log.warning("warning: %s takes one image at a time, though its batch is open: the bundle's is fixed", origin)
+        log.warning("%s takes one image at a time, though its batch is open: the bundle's is fixed", origin)
     if len(shapes) > 1 or len(next(iter(shapes))) < 3:
         raise CheckpointError(
-            f"{origin}: output {contract.output!r} has a shape that depends on the image ({listed(shapes)}): expected "
-            "scores or class ids for every pixel; a detector's boxes cannot be merged"
+            f"output {contract.output!r} has a shape that depends on the image ({listed(shapes)}): expected scores or "
+            "class ids for every pixel",
+            subject=origin,
+            remedy="a detector's boxes cannot be merged",
         )
     return replace(contract, scores=next(iter(shapes))[1:])
 
@@ -206,7 +248,9 @@ def _check_scores(contract: Contract, origin: str, options: ForeignOptions) -> t
         expected = f"{options.activation} (N, {axes}, h, w)" if options.layout == "nchw" else f"(N, h, w, {axes})"
     if not fits:
         raise InputError(
-            f"{origin}: expected {expected} for {count} --classes, found (N, {', '.join(map(str, shape))}); "
-            "see --classes, --activation and --layout"
+            subject=origin,
+            expected=f"{expected} for {count} `classes`",
+            found=f"(N, {', '.join(map(str, shape))})",
+            remedy="see `classes`, `activation` and `layout`",
         )
     return shape

@@ -1,30 +1,39 @@
-"""What is said of a foreign network on the command line, and what is found out about its graph."""
+"""What a user states about a foreign network, and what is found out about its graph."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.errors import InputError
 
-Activation = Literal["logits", "softmax", "sigmoid", "labels"]
-Layout = Literal["nchw", "nhwc"]
-Array = NDArray[Any]
+from ..choices import Activation, Layout
+
+Array = NDArray[np.generic]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignOptions:
     """What a foreign network takes and gives.
 
-    tile: side of a patch in pixels, None where the graph says. overlap: of neighbouring tiles, in pixels, None for an
-    eighth of the tile. scale, mean, std: (raw * scale - mean) / std, one value or one per band. layout: axes of the
-    image. activation: what it gives: logits, probabilities after a softmax or a sigmoid, or class ids. dtype: of the
-    rasters, None for the graph's own where that is an integer, else uint8. bands: None where the graph says. output:
-    which of several outputs. patches, licence, ground_sample_distance: as in `ExportOptions`.
+    Attributes:
+        classes: The names of the classes, in the order of the network's outputs.
+        tile: Side of a patch, in pixels; None where the graph states it.
+        overlap: Overlap of neighbouring tiles, in pixels; None for an eighth of the tile.
+        scale: The network takes (raw * scale - mean) / std.
+        mean: One value, or one per band.
+        std: One value, or one per band.
+        layout: The order of the axes of the network's image.
+        activation: What the network gives: logits, probabilities after a softmax or a sigmoid, or class ids.
+        dtype: The dtype of the rasters; None for the graph's own where that is an integer, else uint8.
+        bands: The bands of the image; None where the graph states them, else 3.
+        output: The name of the output to use, where there are several.
+        patches: Images or folders of images for the parity gate; empty for those shipped with fctl.
+        licence: The licence of the weights.
+        ground_sample_distance: The side of a pixel of the training images, in metres.
     """
 
     classes: tuple[str, ...]
@@ -45,35 +54,67 @@ class ForeignOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """What was found out about a graph: names, dtypes and static sides. batch: None where it takes any."""
+    """What was found out about a graph.
+
+    Attributes:
+        input: The name of its image.
+        output: The name of its output.
+        dtype: The dtype of its image.
+        raw: The dtype of the rasters.
+        bands: The bands of its image.
+        tile: The side of its image, in pixels.
+        batch: The batch that it takes; None where it takes any.
+        scores: The shape of its output, without the batch.
+    """
 
     input: str
     output: str
-    dtype: np.dtype[Any]
+    dtype: np.dtype[np.generic]
     raw: str
     bands: int
     tile: int
     batch: int | None
-    scores: tuple[int, ...]  # shape of the output without its batch
+    scores: tuple[int, ...]
 
 
-def mean_and_std(contract: Contract, options: ForeignOptions) -> tuple[Array, Array]:
-    """(raw - mean) / std, one value per band, float64."""
+def mean_and_std(contract: Contract, options: ForeignOptions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Express the scaling of raw pixels as (raw - mean) / std.
+
+    Args:
+        contract: What was found out about the graph.
+        options: What the user states about the network.
+
+    Returns:
+        The mean and the standard deviation of raw pixels, each (bands,) float64.
+
+    Raises:
+        InputError: The values are not one, nor one per band; or one of them is out of range.
+    """
     values = []
-    for flag, given in (("--mean", options.mean), ("--std", options.std)):
+    for name, given in (("mean", options.mean), ("std", options.std)):
         if len(given) not in (1, contract.bands):
-            raise InputError(f"{flag}: expected one value or {contract.bands}, one per band, found {len(given)}")
+            raise InputError(
+                subject=f"`{name}`", expected=f"one value or {contract.bands}, one per band", found=len(given)
+            )
         values.append(np.broadcast_to(np.array(given, np.float64), (contract.bands,)))
     if not np.isfinite(values).all() or not 0 < options.scale < np.inf or not (values[1] > 0).all():
-        raise InputError("--scale and --std: expected numbers above 0, and a finite --mean")
+        raise InputError("expected numbers above 0, and a finite `mean`", subject="`scale` and `std`")
     return values[0] / options.scale, values[1] / options.scale
 
 
 def channels_of(shape: tuple[int, ...], options: ForeignOptions) -> int:
-    """Channels of an output, from its shape without batch."""
+    """Count the channels of an output.
+
+    Args:
+        shape: The shape of the output, without the batch.
+        options: What the user states about the network; its layout decides.
+
+    Returns:
+        The channels.
+    """
     return shape[0] if options.layout == "nchw" else shape[-1]
 
 
 def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
+    """The first line of an exception's message, cut to 160 characters; its type where it has no message."""
     return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__

@@ -1,9 +1,10 @@
-"""A foreign graph as it is, in ONNX Runtime, with its surroundings in NumPy: what the bundle's graph must equal."""
+"""The reference of the parity gate: a foreign graph unchanged in ONNX Runtime, with its scaling and scores in NumPy."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from PIL import Image
 
 from fctl.calib.onnx_session import InferenceSession, load_session
@@ -17,7 +18,17 @@ class RunError(CheckpointError):
 
 
 def load_graph(model: onnx.ModelProto) -> InferenceSession:
-    """The graph in ONNX Runtime. Raises RunError."""
+    """Load a foreign graph in ONNX Runtime.
+
+    Args:
+        model: The graph.
+
+    Returns:
+        A session on the CPU.
+
+    Raises:
+        RunError: ONNX Runtime cannot load it.
+    """
     try:
         return load_session(model)
     except Exception as error:  # its exceptions share no base class of their own
@@ -25,7 +36,19 @@ def load_graph(model: onnx.ModelProto) -> InferenceSession:
 
 
 def run_graph(session: InferenceSession, contract: Contract, images: Array) -> Array:
-    """Images as the graph takes them (N, ...) -> its output, in batches that it takes. Raises RunError."""
+    """Run a foreign graph, in batches of the size that it takes.
+
+    Args:
+        session: The graph.
+        contract: What was found out about it.
+        images: Images (N, ...) in the graph's layout and dtype, scaled.
+
+    Returns:
+        The output (N, ...) of the graph.
+
+    Raises:
+        RunError: ONNX Runtime cannot run it, or it does not give one output for each image.
+    """
     size = contract.batch or len(images)
     padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])
     try:
@@ -38,30 +61,56 @@ def run_graph(session: InferenceSession, contract: Contract, images: Array) -> A
     shapes = {run.shape for run in runs}
     if len(shapes) > 1 or runs[0].shape[:1] != (size,):
         raise RunError(
-            f"expected an output {contract.output!r} with scores or class ids of each of {size} images, found "
-            f"{listed(shapes)}; a detector's boxes cannot be merged"
+            expected=f"an output {contract.output!r} with scores or class ids of each of {size} images",
+            found=listed(shapes),
+            remedy="a detector's boxes cannot be merged",
         )
     return np.concatenate(runs)[: len(images)]
 
 
 def scaled(patch: Array, contract: Contract, options: ForeignOptions) -> Array:
-    """Raw patches (N, bands, P, P) as the graph takes them."""
+    """Scale raw patches as the graph takes them.
+
+    Args:
+        patch: Raw patches (N, bands, P, P).
+        contract: What was found out about the graph.
+        options: What the user states about the network.
+
+    Returns:
+        Images of the graph's dtype, (N, bands, P, P) or (N, P, P, bands) by its layout.
+    """
     if contract.dtype.kind == "f":
         mean, std = (np.array(values).reshape(-1, 1, 1) for values in (options.mean, options.std))
         patch = ((patch.astype(np.float64) * options.scale - mean) / std).astype(contract.dtype)
     return np.ascontiguousarray(patch if options.layout == "nchw" else patch.transpose(0, 2, 3, 1))
 
 
-def scores_of(output: Array, contract: Contract, options: ForeignOptions) -> Array:
-    """What a graph gives as scores (N, classes, P, P) float32."""
+def scores_of(output: Array, contract: Contract, options: ForeignOptions) -> NDArray[np.float32]:
+    """Turn the output of a graph into scores.
+
+    Args:
+        output: Logits, probabilities or class ids of N images, as the graph gives them.
+        contract: What was found out about the graph.
+        options: What the user states about the network.
+
+    Returns:
+        Scores (N, classes, P, P) float32: enlarged to the size of the patch, a single channel made two, class ids made
+        one-hot.
+
+    Raises:
+        InputError: There are class ids without a name.
+    """
     count, tile = len(options.classes), contract.tile
     if options.activation == "labels":
         side = max(output.shape[1:])
         ids = np.rint(output.reshape(-1, side, side)).astype(np.int64)
         if ids.min() < 0 or ids.max() >= count:
-            raise InputError(f"--classes: the network gives class ids {ids.min()} to {ids.max()}, found {count} names")
+            raise InputError(
+                f"the network gives class ids {ids.min()} to {ids.max()}, found {count} names", subject="`classes`"
+            )
         ids = ids[:, (np.arange(tile) * side) // tile][:, :, (np.arange(tile) * side) // tile]
-        return (ids[:, None] == np.arange(count)[:, None, None]).astype(np.float32)  # type: ignore[no-any-return]
+        votes: NDArray[np.float32] = (ids[:, None] == np.arange(count)[:, None, None]).astype(np.float32)
+        return votes
     scores = output.astype(np.float32)
     scores = scores if options.layout == "nchw" else scores.transpose(0, 3, 1, 2)
     if scores.shape[1] == 1:
@@ -70,8 +119,8 @@ def scores_of(output: Array, contract: Contract, options: ForeignOptions) -> Arr
     return _enlarged(scores, tile)
 
 
-def _enlarged(scores: Array, side: int) -> Array:
-    """Bilinear, half-pixel centres: (N, C, h, w) -> (N, C, side, side)."""
+def _enlarged(scores: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Scores (N, C, h, w) enlarged to (N, C, side, side): bilinear, with half-pixel centres."""
     if scores.shape[-1] == side:
         return scores
     planes = [
@@ -86,5 +135,5 @@ def _refusal(error: Exception) -> str:
 
 
 def listed(shapes: set[tuple[int, ...]]) -> str:
-    """Shapes as text."""
+    """Shapes as text, such as "(1, 3) and (2, 3)"."""
     return " and ".join(str(shape) for shape in sorted(shapes))

@@ -1,10 +1,9 @@
-"""A foreign graph with its surroundings: raw pixels -> scaling -> the network -> one score per class and pixel."""
+"""A foreign graph with scaling of raw pixels in front of it, and one score per class and pixel behind it."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import onnx
@@ -21,7 +20,19 @@ _PREFIX = "network/"
 
 
 def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions) -> onnx.ModelProto:
-    """Raw ``patch`` -> scaling -> the network -> ``logits`` or ``probabilities`` at the patch's size."""
+    """Put scaling in front of a foreign graph, and scores at the patch's size behind it.
+
+    Args:
+        model: The graph; it is not changed.
+        contract: What was found out about it.
+        options: What the user states about the network.
+
+    Returns:
+        A graph from raw ``patch`` (N, bands, P, P) to ``logits`` or ``probabilities`` (N, classes, P, P) float32.
+
+    Raises:
+        onnx.shape_inference.InferenceError: Types or shapes of the graph contradict each other.
+    """
     inner = copy.deepcopy(model)
     del inner.graph.value_info[:]  # shapes of another batch
     inner = onnx.compose.add_prefix(inner, _PREFIX)
@@ -54,7 +65,7 @@ class _Around:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+    def add(self, kind: str, inputs: list[str], output: str = "", **attributes: str | int | list[int]) -> str:
         """Append one node; returns the name of its output."""
         output = output or f"{kind.lower()}_of_{inputs[0].removeprefix(_PREFIX)}"
         self.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=f"make_{output}", **attributes))
@@ -66,7 +77,7 @@ class _Around:
         return name
 
     def scaling(self, contract: Contract, options: ForeignOptions) -> str:
-        """Raw ``patch`` (N, bands, P, P) -> the image that the network takes."""
+        """Scale raw ``patch`` (N, bands, P, P); returns the name of the image that the network takes."""
         image = "patch"
         if contract.dtype.kind == "f":
             mean, std = (values.astype(np.float32) for values in mean_and_std(contract, options))
@@ -83,7 +94,7 @@ class _Around:
         return image
 
     def scores(self, output: str, contract: Contract, options: ForeignOptions) -> str:
-        """What the network gives -> scores (N, classes, P, P) float32."""
+        """Turn the network's output into scores; returns the name of the scores (N, classes, P, P) float32."""
         if options.activation == "labels":
             side = max(contract.scores)
             shape = self.constant("plane", np.array([0, 1, side, side], np.int64))
@@ -102,7 +113,7 @@ class _Around:
         return self.enlarge(scores, contract.scores[1], contract.tile)
 
     def repeat(self, ids: str, side: int, tile: int) -> str:
-        """Class ids (N, 1, side, side) at the tile's size: each pixel takes the one it lies in."""
+        """Enlarge class ids (N, 1, side, side) to the tile's size: each pixel takes the id of the cell it lies in."""
         if side == tile:
             return ids
         nearest = self.constant("nearest", np.arange(tile, dtype=np.int64) * side // tile)
@@ -110,7 +121,7 @@ class _Around:
         return self.add("Gather", [rows, nearest], "enlarged", axis=3)
 
     def enlarge(self, scores: str, side: int, tile: int) -> str:
-        """Scores (N, classes, side, side) at the tile's size, bilinear."""
+        """Enlarge scores (N, classes, side, side) to the tile's size, bilinear."""
         if side == tile:
             return scores
         factor = np.float32(tile / side)
@@ -123,7 +134,7 @@ class _Around:
 
 
 def nodes_of(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, also those inside branches and loops."""
+    """All nodes of a graph, and those inside its branches and loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -136,7 +147,7 @@ def _pair(values: list[int]) -> Array:
 
 
 def _short_circuit(graph: onnx.GraphProto) -> None:
-    """Take out our own Identity nodes at the seams: rename what they pass on."""
+    """Remove our own Identity nodes at the seams, in place, by renaming what they pass on."""
     for node in list(graph.node):
         if node.op_type == "Identity" and node.output[0] in ("logits", "probabilities"):
             made = next((other for other in graph.node if node.input[0] in other.output), None)
@@ -153,5 +164,5 @@ def _short_circuit(graph: onnx.GraphProto) -> None:
             graph.node.remove(node)
 
 
-def _value(name: str, dtype: np.dtype[Any], shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
+def _value(name: str, dtype: np.dtype[np.generic], shape: tuple[int | str, ...]) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(dtype), shape)

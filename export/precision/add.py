@@ -14,15 +14,16 @@ import onnx
 
 from fctl.calib.sample import sample_patches
 from fctl.calib.watch import Peaks, peaks
+from fctl.runtime.atomic import atomic_write, refuse_existing
 from fctl.runtime.bundle.manifest import GraphSpec, Manifest, Parity, Precision
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError, ParityError
-from fctl.runtime.raster.atomic import atomic_write, refuse_existing
 
 from ..onnx_graph import save_model
 from ..patches import PARITY_PATCHES, parity_images
 from ..verify import Samples, fp32_reference, verify
-from .half import EXCEPTIONS, to_half
+from .half import to_half
+from .half_exceptions import EXCEPTIONS
 from .rounding import overflows, rounding_bundle
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,12 @@ _NAMED = 3  # nodes to blame in an error
 class PrecisionOptions:
     """What to add to a bundle.
 
-    patches: images or folders, for the ranges of values and for the parity gate; empty: those shipped with fctl.
-    exceptions: what may stay in fp32, by its name in `half.EXCEPTIONS`; fewer than all, to measure what one is worth.
+    Attributes:
+        precision: The precision of the graphs to make.
+        patches: Images or folders of images, for the ranges of values and for the parity gate; empty for those shipped
+            with fctl.
+        exceptions: Names in `half_exceptions.EXCEPTIONS` of what stays in fp32. Fewer than all serve to measure what
+            one of them is worth.
     """
 
     precision: Literal["fp16"]
@@ -44,13 +49,26 @@ class PrecisionOptions:
 
 
 def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manifest:
-    """Copy a bundle to the folder `out`, with graphs of another precision made from its fp32 ones and verified.
+    """Copy a bundle, with graphs of another precision that are made from its fp32 ones and verified against them.
 
-    The reference is the fp32 graphs; fp16 graphs are rounded at every node (`rounding`). Raises BundleError for a
-    bundle that holds such graphs already or cannot have them, InputError, RasterError, OutputError or ParityError; then
-    nothing is left behind.
+    The parity gate runs a simulation of the fp16 graphs, which rounds at every node (`rounding`).
+
+    Args:
+        bundle: A bundle with fp32 graphs.
+        out: The folder of the copy.
+        options: What to add.
+
+    Returns:
+        The manifest of the copy.
+
+    Raises:
+        BundleError: The bundle holds such graphs already, or cannot have them.
+        InputError: No images fit the network; see `parity_images`.
+        RasterError: An image cannot be read, or does not fit the bundle.
+        OutputError: `out` exists already, or cannot be written.
+        ParityError: The graphs differ too much from the fp32 ones. After any error nothing is left behind.
     """
-    refuse_existing(out, remedy="bundles are never changed: choose another --out, or remove it")
+    refuse_existing(out, remedy="bundles are never changed: choose another `out`, or remove it")
     check_fp32(bundle, options.precision)
     spec = bundle.manifest.input
     images, source = parity_images(spec.bands, options.patches, spec.dtype)
@@ -72,18 +90,33 @@ def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manif
 
 
 def check_fp32(bundle: Bundle, precision: Precision) -> None:
-    """Raise BundleError unless a bundle holds fp32 graphs, and none of the precision that is to be made of them."""
+    """Check that graphs of a precision can be made of a bundle's fp32 ones, and are not there yet.
+
+    Args:
+        bundle: The bundle.
+        precision: The precision to make.
+
+    Raises:
+        BundleError: The bundle holds graphs of the precision already, or none in fp32.
+    """
     found = bundle.manifest.precisions
     if precision in found:
-        raise BundleError(f"{bundle.folder} holds {precision} graphs already: run it with --precision {precision}")
+        raise BundleError(f"{bundle.folder} holds {precision} graphs already: run it with `precision` {precision}")
     if "fp32" not in found:
         raise BundleError(
-            f"{bundle.folder}: {precision} graphs are made from fp32 ones, found {' and '.join(found)}; export it again"
+            f"{precision} graphs are made from fp32 ones, found {' and '.join(found)}",
+            subject=bundle.folder,
+            remedy="export it again",
         )
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy all files of a bundle, but not their permissions: an installed one may be read-only."""
+    """Copy all files of a bundle, without their permissions: an installed bundle may be read-only.
+
+    Args:
+        source: The folder of the bundle.
+        target: The folder of the copy; missing folders are made.
+    """
     for path in sorted(source.rglob("*")):
         if path.is_file():
             copied = target / path.relative_to(source)
@@ -100,14 +133,14 @@ def _write_half(bundle: Bundle, graph: GraphSpec, folder: Path, ranges: Peaks, e
         log.info("%s: in fp32 for %s: %d of %d nodes", graph.role, name, len(nodes), len(half.model.graph.node))
     if lost := half.kept.get("constants"):
         shown = ", ".join(lost[:_NAMED]) + (", ..." if len(lost) > _NAMED else "")
-        log.warning("warning: %s: fp16 does not hold the constants of %s, which stay in fp32", graph.role, shown)
+        log.warning("%s: fp16 does not hold the constants of %s, which stay in fp32", graph.role, shown)
     path = folder / f"{Path(graph.file).stem}.fp16.onnx"
     ins, outs = save_model(half.model, path)
     return GraphSpec(role=graph.role, precision="fp16", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
 
 
 def _verify(bundle: Bundle, samples: Samples, precision: Precision) -> Parity:
-    """The gate, on rounding graphs; where it fails for infinity or NaN, the error says which nodes begin with them."""
+    """The parity gate, on rounding graphs; an error for infinity or NaN names the nodes that make them first."""
     with tempfile.TemporaryDirectory() as folder:
         simulated = rounding_bundle(bundle, precision, Path(folder))
         try:

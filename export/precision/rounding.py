@@ -1,12 +1,12 @@
-"""What fp16 graphs compute, on a CPU: the same graphs in fp32, with every fp16 tensor really rounded to fp16.
+"""Simulation of fp16 graphs on a CPU: the same graphs in fp32, with every fp16 tensor really rounded to fp16.
 
-ONNX Runtime has few fp16 kernels for the CPU. It runs most fp16 nodes in fp32 and drops the casts in between, so that
-an overflow goes unseen; or it merges constants in fp16 first, and finds an overflow that is none. Run so, an fp16 graph
-says nothing of fp16. Casts to fp16 and back that stand in an fp32 graph are kept, at every level of optimisation.
+An fp16 graph itself says nothing about fp16 on a CPU. ONNX Runtime has few fp16 kernels there: it runs most fp16 nodes
+in fp32 and drops the casts in between, so that an overflow goes unseen; or it merges constants in fp16 first, and finds
+an overflow where there is none. It keeps casts to fp16 and back in an fp32 graph, at every level of optimisation.
 
-Simulated: fp16 weights, and one rounding to nearest of what each fp16 node gives, with fp16's overflow to infinity and
-its subnormals. Not simulated: how a GPU adds up inside a node (here in fp32, as TensorRT's convolutions and matrix
-products mostly do), and the roundings that it saves where it fuses nodes.
+Simulated are fp16 weights, and one rounding to nearest of the result of each fp16 node, with fp16's overflow to
+infinity and its subnormals. Not simulated are how a GPU adds up inside a node (here in fp32, as TensorRT's convolutions
+and matrix products mostly do), and the roundings that it saves where it fuses nodes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import onnx.helper
 import onnx.numpy_helper
 import onnx.shape_inference
 
+from fctl.calib.plain import FLOAT, HALF
 from fctl.calib.watch import peaks, types_of
 from fctl.runtime.bundle.manifest import Precision
 from fctl.runtime.bundle.store import Bundle
@@ -30,7 +31,7 @@ from fctl.runtime.segment.batches import PatchBatch
 
 from ..onnx_graph import save_model
 
-# Their results are among the values that they are given, which fp16 holds already.
+# Operators whose results are among their inputs' values, which fp16 holds already.
 _EXACT = frozenset((
     "Abs", "Clip", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND",
     "GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split",
@@ -38,11 +39,18 @@ _EXACT = frozenset((
 ))  # fmt: skip
 _ROUNDING, _ROUNDED = "/rounding/", "/rounded/"
 
-FLOAT, HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-
 
 def rounding_bundle(bundle: Bundle, precision: Precision, folder: Path) -> Bundle:
-    """A bundle of fp32 graphs in `folder` that compute what a bundle's fp16 graphs do. It has no manifest on disk."""
+    """Write fp32 graphs that compute what a bundle's fp16 graphs do.
+
+    Args:
+        bundle: A bundle with fp16 graphs.
+        precision: The precision of the graphs to simulate.
+        folder: An existing folder for the files.
+
+    Returns:
+        A bundle of the simulating graphs, labelled fp32, which has no manifest on disk.
+    """
     graphs = []
     for graph in bundle.manifest.graphs:
         if graph.precision == precision:
@@ -52,7 +60,14 @@ def rounding_bundle(bundle: Bundle, precision: Precision, folder: Path) -> Bundl
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
-    """An fp16 graph as an fp32 graph that rounds: what was an fp16 tensor is an fp32 one of values that fp16 holds."""
+    """Turn an fp16 graph into an fp32 graph that rounds.
+
+    Args:
+        model: An fp16 graph; it is not changed.
+
+    Returns:
+        A graph in which each fp16 tensor is an fp32 tensor of values that fp16 holds.
+    """
     model = copy.deepcopy(model)
     graph = model.graph
     types = types_of(onnx.shape_inference.infer_shapes(model))
@@ -71,7 +86,7 @@ def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _rounding(node: onnx.NodeProto, halves: set[str]) -> Iterator[onnx.NodeProto]:
-    """A node in fp32, and what rounds its fp16 outputs."""
+    """A node in fp32, and the nodes that round its fp16 outputs."""
     for attribute in node.attribute:
         if attribute.name in ("to", "dtype") and attribute.i == HALF:
             attribute.i = FLOAT
@@ -90,9 +105,14 @@ def _rounding(node: onnx.NodeProto, halves: set[str]) -> Iterator[onnx.NodeProto
 
 
 def overflows(simulated: Bundle, batches: Sequence[PatchBatch]) -> tuple[str, ...]:
-    """The nodes of a `rounding_bundle` that make infinity or NaN of finite inputs, as "role: node (operator)".
+    """Find the nodes that make infinity or NaN of finite inputs.
 
-    batches: real patches, one per batch.
+    Args:
+        simulated: A bundle from `rounding_bundle`.
+        batches: Real patches, one per batch.
+
+    Returns:
+        The nodes, each as "role: node (operator)".
     """
     found = list[str]()
     for role, measured in peaks(simulated, batches).items():

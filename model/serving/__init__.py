@@ -1,1 +1,1 @@
-"""A network as the runtime sees it: its draft of a manifest, and the module behind the runtime's `Network`."""
+"""A network as the runtime sees it: the draft of its manifest, and the module behind the runtime's `Network`."""

@@ -1,4 +1,4 @@
-"""How images are cut and placed for a network: the same in training, in validation and in its bundle."""
+"""The draft of a network's manifest: how images are cut and placed, in training, in validation and in its bundle."""
 
 from __future__ import annotations
 
@@ -19,14 +19,20 @@ from fctl.runtime.tiling.contexts import Cells
 from fctl.runtime.tiling.windows import TilePlan
 
 from ..backbones import backbone_class, stage_of
-from ..config import GLOBAL, NetworkConfig, ServingConfig
+from ..config import NetworkConfig, ServingConfig
 from ..weights.checkpoints import Card
 
 
 def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) -> Manifest:
-    """All that the runtime must know to cut and merge for a network, without graphs, parity or provenance.
+    """Draft the manifest of a network: all that the runtime must know to cut and merge.
 
-    encoders: as in served_contexts.
+    Args:
+        name: Name of the bundle, in logs and reports.
+        card: The network, how it is run, and its classes.
+        encoders: By name of the context, the role of its encoder's graph; None where the segmenter takes its window.
+
+    Returns:
+        A manifest without graphs, parity and checkpoint.
     """
     config, serving = card.network, card.serving
     return Manifest(
@@ -47,7 +53,15 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
 
 
 def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
-    """What an image must have."""
+    """What images must have.
+
+    Args:
+        config: The network.
+        ground_sample_distance: Metres per pixel of the training images, or None.
+
+    Returns:
+        Bands, dtype and scaling.
+    """
     return InputSpec(
         bands=config.bands,
         dtype="uint8",
@@ -59,14 +73,23 @@ def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> I
 def served_contexts(
     config: NetworkConfig, serving: ServingConfig, encoders: Mapping[str, str | None]
 ) -> tuple[Context, ...]:
-    """The contexts as a manifest has them. encoders: the role of each one's encoder, by name."""
+    """The contexts of a network as a manifest has them.
+
+    Args:
+        config: The network.
+        serving: How it is run.
+        encoders: By name of the context, the role of its encoder's graph, or None.
+
+    Returns:
+        The contexts, in order.
+    """
     return tuple(
         Context(
             name=context.name,
             factor=context.factor,
             size=context.size,
             resampling=serving.resampling,
-            scene=serving.scene if context.factor == GLOBAL else None,
+            scene=None if context.centred else serving.scene,
             encoder=encoders[context.name],
             cells=_moving_cells(config, context.size) if context.name in config.placed else None,
         )
@@ -75,6 +98,7 @@ def served_contexts(
 
 
 def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
+    """Where the cells of the patch and of a global context lie."""
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
     patch, context = (
         Cells(stride=stage.stride, offset=stage.offset, count=kind.grid(side, stage)) for side in (config.patch, size)

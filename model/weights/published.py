@@ -1,7 +1,7 @@
 """Checkpoints as others publish them: the paper's public release, and SegFormer as `transformers` saves it.
 
-Keys of a file are of three kinds: required ones, known ones that are of no use here (the release stores whole training
-networks, and some tensors twice), and all others, which are an error.
+Keys of a file are of three kinds: those that are required, those that are known and of no use here (the release stores
+complete training networks, and some tensors twice), and all others, which are an error.
 """
 
 from __future__ import annotations
@@ -41,11 +41,14 @@ _MODULE = "module."  # every key of a network trained on several GPUs
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """One branch of the public release.
+    """The layout of one branch of the public release.
 
-    attention: for each member of U the pattern of its layers' keys. mixing: prefix of the mixing layers. order: whose
-    features in_1, in_2 and in_3 take. encoders: for each context the prefix of its encoder's blocks in its own file.
-    ignored: by file, keys that are known and of no use.
+    Attributes:
+        attention: For each member of U, the pattern of its layers' keys.
+        mixing: Prefix of the mixing layers.
+        order: The members of U whose features the layers in_1, in_2 and in_3 take.
+        encoders: For each context, the prefix of its encoder's blocks in the context's file.
+        ignored: By file, a pattern of the keys that are known and of no use.
     """
 
     attention: dict[str, str]
@@ -87,17 +90,36 @@ RELEASES = {
 
 
 def release_classes(main: State) -> int | None:
-    """How many classes the release's main file scores, None where it holds no score."""
+    """The number of classes that the release's main file scores.
+
+    Args:
+        main: The weights in the file.
+
+    Returns:
+        The number, or None where the file holds no layer that scores.
+    """
     return _outputs(_bare(main), "output.6.weight")
 
 
 def load_release(
     arch: str, config: NetworkConfig, main: tuple[Path, State], contexts: Mapping[str, tuple[Path, State]]
 ) -> FCtL:
-    """The release's network from its main file and one file per context, in evaluation mode.
+    """Make the release's network from its main file and one file for each context.
 
-    Keys: the query's channels are taken from the file. The key's bias is left behind, since softmax ignores it, and
-    the mixing layers are put into our order of the contexts. Raises CheckpointError unless every key fits.
+    The number of the query's channels is that of the file. The bias of the key is left out, since softmax ignores it,
+    and the mixing layers are put into the order of the contexts here.
+
+    Args:
+        arch: Name of the branch in `RELEASES`.
+        config: The network.
+        main: Path and weights of the main file.
+        contexts: By name of the context, path and weights of its file.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        CheckpointError: A key is missing, misshapen or unknown.
     """
     release = RELEASES[arch]
     files = {LOCAL: main, **contexts}
@@ -116,12 +138,24 @@ def load_release(
 
 
 def is_published_segformer(state: State) -> bool:
-    """Whether a state looks like SegFormer as `transformers` saves it."""
+    """Whether weights by name look like a SegFormer that `transformers` saved."""
     return any(key.startswith(("segformer.encoder.", "decode_head.")) for key in state)
 
 
 def segformer_weights(network: FCtL, state: State, origin: str) -> dict[str, Tensor]:
-    """A semantic SegFormer of `transformers`, encoder and head, by our names. Raises CheckpointError."""
+    """Rename the weights of a semantic SegFormer of `transformers`, encoder and head; log their licence.
+
+    Args:
+        network: The network that takes them.
+        state: The weights by their published names.
+        origin: Where they come from, for errors.
+
+    Returns:
+        The weights by their names here.
+
+    Raises:
+        CheckpointError: A key is missing, misshapen or unknown.
+    """
     log.warning(NON_COMMERCIAL)
     wanted = network.state_dict()
     names = {ours: _segformer_name(ours) for ours in wanted}
@@ -134,12 +168,14 @@ def segformer_weights(network: FCtL, state: State, origin: str) -> dict[str, Ten
 
 
 def _bare(state: State) -> State:
+    """A state without the prefix that training on several GPUs leaves."""
     if all(key.startswith(_MODULE) for key in state):
         return {key.removeprefix(_MODULE): tensor for key, tensor in state.items()}
     return state
 
 
 def _with_key_channels(config: NetworkConfig, release: Release, main: State) -> NetworkConfig:
+    """The network with as many channels of query and key as the main file has."""
     channels = _outputs(main, release.attention[LOCAL].format(layer="conv_query") + ".weight")
     if not channels or config.lcf is None:
         return config  # reported with all the others
@@ -153,7 +189,7 @@ def _outputs(state: State, key: str) -> int | None:
 
 
 def _main_names(wanted: State, release: Release) -> dict[str, str]:
-    """Their keys in the main file by ours."""
+    """Keys in the main file by the names here."""
     names = {}
     for ours in wanted:
         part, _, rest = ours.partition(".")
@@ -168,6 +204,7 @@ def _main_names(wanted: State, release: Release) -> dict[str, str]:
 
 
 def _lcf_name(ours: str, release: Release) -> str:
+    """The key in the main file of one parameter of the fusion."""
     kind, member, *rest = ours.split(".")
     if kind == "attention":
         layer = rest[0] if rest[0] == "gamma" else f"conv_{rest[0]}"
@@ -179,13 +216,13 @@ def _lcf_name(ours: str, release: Release) -> str:
 
 
 def _encoder_names(wanted: State, context: str, prefix: str) -> dict[str, str]:
-    """Their keys of one context's encoder by ours."""
+    """Keys of one context's encoder in the context's file by the names here."""
     start = f"context_encoders.{context}.backbone.blocks."
     return {ours: prefix + ours.removeprefix(start) for ours in wanted if ours.startswith(start)}
 
 
 def _ordered_mixing(loaded: State, release: Release, members: tuple[str, ...]) -> dict[str, Tensor]:
-    """`trans` with its blocks of channels, inputs and outputs, in the order of our members."""
+    """The layer `trans` with its blocks of input and output channels in the order of the members of U here."""
     order = [release.order.index(member) for member in members]
     weight, bias = loaded["lcf.fusion.mix.weight"], loaded["lcf.fusion.mix.bias"]
     rows = torch.cat([weight.chunk(len(order), dim=0)[i] for i in order])
@@ -204,6 +241,7 @@ _SEGFORMER_HEAD = {
 
 
 def _segformer_name(ours: str) -> str:
+    """The published name of a parameter."""
     part, _, rest = ours.partition(".")
     if part == "encoder":
         return f"segformer.encoder.{published_key(rest.removeprefix('backbone.'))}"
@@ -212,5 +250,12 @@ def _segformer_name(ours: str) -> str:
 
 
 def segformer_classes(state: State) -> int | None:
-    """How many classes a SegFormer of `transformers` scores, None where it holds no head."""
+    """The number of classes that a SegFormer of `transformers` scores.
+
+    Args:
+        state: Its weights by their published names.
+
+    Returns:
+        The number, or None where there is no head.
+    """
     return _outputs(state, "decode_head.classifier.weight")

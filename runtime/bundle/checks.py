@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from ..errors import BundleError
 from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 
 _LARGEST = 1 << 16  # pixels of a tile: beyond any use, and safe to reckon with
 
+Expect = Callable[[bool, str, object, object], None]
+"""Raises BundleError unless the first argument holds; then come the field, what was expected and what was found."""
+
 
 def check_manifest(manifest: Manifest, path: Path) -> None:
-    """Raise BundleError, naming the field, where a manifest contradicts itself or is out of bounds."""
+    """Check that a manifest does not contradict itself, and that its values are within bounds.
 
-    def expect(holds: bool, field: str, expected: str, found: object) -> None:
+    Args:
+        manifest: The manifest.
+        path: Its file, for error messages.
+
+    Raises:
+        BundleError: It does not hold; the error names the field.
+    """
+
+    def expect(holds: bool, field: str, expected: object, found: object) -> None:
         if not holds:
-            raise BundleError(f"{path}: {field}: expected {expected}, found {found}")
+            raise BundleError(subject=f"{path}: {field}", expected=str(expected), found=found)
 
     classes, bands = len(manifest.classes), manifest.input.bands
     expect(2 <= classes <= 255, "classes", "2 to 255 classes", classes)
@@ -32,7 +43,7 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
     _check_graphs(manifest, expect)
 
 
-def _check_graphs(manifest: Manifest, expect: Any) -> None:
+def _check_graphs(manifest: Manifest, expect: Expect) -> None:
     """Every precision has one graph for each role; all but the dtype of features is the same in each."""
     names = [context.name for context in manifest.contexts]
     expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
@@ -53,7 +64,7 @@ def _check_graphs(manifest: Manifest, expect: Any) -> None:
     expect(len(outputs) == 1, "graphs", "the same output and batch in all precisions", outputs)
 
 
-def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Any) -> None:
+def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect) -> None:
     """The graphs of one precision fit together."""
     expect(SEGMENTER in roles, "graphs", f"a graph with role {SEGMENTER!r}", ", ".join(roles) or "none")
     for index, context in enumerate(manifest.contexts):
@@ -83,19 +94,22 @@ def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Any) -
     expect(scores.dtype == "float32", f"graphs: {scores.name} of the segmenter", "float32", scores.dtype)
 
 
-def _check_context(manifest: Manifest, roles: dict[str, GraphSpec], context: Context, field: str, expect: Any) -> None:
+def _check_context(
+    manifest: Manifest, roles: dict[str, GraphSpec], context: Context, field: str, expect: Expect
+) -> None:
+    """One context fits its encoder and the tile."""
     bands, tile, factor = manifest.input.bands, manifest.tile, context.factor
     if context.encoder is not None:
         expect(context.encoder in roles, f"{field}.encoder", "the role of a graph, or null", context.encoder)
         window = {t.name: t.shape[1:] for t in roles[context.encoder].inputs}.get("window")
         expect(window == (bands, context.size, context.size), f"{field}.size", f"{window} of the graph", context.size)
-    moves = factor == "global"
-    expect(moves or not context.cells, f"{field}.cells", "cells for a global context only", context.cells)
+    shared = context.window.shared
+    expect(shared or not context.cells, f"{field}.cells", "cells for a global context only", context.cells)
     scene = context.scene
-    expect(moves or scene is None, f"{field}.scene", "null: only a global context has one", scene)
+    expect(shared or scene is None, f"{field}.scene", "null: only a global context has one", scene)
     expect(scene is None or scene > tile, f"{field}.scene", f"more than {tile} pixels, or null", scene)
     if factor != "global":
         pixels = f"a factor that leaves whole pixels on either side of {tile}"
         side = round(factor * tile) if math.isfinite(factor * tile) else 0
-        whole = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
-        expect(whole, f"{field}.factor", pixels, factor)
+        fits = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
+        expect(fits, f"{field}.factor", pixels, factor)

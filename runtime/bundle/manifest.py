@@ -2,16 +2,17 @@
 
 Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) into ``features`` (N, C, H, W); the
 segmenter graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context, ``window_NAME`` where it encodes
-the context itself, and ``positions_NAME`` (N, 2, h) where it must know the patch's place in a context that moves. It
+the context itself, and ``positions_NAME`` (N, 2, h) where it must know the patch's place in a shared context. It
 gives ``logits`` or ``probabilities`` (N, classes, P, P). N, the batch, is symbolic; without contexts it may be fixed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from ..tiling.contexts import Cells, ContextWindow
+from .. import choices
+from ..tiling.contexts import Cells, ContextWindow, context_window
 from ..tiling.resampling import Resampling
 from ..tiling.windows import TilePlan
 
@@ -20,7 +21,7 @@ SEGMENTER = "segmenter"
 BATCH = "N"
 DTYPES = ("uint8", "uint16", "int16", "float32")
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = choices.Precision
 Merge = Literal["uniform", "cosine"]
 Scores = Literal["logits", "probabilities"]
 SCORES: tuple[Scores, ...] = ("logits", "probabilities")
@@ -28,7 +29,12 @@ SCORES: tuple[Scores, ...] = ("logits", "probabilities")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassInfo:
-    """One class; its id is its place in the list. colour: red, green, blue from 0 to 255."""
+    """One class; its id is its place in the list.
+
+    Attributes:
+        name: What people call it.
+        colour: Red, green and blue from 0 to 255, for masks and previews.
+    """
 
     name: str
     colour: tuple[int, int, int]
@@ -36,7 +42,12 @@ class ClassInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scaling:
-    """Scaling inside the graphs, (raw - mean) / std per band: for documentation, since raw pixels go in."""
+    """Scaling inside the graphs, (raw - mean) / std per band: for documentation, since raw pixels go in.
+
+    Attributes:
+        mean: What is subtracted, by band.
+        std: What the difference is divided by, by band.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -44,7 +55,14 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSpec:
-    """What a raster must have. ground_sample_distance: metres per pixel of the training imagery, if known."""
+    """What a raster must have.
+
+    Attributes:
+        bands: Number of bands.
+        dtype: One of `DTYPES`.
+        scaling: Scaling inside the graphs, if there is one.
+        ground_sample_distance: Metres per pixel of the training images, if known.
+    """
 
     bands: int
     dtype: str
@@ -54,7 +72,12 @@ class InputSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MovingCells:
-    """The grids from which a moving context's ``positions_NAME`` are computed."""
+    """The grids from which a shared context's ``positions_NAME`` are computed (§3.3).
+
+    Attributes:
+        patch: Cells of the patch.
+        context: Cells of the context.
+    """
 
     patch: Cells
     context: Cells
@@ -62,10 +85,18 @@ class MovingCells:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One context: its window (factor of the tile, or "global"), size after resampling, and its encoder's role.
+    """One context of a patch (§3.2).
 
-    scene: for a global context the side of the training images, if known (`ContextWindow`). encoder: None where the
-    segmenter takes the raw window. cells: None where it does not need the patch's place in the window.
+    Attributes:
+        name: Its name, distinct in a bundle.
+        factor: Side of its window over the side of the tile, or "global".
+        size: Side of the window in pixels after resampling.
+        resampling: The filter that shrinks the window.
+        scene: For a global context, the side in pixels of the training images, which the network saw whole; None if
+            it is not known.
+        encoder: Role of the graph that encodes the window; None where the segmenter takes the raw window.
+        cells: For a context whose window many patches share, the grids from which the patch's place is computed; None
+            where the segmenter does not need it.
     """
 
     name: str
@@ -78,8 +109,8 @@ class Context:
 
     @property
     def window(self) -> ContextWindow:
-        """How to cut it."""
-        return ContextWindow(factor=self.factor, size=self.size, resampling=self.resampling, scene=self.scene)
+        """How its window is cut."""
+        return context_window(self.factor, size=self.size, resampling=self.resampling, scene=self.scene)
 
     @property
     def input(self) -> str:
@@ -94,7 +125,13 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """Name, dtype and shape of a graph's input or output; the first axis is the batch, "N" unless it is fixed."""
+    """An input or output of a graph.
+
+    Attributes:
+        name: Its name in the graph.
+        dtype: Its dtype, as NumPy calls it.
+        shape: Its shape; the first axis is the batch, "N" unless it is fixed.
+    """
 
     name: str
     dtype: str
@@ -103,7 +140,16 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphSpec:
-    """One ONNX file: what it does (``segmenter`` or an encoder's role), and in which precision."""
+    """One graph of a bundle.
+
+    Attributes:
+        role: What it does: "segmenter", or the name by which contexts refer to their encoder.
+        precision: What it computes in.
+        file: The ONNX file, relative to the bundle's folder.
+        sha256: Hex digest of the file.
+        inputs: Its inputs.
+        outputs: Its outputs.
+    """
 
     role: str
     precision: Precision
@@ -115,7 +161,12 @@ class GraphSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContextEffect:
-    """max |change of the logits| / max |logit| when a context is replaced by another patch's."""
+    """How much a context matters: it was replaced by another patch's.
+
+    Attributes:
+        name: The context.
+        change: max |change of the logits| / max |logit|.
+    """
 
     name: str
     change: float
@@ -123,10 +174,18 @@ class ContextEffect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """Graphs of one precision compared with `reference` on real patches.
+    """Graphs of one precision, compared with a reference on real patches.
 
-    max_error: max |difference| / max |logit|; agreement: share of pixels with the same class; classes: those
-    predicted there. original_agreement: agreement with the checkpoint before its weights were rounded, if they were.
+    Attributes:
+        precision: Precision of the graphs.
+        reference: What they were compared with.
+        patches: Number of patches.
+        source: Where the patches come from.
+        classes: Classes that were predicted there.
+        max_error: max |difference| / max |logit|.
+        agreement: Proportion of the pixels with the same class, from 0 to 1.
+        original_agreement: The same against the checkpoint before its weights were rounded; None if they were not.
+        contexts: How much each context matters.
     """
 
     precision: Precision
@@ -142,7 +201,14 @@ class Parity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where the bundle comes from. created: ISO date; tools: versions by name."""
+    """Where a bundle comes from.
+
+    Attributes:
+        checkpoint_sha256: Hex digest of the checkpoint.
+        licence: Licence of the weights, if known.
+        created: The date, as ISO 8601 writes it.
+        tools: Versions of the tools that made it, by name.
+    """
 
     checkpoint_sha256: str
     licence: str | None
@@ -152,11 +218,27 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """All that the runtime knows of a network. `network` and `extensions` it only passes on."""
+    """All that the runtime knows of a network.
+
+    Attributes:
+        schema: Version of the manifest's format.
+        name: Name of the bundle.
+        network: How the network was built, for whoever rebuilds it; the runtime only passes it on.
+        classes: The classes, by id.
+        input: What a raster must have.
+        tile: Side of a patch in pixels (P).
+        plan: How tiles cover a raster.
+        contexts: The contexts of a patch; empty for a network without them.
+        merge: How overlapping tiles are weighed.
+        graphs: The graphs, in every precision that there is.
+        parity: How the graphs compared with their reference.
+        provenance: Where the bundle comes from.
+        extensions: What other programs keep here; the runtime only passes it on.
+    """
 
     schema: str
     name: str
-    network: dict[str, Any] | None
+    network: dict[str, object] | None
     classes: tuple[ClassInfo, ...]
     input: InputSpec
     tile: int
@@ -166,16 +248,16 @@ class Manifest:
     graphs: tuple[GraphSpec, ...]
     parity: tuple[Parity, ...]
     provenance: Provenance
-    extensions: dict[str, Any]
+    extensions: dict[str, object]
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names by id."""
+        """The names of the classes, by id."""
         return tuple(info.name for info in self.classes)
 
     @property
     def precisions(self) -> tuple[Precision, ...]:
-        """Those that it holds graphs of, in order."""
+        """The precisions that there are graphs of, in the order of the graphs."""
         return tuple(dict.fromkeys(graph.precision for graph in self.graphs))
 
     @property
@@ -185,11 +267,11 @@ class Manifest:
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only batch size that the segmenter takes, None where it takes any."""
+        """The only batch size that the segmenter takes; None where it takes any."""
         batch = self.segmenter.inputs[0].shape[0]
         return batch if isinstance(batch, int) else None
 
     @property
     def scores(self) -> Scores:
-        """What the segmenter gives for each class, and overlapping tiles are averaged in."""
-        return "logits" if self.segmenter.outputs[0].name == "logits" else "probabilities"
+        """What the segmenter gives for each class; overlapping tiles are averaged in it. Drafts have no graphs yet."""
+        return "logits" if not self.graphs or self.segmenter.outputs[0].name == "logits" else "probabilities"

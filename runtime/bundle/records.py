@@ -1,16 +1,20 @@
 """Frozen dataclasses to plain JSON values and back, strictly.
 
 Nothing is filled in and nothing is skipped: a missing key, an unknown key or a value of another type is an error
-that names the field, what was expected and what was found.
+that names the field, what was expected and what was found. Fields may be dataclasses, numbers, texts, truth values,
+tuples, unions, literals and dictionaries by text; a field of type `object` takes any value as it is.
 """
 
 from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
 
@@ -19,8 +23,15 @@ class RecordError(ValueError):
     """A value that does not fit its field."""
 
 
-def encode(record: Any) -> Any:
-    """A dataclass, nested at will, as dicts, lists and scalars."""
+def encode(record: object) -> Any:
+    """Turn a dataclass into plain values.
+
+    Args:
+        record: A dataclass, or a list, tuple or dictionary of such, nested at will; other values stay as they are.
+
+    Returns:
+        The same as dictionaries, lists and scalars, in the order of the fields.
+    """
     if is_dataclass(record) and not isinstance(record, type):
         return {field.name: encode(getattr(record, field.name)) for field in fields(record)}
     if isinstance(record, (list, tuple)):
@@ -30,50 +41,65 @@ def encode(record: Any) -> Any:
     return record
 
 
-def decode(kind: type[T], value: Any, path: str = "") -> T:
-    """The dataclass `kind` from plain values. Raises RecordError."""
-    decoded: T = _decode(kind, value, path)
-    return decoded
+def decode(kind: type[T], value: object, path: str = "") -> T:
+    """Turn plain values into a dataclass.
+
+    Args:
+        kind: The dataclass.
+        value: Its fields by name, as `encode` gives them.
+        path: Name of the value in error messages; empty for a whole document.
+
+    Returns:
+        The dataclass.
+
+    Raises:
+        RecordError: The value does not fit.
+    """
+    return typing.cast("T", _decode(kind, value, path))
 
 
-def _decode(kind: Any, value: Any, path: str) -> Any:
-    if kind is Any:
+def _decode(kind: object, value: object, path: str) -> object:
+    """The value as the type of a field wants it."""
+    if kind is object:
         return value
-    if is_dataclass(kind):
+    if isinstance(kind, type) and is_dataclass(kind):
         return _record(kind, value, path)
-    origin = typing.get_origin(kind)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
-        return _union(typing.get_args(kind), value, path)
+        return _union(arguments, value, path)
     if origin is Literal:
-        choices = typing.get_args(kind)
-        return _expect(value in choices, value, " or ".join(repr(choice) for choice in choices), path)
+        _expect(value in arguments, value, " or ".join(repr(choice) for choice in arguments), path)
+        return value
     if origin is tuple:
-        return _tuple(typing.get_args(kind), value, path)
+        return _tuple(arguments, value, path)
     if origin is dict:
-        _expect(isinstance(value, dict), value, "an object", path)
-        return {key: _decode(typing.get_args(kind)[1], item, _join(path, key)) for key, item in value.items()}
+        items = _object(value, path).items()
+        return {key: _decode(arguments[1], item, _join(path, key)) for key, item in items}
     return _scalar(kind, value, path)
 
 
-def _record(kind: Any, value: Any, path: str) -> Any:
-    _expect(isinstance(value, dict), value, "an object", path)
+def _record(kind: type[DataclassInstance], value: object, path: str) -> DataclassInstance:
+    """A dataclass from its fields by name."""
+    found = _object(value, path)
     hints = typing.get_type_hints(kind)
     names = [field.name for field in fields(kind)]
-    for key in value:
+    for key in found:
         if key not in names:
             raise RecordError(f"{_join(path, key)}: unknown key; expected only {', '.join(names)}")
     for name in names:
-        if name not in value:
+        if name not in found:
             raise RecordError(f"{_join(path, name)}: expected a value, found none")
-    return kind(**{name: _decode(hints[name], value[name], _join(path, name)) for name in names})
+    return kind(**{name: _decode(hints[name], found[name], _join(path, name)) for name in names})
 
 
-def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
+def _union(kinds: Sequence[object], value: object, path: str) -> object:
+    """The value as the first type that it fits."""
     if value is None and type(None) in kinds:
         return None
-    candidates = [kind for kind in kinds if kind is not type(None)]
     errors = []
-    for kind in candidates:
+    for kind in kinds:
+        if kind is type(None):
+            continue
         try:
             return _decode(kind, value, path)
         except RecordError as error:
@@ -83,41 +109,50 @@ def _union(kinds: tuple[Any, ...], value: Any, path: str) -> Any:
     raise RecordError(f"{path}: expected {' or '.join(map(_name, kinds))}, found {value!r}")
 
 
-def _tuple(kinds: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
-    _expect(isinstance(value, (list, tuple)), value, "a list", path)
+def _tuple(kinds: Sequence[object], value: object, path: str) -> tuple[object, ...]:
+    """A tuple, of fixed length or of any."""
+    if not isinstance(value, (list, tuple)):
+        raise _unexpected(value, "a list", path)
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     _expect(len(value) == len(kinds), value, f"a list of {len(kinds)}", path)
     return tuple(_decode(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
 
 
-def _scalar(kind: Any, value: Any, path: str) -> Any:
-    accepts: dict[Any, Callable[[Any], bool]] = {
-        bool: lambda v: isinstance(v, bool),
-        int: lambda v: isinstance(v, int) and not isinstance(v, bool),
-        float: lambda v: isinstance(v, (int, float)) and not isinstance(v, bool),
-        str: lambda v: isinstance(v, str),
-    }
-    _expect(accepts[kind](value), value, _name(kind), path)
-    if kind is not float:
-        return value
-    try:
-        return float(value)
-    except OverflowError:
-        raise RecordError(f"{path}: expected a number, found one that is too large") from None
-
-
-def _expect(holds: bool, value: Any, expected: str, path: str) -> Any:
-    if not holds:
-        raise RecordError(f"{path or 'document'}: expected {expected}, found {value!r:.60}")
+def _scalar(kind: object, value: object, path: str) -> object:
+    """A number, text or truth value; a whole number will do for a float."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            raise RecordError(f"{path}: expected a number, found one that is too large") from None
+    fits = isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    _expect(fits, value, _name(kind), path)
     return value
 
 
-def _name(kind: Any) -> str:
+def _object(value: object, path: str) -> dict[str, object]:
+    """The value, if it is a dictionary."""
+    if not isinstance(value, dict):
+        raise _unexpected(value, "an object", path)
+    return value
+
+
+def _expect(holds: bool, value: object, expected: str, path: str) -> None:
+    if not holds:
+        raise _unexpected(value, expected, path)
+
+
+def _unexpected(value: object, expected: str, path: str) -> RecordError:
+    return RecordError(f"{path or 'document'}: expected {expected}, found {value!r:.60}")
+
+
+def _name(kind: object) -> str:
+    """A type in words."""
     names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
     if typing.get_origin(kind) is Literal:
         return " or ".join(repr(choice) for choice in typing.get_args(kind))
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+    return next((name for known, name in names.items() if known is kind), getattr(kind, "__name__", str(kind)))
 
 
 def _join(path: str, key: str) -> str:

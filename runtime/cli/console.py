@@ -1,104 +1,249 @@
-"""What the command lines share: one line per error, exit codes, tables. Only command lines print and exit."""
+"""What the command lines share: how a command is made of a function, and how it speaks to its user."""
 
 from __future__ import annotations
 
+import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from ..errors import FctlError
+from ..errors import FctlError, worded
+from .groups import OptionGroup, flattened, packed
+from .spellings import Spellings
 
-_PIPED_WIDTH = 120  # of tables that go to a file or another program
+HELP = {"help_option_names": ["-h", "--help"]}
+"""Settings of every command's context."""
+
+_GENERAL = "General"
+_PROGRAM = "fctl"
 
 
-def command(function: Callable[..., None]) -> typer.Typer:
-    """A command line of one command."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(function)
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """The command that runs.
+
+    Attributes:
+        quiet: Whether it prints nothing but errors.
+        options: By argument, as error messages name it in backticks, the option that sets it.
+        given: Parameters that were given, rather than left at their defaults.
+    """
+
+    quiet: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    given: frozenset[str] = frozenset()
+
+
+_CALL = ContextVar[_Call]("call")
+_NONE = _Call()  # where a function is called without a command line
+
+
+# Making commands
+
+
+def _print_version(wanted: bool) -> None:
+    """Print the version and exit, where the option was given."""
+    if wanted:
+        typer.echo(f"{_PROGRAM} {version(_PROGRAM)}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", callback=_print_version, is_eager=True, rich_help_panel=_GENERAL, help="Show the version."
+    ),
+]
+_Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", rich_help_panel=_GENERAL, help="Print errors alone: no log, progress or tables."),
+]
+
+
+def command(
+    function: Callable[..., None], *, examples: tuple[str, ...], spellings: Spellings | None = None
+) -> typer.Typer:
+    """A command line of one command, with help, version, quiet and shell completion.
+
+    While the command runs, log records go to standard error, and an error of fctl ends it as one line.
+
+    Args:
+        function: What runs. Its parameters are declared as typer declares them; one whose type is an `OptionGroup`
+            stands for the options of that group.
+        examples: Arguments that are worth showing, each without the name of the program.
+        spellings: What older command lines wrote, where that differs.
+
+    Returns:
+        The application, for an entry point.
+    """
+    old = spellings or Spellings()
+
+    def run(context: typer.Context, **values: object) -> None:
+        del values["version"]
+        with _running(context, quiet=bool(values.pop("quiet")), spellings=old):
+            function(**packed(function, values))
+
+    general = (("quiet", _Quiet, False), ("version", Version, False))
+    _declare(run, [
+        inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *flattened(function),
+        *(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for name, kind, default in general
+        ),
+    ])  # fmt: skip
+
+    class Command(TyperCommand):
+        """The command, which knows older spellings and shows its examples."""
+
+        def make_context(self, info_name: str | None, args: list[str], *parent: Any, **extra: Any) -> Any:
+            return super().make_context(info_name, old.translated(args), *parent, **extra)
+
+        def format_help(self, ctx: Any, formatter: Any) -> None:
+            print_help(self, ctx, examples)
+
+    app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)  # wrong calls end as plain text
+    app.command(cls=Command, context_settings=HELP, help=inspect.getdoc(function))(run)
     return app
 
 
+def _declare(function: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Give a function the signature that typer reads."""
+    function.__dict__["__signature__"] = inspect.Signature(parameters)
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+
+
+def print_help(command: TyperCommand | TyperGroup, context: Any, examples: Collection[str]) -> None:
+    """Print the help of a command: its options in panels, what all commands share last, then examples to copy.
+
+    Args:
+        command: The command.
+        context: typer's context of it.
+        examples: Arguments that are worth showing, each without the name of the program.
+    """
+    from typer.rich_utils import rich_format_help
+
+    for parameter in command.get_params(context):
+        if isinstance(parameter, TyperOption):
+            parameter.rich_help_panel = parameter.rich_help_panel or _GENERAL
+            parameter.metavar = "" if parameter.is_flag else parameter.metavar  # a flag takes no value
+    rich_format_help(obj=command, ctx=context, markup_mode="rich")
+    typer.echo("\n".join(("", " Examples:", *(f"   {context.command_path} {example}" for example in examples))))
+
+
+# While a command runs
+
+
 @contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print an error of ours as one line and exit with 1."""
+def _running(context: typer.Context, *, quiet: bool, spellings: Spellings) -> Iterator[None]:
+    """Show log records and errors of ours as a command line does, in the words of its options."""
+    options, given = dict[str, str](), set[str]()
+    for parameter in context.command.params:
+        if parameter.name is None or parameter.param_type_name != "option":
+            continue
+        options |= dict.fromkeys((_argument(name) for name in (parameter.name, *parameter.opts)), parameter.opts[0])
+        source = context.get_parameter_source(parameter.name)
+        if source is not None and source.name == "COMMANDLINE":
+            given.add(parameter.name)
+    options |= {_argument(old): new for old, new in spellings.options.items()}
+    token = _CALL.set(_Call(quiet=quiet, options=options, given=frozenset(given)))
     try:
-        yield
+        with _shown_log(quiet, options):
+            yield
     except FctlError as error:
         fail(error)
         raise typer.Exit(1) from None
+    finally:
+        _CALL.reset(token)
 
 
-def fail(error: FctlError) -> None:
-    """Print one error as one line."""
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+def _argument(option: str) -> str:
+    return option.lstrip("-").replace("-", "_")
 
 
-def usage(message: str) -> typer.BadParameter:
-    """An error in how a command was called: exit code 2."""
-    return typer.BadParameter(message)
+class _Lines(logging.Formatter):
+    """Log records as a command line prints them: what is more than information says so, arguments are options."""
 
+    def __init__(self, options: Mapping[str, str]) -> None:
+        super().__init__("%(message)s")
+        self._options = options
 
-def parse_bands(text: str | None) -> tuple[int, ...] | None:
-    """--bands, as 3,2,1."""
-    if text is None:
-        return None
-    try:
-        bands = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        bands = (0,)
-    if min(bands) < 1:
-        raise usage(f"--bands: expected numbers from 1 as in 3,2,1, found {text!r}")
-    return bands
-
-
-def show_log(name: str = "fctl") -> None:
-    """Send our log lines to the terminal, on standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger(name)
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-
-
-def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
-    """A table on standard output; wide cells fold rather than being cut."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(header_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))  # as it is: brackets in a name are no markup
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPED_WIDTH
-    console.print(title, style="bold", highlight=False, markup=False)
-    console.print(table)
+    def format(self, record: logging.LogRecord) -> str:
+        """One record as text."""
+        text = worded(super().format(record), self._options)
+        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars on standard error: call with a name, done and total; every name gets a bar of its own."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bars, tasks = Progress(*columns, console=Console(stderr=True)), dict[str, TaskID]()
-
-    def advance(name: str, done: int, total: int) -> None:
-        if not tasks:  # not before: bars that never move would leave an empty line
-            bars.start()
-        if name not in tasks:
-            tasks[name] = bars.add_task(name, total=total)
-        bars.update(tasks[name], completed=done)
-
+def _shown_log(quiet: bool, options: Mapping[str, str]) -> Iterator[None]:
+    """Send our log records to standard error; quiet, nowhere."""
+    handler = logging.NullHandler() if quiet else logging.StreamHandler()
+    handler.setFormatter(_Lines(options))
+    logger = logging.getLogger(_PROGRAM)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        yield advance
+        yield
     finally:
-        if tasks:
-            bars.stop()
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+def is_quiet() -> bool:
+    """Whether the command that runs prints nothing but errors."""
+    return _CALL.get(_NONE).quiet
+
+
+def echo(line: str) -> None:
+    """Print a line on standard output, unless the command is quiet."""
+    if not is_quiet():
+        typer.echo(line)
+
+
+def fail(error: FctlError) -> None:
+    """Print an error as one line on standard error, with arguments named as the options of the command."""
+    print(f"error: {' '.join(error.worded(_CALL.get(_NONE).options).split())}", file=sys.stderr)
+
+
+def usage(message: str) -> typer.BadParameter:
+    """An error in how a command was called, to be raised: it ends with exit code 2."""
+    return typer.BadParameter(message)
+
+
+def refuse(group: type[OptionGroup], whose: str, *, but: Collection[str] = ()) -> None:
+    """Refuse options that mean nothing in this call, where one of them was given.
+
+    Args:
+        group: The group whose options are refused.
+        whose: What they are for, in words.
+        but: Names of those that are allowed all the same.
+
+    Raises:
+        typer.BadParameter: One of them was given.
+    """
+    for option in fields(group):
+        if option.name not in but:
+            refuse_one(option.name, whose)
+
+
+def refuse_one(parameter: str, whose: str) -> None:
+    """Refuse one option, by the name of its parameter, where it was given.
+
+    Args:
+        parameter: The parameter.
+        whose: What it is for, in words.
+
+    Raises:
+        typer.BadParameter: It was given.
+    """
+    call = _CALL.get(_NONE)
+    if parameter in call.given:
+        raise usage(f"{call.options[parameter]} is for {whose}: leave it out")

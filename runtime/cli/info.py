@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import command, one_line_errors, print_table
+from .console import command
+from .tables import print_table
 
 if TYPE_CHECKING:
     from ..bundle.manifest import Context, Manifest
     from ..engines.tensorrt.plans import StoredPlan
 
 
-def info(bundle: Annotated[str, typer.Argument(help="A bundle folder, or 'default'.")]) -> None:
+def info(
+    bundle: Annotated[
+        str, typer.Argument(metavar="BUNDLE", help="A bundle folder, or 'default' for the one shipped with fctl.")
+    ],
+) -> None:
     """Show what a bundle holds, after verifying its files."""
-    with one_line_errors():
-        from ..bundle.store import read_bundle
-        from ..engines.tensorrt.plans import plans_in
+    from ..bundle.store import read_bundle
+    from ..engines.tensorrt.plans import plans_in
 
-        found = read_bundle(bundle)
-        plans = plans_in(found.folder)
+    found = read_bundle(bundle)
+    plans = plans_in(found.folder)
     print_table(f"{found.manifest.name} ({found.folder})", _summary(found.manifest), ("field", "value"))
     _print_graphs(found.manifest)
     print_engines(plans)
@@ -64,6 +68,7 @@ def print_parity(manifest: Manifest) -> None:
 
 
 def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
+    """What a manifest holds beside its graphs and parity."""
     spec, plan = manifest.input, manifest.plan
     scaling = (
         "unknown"
@@ -102,17 +107,13 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
 
 
 def _context_summary(context: Context, tile: int) -> str:
-    if context.factor == "global":
-        window = "the whole image" + (
-            f", in blocks of {context.scene} pixels where it is larger" if context.scene else ""
-        )
-    else:
-        window = f"{context.factor:g} x the tile ({round(context.factor * tile)} pixels)"
+    """What a context shows, at what size, and which graph encodes it."""
     encoder = context.encoder or "encoded by the segmenter itself"
-    return f"{window}, at {context.size} pixels ({context.resampling}); {encoder}"
+    return f"{context.window.describe(tile)}, at {context.size} pixels ({context.resampling}); {encoder}"
 
 
 def _print_graphs(manifest: Manifest) -> None:
+    """One row per graph, then one for each of its tensors."""
     rows = []
     for graph in manifest.graphs:
         rows.append((f"{graph.role}, {graph.precision}", graph.file, f"sha256 {graph.sha256[:16]}..."))
@@ -121,4 +122,4 @@ def _print_graphs(manifest: Manifest) -> None:
     print_table("Graphs", rows, ("graph", "file and tensors", ""))
 
 
-info_app = command(info)
+info_app = command(info, examples=("default", "city.fctl"))

@@ -1,83 +1,111 @@
-"""``fctl-run`` and ``fctl-info``."""
+"""``fctl-run``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..choices import Backend, RunPrecision
 from ..errors import FctlError
-from .console import command, fail, one_line_errors, parse_bands, print_table, show_log, usage
+from .console import command, echo, fail, usage
+from .groups import OptionGroup
+from .options import Bands, Batch, BuildEngines, Overwrite, band_numbers, one_of
+from .tables import print_table, progress_bars
 
 if TYPE_CHECKING:
     from ..segment.results import Estimate, Paths, Report
     from ..segment.segmenter import Segmenter
 
 
-_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 _Action = Callable[[Path, "Paths"], "Report | Estimate"]
 
 
-def run(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="GeoTIFF, PNG or JPEG files.")],
-    bundle: Annotated[
-        str, typer.Option(help="A bundle folder, or 'default' for the one shipped with fctl.")
-    ] = "default",
+@dataclass(frozen=True, kw_only=True)
+class Outputs(OptionGroup):
+    """What is written, and where."""
+
+    panel = "Outputs"
+
     out: Annotated[
-        Path, typer.Option(help="A folder; or, for one image, a name ending in .tif for the mask itself.")
-    ] = Path(),
+        Path,
+        typer.Option("--out", "-o", help="A folder; or, for one image, a name ending in .tif for the mask itself."),
+    ] = Path()
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write a band of probability per class.")
+    ] = False
+    preview: Annotated[bool, typer.Option(help="Also write a PNG of the mask over the image.")] = True
+    overwrite: Overwrite = False
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would take, and stop.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineOptions(OptionGroup):
+    """What runs the network."""
+
+    panel = "Engine"
+
     backend: Annotated[
-        str,
-        typer.Option(
-            help="auto, openvino, onnxruntime, tensorrt, tensorrt-rtx, onnxruntime-cuda or onnxruntime-tensorrt. auto: "
-            "the fastest that is installed and ready."
-        ),
-    ] = "auto",
+        Backend,
+        typer.Option(metavar="ENGINE", help=f"{one_of(Backend)}. auto: the fastest that is installed and ready."),
+    ] = "auto"
     precision: Annotated[
-        str,
-        typer.Option(
-            help="fp32, bf16 (OpenVINO, where the processor can), or fp16 and int8 where the bundle has them."
-        ),
-    ] = "fp32",
-    build_engines: Annotated[
-        bool,
-        typer.Option("--build-engines", help="tensorrt, tensorrt-rtx: build engines that are missing; takes minutes."),
-    ] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")] = 4,
+        RunPrecision,
+        typer.Option(help="bf16 needs OpenVINO and a processor that can; fp16 and int8 a bundle that has them."),
+    ] = "fp32"
+    batch: Batch = 4
+    build_engines: BuildEngines = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation(OptionGroup):
+    """How images are segmented."""
+
+    panel = "Segmentation"
+
+    bundle: Annotated[str, typer.Option(help="A bundle folder, or 'default' for the one shipped with fctl.")] = (
+        "default"
+    )
     tta: Annotated[
         bool, typer.Option("--tta", help="Segment every patch in all 8 turns and average: better, 8 times the work.")
-    ] = False,
+    ] = False
     scene_size: Annotated[
         int | None,
         typer.Option(min=1, help="Side in pixels of the blocks that a global context shows of large rasters."),
-    ] = None,
-    bands: Annotated[
-        str | None, typer.Option(help="Bands to use, from 1, in the bundle's order, as 3,2,1. Default: all but alpha.")
-    ] = None,
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write a band of probability per class.")
-    ] = False,
-    preview: Annotated[bool, typer.Option(help="Also write a PNG of the mask over the image.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would take, and stop.")] = False,
-) -> None:
-    """Segment images into masks: <name>_mask.tif with class ids, colours and the image's georeference,
-    <name>_prob.tif, <name>_preview.png."""
-    chosen = parse_bands(bands)
-    if precision not in _PRECISIONS:
-        raise usage(f"--precision: expected {' or '.join(_PRECISIONS)}, found {precision!r}")
-    targets = _targets(images, out, probabilities, preview)
-    show_log()
-    with one_line_errors():
-        from ..segment.segmenter import Segmenter
+    ] = None
+    bands: Bands = None
 
-        engine = {"backend": backend, "precision": precision, "batch": batch, "build_engines": build_engines}
-        with Segmenter(bundle, **engine, tta=tta, scene_size=scene_size) as segmenter:  # type: ignore[arg-type]
-            action = _estimator(segmenter, chosen) if dry_run else _runner(segmenter, chosen, overwrite)
-            reports = [_attempt(action, image, paths) for image, paths in targets.items()]
+
+def run(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="GeoTIFF, PNG or JPEG files.")],
+    segmentation: Segmentation,
+    engine: EngineOptions,
+    outputs: Outputs,
+) -> None:
+    """Segment images into masks with class ids, colours and the image's georeference.
+
+    Writes <name>_mask.tif, <name>_preview.png and, where wanted, <name>_prob.tif.
+    """
+    bands = band_numbers(segmentation.bands)
+    targets = _targets(images, outputs)
+
+    from ..segment.segmenter import Segmenter
+
+    with Segmenter(
+        segmentation.bundle,
+        backend=engine.backend,
+        precision=engine.precision,
+        batch=engine.batch,
+        build_engines=engine.build_engines,
+        tta=segmentation.tta,
+        scene_size=segmentation.scene_size,
+    ) as segmenter:
+        action = _estimator(segmenter, bands) if outputs.dry_run else _runner(segmenter, bands, outputs.overwrite)
+        reports = [_attempt(action, image, paths) for image, paths in targets.items()]
     done = [report for report in reports if report is not None]
     if len(targets) > 1:
         _print_summary(done)
@@ -87,10 +115,11 @@ def run(
         raise typer.Exit(1)
 
 
-def _targets(images: list[Path], out: Path, probabilities: bool, preview: bool) -> dict[Path, Paths]:
+def _targets(images: list[Path], outputs: Outputs) -> dict[Path, Paths]:
     """Output files by image; every output has its own name."""
     from ..segment.results import Paths
 
+    out = outputs.out
     is_file = out.suffix.lower() in (".tif", ".tiff")
     if is_file and len(images) > 1:
         raise usage(f"--out: expected a folder for {len(images)} images, found {out}")
@@ -103,8 +132,8 @@ def _targets(images: list[Path], out: Path, probabilities: bool, preview: bool) 
         taken[mask] = image
         targets[image] = Paths(
             mask=mask,
-            probabilities=folder / f"{stem}_prob.tif" if probabilities else None,
-            preview=folder / f"{stem}_preview.png" if preview else None,
+            probabilities=folder / f"{stem}_prob.tif" if outputs.probabilities else None,
+            preview=folder / f"{stem}_preview.png" if outputs.preview else None,
         )
     inputs = {image.resolve() for image in images}
     for image, paths in targets.items():
@@ -115,7 +144,7 @@ def _targets(images: list[Path], out: Path, probabilities: bool, preview: bool) 
 
 
 def _attempt(action: _Action, image: Path, paths: Paths) -> Report | Estimate | None:
-    """What came of one image, None where it failed: that does not stop the others."""
+    """What came of one image, or None where it failed; a failure does not stop the others."""
     try:
         return action(image, paths)
     except FctlError as error:
@@ -124,9 +153,13 @@ def _attempt(action: _Action, image: Path, paths: Paths) -> Report | Estimate | 
 
 
 def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> _Action:
+    """What segments one image and prints what came of it."""
+
     def action(image: Path, paths: Paths) -> Report:
-        with _progress(image.name) as advance:
-            report = segmenter.segment_file(image, paths, bands=bands, overwrite=overwrite, progress=advance)
+        with progress_bars("patches") as advance:
+            report = segmenter.segment_file(
+                image, paths, bands=bands, overwrite=overwrite, progress=partial(advance, image.name)
+            )
         _print_report(report)
         return report
 
@@ -134,43 +167,14 @@ def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool
 
 
 def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None) -> _Action:
+    """What prints how much one image would take."""
+
     def action(image: Path, paths: Paths) -> Estimate:
         estimate = segmenter.estimate(image, paths, bands=bands)
         _print_estimate(estimate, paths)
         return estimate
 
     return action
-
-
-@contextmanager
-def _progress(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with patches a second and time left, on standard error."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        ProgressColumn,
-        Task,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-    from rich.text import Text
-
-    class Speed(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.1f} patches/s" if task.speed else "")
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        Speed(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _print_report(report: Report) -> None:
@@ -181,7 +185,7 @@ def _print_report(report: Report) -> None:
     work = f"{report.tiles} tiles, {report.seconds:.1f} s, {report.speed:.1f} patches/s"
     print_table(f"{report.image.name}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
     for path in report.paths.wanted():
-        typer.echo(f"wrote {path}")
+        echo(f"wrote {path}")
 
 
 def _print_summary(done: list[Report | Estimate]) -> None:
@@ -212,4 +216,7 @@ def _print_estimate(estimate: Estimate, paths: Paths) -> None:
     print_table(str(estimate.image), rows, ("", ""))
 
 
-run_app = command(run)
+run_app = command(
+    run,
+    examples=("image.tif", "scenes/*.tif --bundle city.fctl -o masks/ --probabilities"),
+)

@@ -6,28 +6,48 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, get_args
 
+import numpy as np
 from numpy.typing import NDArray
 
+from .. import choices
 from ..bundle.manifest import GraphSpec, Precision, TensorSpec
 from ..bundle.store import Bundle
 from ..cuda import driver
+from ..cuda.provider import first_line
 from ..errors import EngineError
+from .processor import adds_int8_exactly
 
-Arrays = dict[str, NDArray[Any]]
-RunPrecision = Literal["fp32", "bf16", "fp16", "int8"]
-RUN_PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "bf16", "fp16", "int8")
+Arrays = dict[str, NDArray[np.generic]]
+"""Host arrays by the names of a graph's tensors."""
+
+RunPrecision = choices.RunPrecision
+"""In what precision an engine runs; bf16 is a way to compute fp32 graphs."""
+
+RUN_PRECISIONS: tuple[RunPrecision, ...] = get_args(RunPrecision)
+
+_SLOW_INT8 = (
+    "without VNNI this processor would overflow in int8: values are rounded as in int8 and computed in fp32, no faster "
+    "than precision fp32"
+)
 
 
 def graphs_for(precision: RunPrecision) -> Precision:
-    """The graphs that a run takes: bf16 is how an engine computes fp32 graphs."""
+    """The precision of the graphs that a run takes: a run in bf16 takes the fp32 graphs."""
     return "fp32" if precision == "bf16" else precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What an engine is asked to run. bundle: None where only the library matters; build: engines that are missing."""
+    """What an engine is asked to run.
+
+    Attributes:
+        precision: In what precision to run.
+        bundle: The bundle; None where only the library matters.
+        batch: Patches at once.
+        build: Whether engines that are missing may be built.
+    """
 
     precision: RunPrecision
     bundle: Bundle | None = None
@@ -36,70 +56,96 @@ class Request:
 
 
 class GraphSession:
-    """One graph at a fixed batch size: what its tensors must be."""
+    """One graph at a fixed batch size, and what its tensors must be."""
 
     def __init__(self, graph: GraphSpec, batch: int) -> None:
         self._graph = graph
         self._expected = {spec.name: (spec.dtype, shape_of(spec, batch)) for spec in graph.inputs}
 
     def _check_graph(self, path: Path, found: dict[str, str]) -> None:
-        """Raise EngineError unless the file's inputs are those of the manifest. found: dtypes by name."""
+        """Raise EngineError unless the file's inputs are those of the manifest; `found` holds dtypes by name."""
         expected = {name: dtype for name, (dtype, _) in self._expected.items()}
         if found != expected:
             raise EngineError(
-                f"{path}: expected inputs {_listed(expected)}, found {_listed(found)}; export the bundle again"
+                subject=path,
+                expected=f"inputs {_listed(expected)}",
+                found=_listed(found),
+                remedy="export the bundle again",
             )
 
 
 class Session(GraphSession, ABC):
     """One graph on host arrays."""
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Inputs by name -> outputs by name. Raises EngineError for a name, dtype or shape the graph does not have."""
+    def run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        """Run the graph once.
+
+        Args:
+            inputs: By name, arrays of exactly the dtypes and shapes of the manifest, N being the session's batch.
+
+        Returns:
+            The outputs, by name.
+
+        Raises:
+            EngineError: The graph has no such input, dtype or shape, or the library failed.
+        """
+        role = self._graph.role
         for name, (dtype, shape) in self._expected.items():
             array = inputs.get(name)
             found = "nothing" if array is None else f"{array.dtype} {array.shape}"
             if array is None or (str(array.dtype), array.shape) != (dtype, shape):
-                raise EngineError(f"{self._graph.role}: input {name!r}: expected {dtype} {shape}, found {found}")
+                raise EngineError(subject=f"{role}: input {name!r}", expected=f"{dtype} {shape}", found=found)
         for name in inputs.keys() - self._expected.keys():
-            raise EngineError(f"{self._graph.role}: unknown input {name!r}; expected {', '.join(self._expected)}")
+            raise EngineError(f"unknown input {name!r}", subject=role, remedy=f"expected {', '.join(self._expected)}")
         try:
             return self._run(inputs)
         except Exception as error:  # the libraries' exceptions share no base class
-            raise EngineError(
-                f"{self._graph.role}: the engine failed: {first_line(error)}; try a smaller batch"
-            ) from error
+            problem = f"the engine failed: {first_line(error)}"
+            raise EngineError(problem, subject=role, remedy="try a smaller batch") from error
 
     @abstractmethod
-    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays: ...
+    def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
+        """Run the graph on inputs that fit; the library's exceptions may pass."""
 
 
 class DeviceSession(GraphSession, ABC):
     """One graph on memory of a GPU.
 
-    capturable: whether what `enqueue` does may become part of a CUDA graph.
+    Attributes:
+        capturable: Whether what `enqueue` does may become part of a CUDA graph.
     """
 
     capturable: bool
 
     @abstractmethod
     def enqueue(self, pointers: Mapping[str, int]) -> None:
-        """Queue one run on the session's stream: addresses of contiguous tensors by name, inputs and outputs."""
+        """Queue one run on the session's stream.
+
+        Args:
+            pointers: Addresses of contiguous tensors by name, inputs and outputs.
+
+        Raises:
+            EngineError: The library refuses to run.
+        """
 
     def close(self) -> None:
-        """Let go of what the library holds on the GPU."""
+        """Release what the library holds on the GPU."""
 
 
 class Engine(ABC):
     """A library that runs graphs, on one device and in one precision.
 
-    name: as in ``--backend``. device, precision: what really runs.
+    Attributes:
+        name: The name by which a backend is chosen.
+        precision: The precision that really runs.
+        notes: What differs from what was asked for, or could be better: a sentence each, for log and reports.
     """
 
     name: ClassVar[str]
 
     def __init__(self, request: Request) -> None:
         self.precision = request.precision
+        self.notes: list[str] = []
 
     @property
     @abstractmethod
@@ -109,29 +155,50 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
-        """What this machine can run with it."""
+        """The precisions in which the library runs on this machine."""
 
     @classmethod
     def refusal(cls, request: Request) -> str | None:
-        """Why it cannot do what is asked, on this machine; None where it can."""
+        """Why the library cannot do what is asked on this machine; None where it can."""
         if request.precision in cls.precisions():
             return None
         return f"{cls.name} runs {' and '.join(cls.precisions())} on this machine"
 
-    def close(self) -> None:  # noqa: B027 - on the CPU there is nothing to let go of
-        """Let go of the device."""
+    def close(self) -> None:  # noqa: B027 - on the CPU there is nothing to release
+        """Release the device."""
 
 
 class HostEngine(Engine):
     """An engine whose inputs and outputs are host arrays."""
 
+    def __init__(self, request: Request) -> None:
+        super().__init__(request)
+        if request.precision == "int8" and not adds_int8_exactly():
+            self.notes.append(_SLOW_INT8)
+
     @abstractmethod
     def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
-        """Load one graph. Raises EngineError where the library refuses it."""
+        """Load one graph.
+
+        Args:
+            path: The ONNX file.
+            graph: Its description.
+            batch: Patches at once.
+
+        Returns:
+            The session.
+
+        Raises:
+            EngineError: The library refuses the graph.
+        """
 
 
 class GpuEngine(Engine):
-    """An engine whose inputs and outputs lie in memory of a GPU, which is open while the engine is."""
+    """An engine whose inputs and outputs lie in the memory of a GPU, which is open while the engine is.
+
+    Attributes:
+        gpu: The GPU.
+    """
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
@@ -139,26 +206,35 @@ class GpuEngine(Engine):
 
     @property
     def device(self) -> str:
-        """The GPU."""
+        """The name of the GPU."""
         return self.gpu.name
 
     @abstractmethod
     def device_session(self, path: Path, graph: GraphSpec, batch: int, stream: int) -> DeviceSession:
-        """Load one graph, to run on a stream of the GPU. Raises EngineError, DeviceMemoryError."""
+        """Load one graph, to run on a stream of the GPU.
+
+        Args:
+            path: The ONNX file.
+            graph: Its description.
+            batch: Patches at once.
+            stream: Address of the stream.
+
+        Returns:
+            The session.
+
+        Raises:
+            EngineError: The library refuses the graph.
+            DeviceMemoryError: The GPU's memory is too small.
+        """
 
     def close(self) -> None:
-        """Let go of the GPU."""
+        """Release the GPU."""
         self.gpu.close()
 
 
 def shape_of(spec: TensorSpec, batch: int) -> tuple[int, ...]:
     """The shape of a tensor at a batch size."""
     return tuple(batch if isinstance(side, str) else side for side in spec.shape)
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, in one line."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _listed(inputs: dict[str, str]) -> str:

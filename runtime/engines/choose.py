@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import logging
 from dataclasses import dataclass
+from typing import get_args
 
+from .. import remedies
 from ..bundle.store import Bundle
+from ..choices import Backend
 from ..cuda import driver
 from ..errors import EngineError, InputError
-from .base import (
-    RUN_PRECISIONS,
-    Arrays,
-    DeviceSession,
-    Engine,
-    GpuEngine,
-    HostEngine,
-    Request,
-    RunPrecision,
-    Session,
-    graphs_for,
-)
+from .base import Engine, Request, RunPrecision
 
-log = logging.getLogger(__name__)
+BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
 @dataclass(frozen=True)
 class _Entry:
+    """Where an engine lives: the package it needs, the extra that installs it, its module and its class."""
+
     package: str
     extra: str
     module: str
@@ -35,9 +28,8 @@ class _Entry:
     gpu: bool = False
 
 
-# In the order in which "auto" tries them: the faster first (docs/engines.md has the figures). ONNX Runtime's TensorRT
-# builds engines whenever it loads a graph: it is there for who asks for it.
-_ENGINES = {
+# In the order in which "auto" tries them, the faster first (docs/engines.md has the figures).
+_ENGINES: dict[str, _Entry] = {
     "tensorrt": _Entry("tensorrt", "trt", ".tensorrt.engine", "TensorRt", gpu=True),
     "tensorrt-rtx": _Entry("tensorrt_rtx", "rtx", ".tensorrt.engine", "TensorRtRtx", gpu=True),
     "onnxruntime-cuda": _Entry("onnxruntime", "gpu", ".onnxruntime", "OnnxRuntimeCuda", gpu=True),
@@ -45,42 +37,55 @@ _ENGINES = {
     "onnxruntime": _Entry("onnxruntime", "cpu", ".onnxruntime", "OnnxRuntime"),
     "onnxruntime-tensorrt": _Entry("onnxruntime", "gpu", ".onnxruntime", "OnnxRuntimeTensorRt", gpu=True),
 }
-_NEVER_AUTO = ("onnxruntime-tensorrt",)
-BACKENDS = ("auto", *_ENGINES)
+_NEVER_AUTO = ("onnxruntime-tensorrt",)  # it builds engines whenever it loads a graph, which takes minutes
 
 
 def choose_engine(
     backend: str, precision: RunPrecision, bundle: Bundle | None = None, *, batch: int = 1, build: bool = False
 ) -> Engine:
-    """The engine asked for, or for "auto" the first installed one that runs `precision` on this machine.
+    """The engine asked for, or for "auto" the first installed one that runs the precision on this machine.
 
-    bundle, batch: what it is to run, for engines that are built ahead. build: allow it to build what is missing; "auto"
-    never waits for that. Raises EngineError where there is none: never another engine or precision than asked for.
+    Args:
+        backend: One of `BACKENDS`.
+        precision: In what precision to run.
+        bundle: What is to be run, for engines that are built ahead; None where only the library matters.
+        batch: Patches at once, likewise.
+        build: Whether engines that are missing may be built; "auto" never waits for that.
+
+    Returns:
+        The engine: never another one, and in no other precision, than asked for.
+
+    Raises:
+        InputError: There is no engine of that name.
+        EngineError: No engine here can do it; the message has the reason of each.
     """
     if backend not in BACKENDS:
-        raise InputError(f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
+        raise InputError(f"unknown backend {backend!r}", remedy=f"known: {', '.join(BACKENDS)}")
     names = [name for name in _ENGINES if name not in _NEVER_AUTO] if backend == "auto" else [backend]
     request = Request(precision=precision, bundle=bundle, batch=batch, build=build and backend != "auto")
-    refusals = []
+    refusals = list[str]()
     for name in names:
-        entry = _ENGINES[name]
-        if importlib.util.find_spec(entry.package) is None:
-            refusals.append(_missing(name, entry))
-            continue
-        if entry.gpu and (reason := driver.missing()):  # before the library is touched: some crash without a driver
-            refusals.append(f"{name}: {reason}")
-            continue
-        try:
-            kind: type[Engine] = getattr(importlib.import_module(entry.module, __package__), entry.kind)
-        except ImportError as error:
-            refusals.append(f"{name} is installed but cannot be imported ({error})")
-            continue
-        refusal = _refusal(kind, request)
-        if refusal is None:
-            _tell_if_on_cpu(backend, entry, refusals)
-            return kind(request)
-        refusals.append(refusal)
+        found = _try(name, request)
+        if isinstance(found, Engine):
+            if backend == "auto" and not _ENGINES[name].gpu and driver.missing() is None:
+                found.notes.append(f"the GPU is not used: {'; '.join(refusals)}")
+            return found
+        refusals.append(found)
     raise EngineError(f"no engine for {precision}: {'; '.join(refusals)}")
+
+
+def _try(name: str, request: Request) -> Engine | str:
+    """An engine, or why it cannot be had."""
+    entry = _ENGINES[name]
+    if importlib.util.find_spec(entry.package) is None:
+        return _missing(name, entry)
+    if entry.gpu and (reason := driver.missing()):  # before the library is touched: some crash without a driver
+        return f"{name}: {reason}"
+    try:
+        kind: type[Engine] = getattr(importlib.import_module(entry.module, __package__), entry.kind)
+    except ImportError as error:
+        return f"{name} is installed but cannot be imported ({error})"
+    return _refusal(kind, request) or kind(request)
 
 
 def _missing(name: str, entry: _Entry) -> str:
@@ -88,7 +93,7 @@ def _missing(name: str, entry: _Entry) -> str:
         from .tensorrt.flavours import missing_flavour
 
         return missing_flavour(name) or name  # type: ignore[arg-type]
-    return f"{name} is not installed (pip install 'fctl[{entry.extra}]')"
+    return f"{name} is not installed ({remedies.install(entry.extra)})"
 
 
 def _refusal(kind: type[Engine], request: Request) -> str | None:
@@ -96,25 +101,3 @@ def _refusal(kind: type[Engine], request: Request) -> str | None:
         return kind.refusal(request)
     except EngineError as error:  # a library that is installed and broken, for example
         return str(error)
-
-
-def _tell_if_on_cpu(backend: str, entry: _Entry, refusals: list[str]) -> None:
-    """A GPU that lies idle is worth a word."""
-    if backend == "auto" and not entry.gpu and driver.missing() is None:
-        log.warning("warning: the GPU is not used: %s", "; ".join(refusals))
-
-
-__all__ = [
-    "BACKENDS",
-    "RUN_PRECISIONS",
-    "Arrays",
-    "DeviceSession",
-    "Engine",
-    "GpuEngine",
-    "HostEngine",
-    "Request",
-    "RunPrecision",
-    "Session",
-    "choose_engine",
-    "graphs_for",
-]

@@ -1,7 +1,7 @@
 """ONNX Runtime: on the CPU, and on a GPU through its CUDA and TensorRT providers.
 
-On a GPU it reads and writes device memory (IOBinding). Where a provider's libraries are missing, ONNX Runtime would go
-on on the CPU without a word: here that is an error.
+On a GPU it reads and writes device memory (IOBinding). Where a provider's libraries are missing, ONNX Runtime would
+silently fall back to the CPU: here that is an error.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import io
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from .. import remedies
 from ..bundle.manifest import GraphSpec
+from ..cuda.provider import first_line
 from ..errors import DeviceMemoryError, EngineError
-from .base import Arrays, DeviceSession, GpuEngine, HostEngine, Request, RunPrecision, Session, first_line, shape_of
+from .base import Arrays, DeviceSession, GpuEngine, HostEngine, Request, RunPrecision, Session, shape_of
 from .processor import adds_int8_exactly
 from .tensorrt.plans import cache_folder
 
@@ -26,25 +29,26 @@ _CPU = "CPUExecutionProvider"
 _NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed")
 
 Providers = list[tuple[str, dict[str, str]]]
+"""Execution providers with their options, the preferred one first."""
 
 
 class OnnxRuntime(HostEngine):
-    """Runs graphs with the CPU execution provider; fp16 graphs mostly in fp32, so their numbers are not a GPU's.
+    """Runs graphs with the CPU execution provider.
 
-    int8 graphs too: it rounds at Q/DQ, but has few kernels for int8 that comes out as float, and none is used where
-    the processor does not add int8 exactly.
+    It runs fp16 graphs mostly in fp32, so that their numbers are not a GPU's. In int8 graphs it rounds at Q/DQ, but has
+    few kernels for int8 whose results are floats, and uses none where the processor does not add int8 exactly.
     """
 
     name = "onnxruntime"
 
     @property
     def device(self) -> str:
-        """The device that runs."""
+        """The CPU."""
         return "CPU"
 
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
-        """What this machine can run."""
+        """The precisions of graphs, on any machine."""
         return ("fp32", "fp16", "int8")
 
     def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
@@ -59,29 +63,33 @@ class _OnnxRuntimeSession(Session):
         self._check_graph(path, _inputs(self._session))
         self._outputs = [spec.name for spec in graph.outputs]
 
-    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
         return dict(zip(self._outputs, self._session.run(self._outputs, dict(inputs)), strict=True))
 
 
 class OnnxRuntimeCuda(GpuEngine):
-    """Runs graphs with the CUDA execution provider."""
+    """Runs graphs with the CUDA execution provider.
+
+    Attributes:
+        provider: The execution provider.
+    """
 
     name = "onnxruntime-cuda"
     provider: ClassVar[str] = "CUDAExecutionProvider"
 
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
-        """What this machine can run."""
+        """The precisions of graphs, on any GPU."""
         return ("fp32", "fp16", "int8")
 
     @classmethod
     def refusal(cls, request: Request) -> str | None:
-        """Why it cannot do what is asked, on this machine."""
+        """Why the library cannot do what is asked here: its build for the CPU is installed, for example."""
         _find_libraries()
         if cls.provider not in ort.get_available_providers():
             return (
                 f"{cls.name} needs the GPU build of ONNX Runtime, found the CPU's (pip uninstall onnxruntime, then "
-                "pip install 'fctl[gpu]': they overwrite each other)"
+                f"{remedies.install('gpu')}: they overwrite each other)"
             )
         return super().refusal(request)
 
@@ -98,7 +106,7 @@ class OnnxRuntimeCuda(GpuEngine):
         return OnnxRuntimeDeviceSession(path, graph, batch, self._providers(stream), ("cuda", self.gpu.index))
 
     def _providers(self, stream: int) -> Providers:
-        """TF32, on unless one says so, keeps 10 bits of fp32's 23. Memory grows by what is needed, not twofold."""
+        """The provider without TF32, which keeps 10 bits of fp32's 23; its memory grows by what is needed."""
         return [
             (
                 "CUDAExecutionProvider",
@@ -107,6 +115,7 @@ class OnnxRuntimeCuda(GpuEngine):
         ]
 
     def _on(self, stream: int) -> dict[str, str]:
+        """The options that name the GPU and the stream."""
         return {"device_id": str(self.gpu.index), "user_compute_stream": str(stream)}
 
 
@@ -117,7 +126,7 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
     provider = "TensorrtExecutionProvider"
 
     def _providers(self, stream: int) -> Providers:
-        """What TensorRT does not take goes to CUDA, not to the CPU."""
+        """TensorRT, and CUDA for what TensorRT does not take."""
         folder = cache_folder() / "onnxruntime"
         folder.mkdir(parents=True, exist_ok=True)
         options = {
@@ -130,7 +139,19 @@ class OnnxRuntimeTensorRt(OnnxRuntimeCuda):
 
 
 class OnnxRuntimeDeviceSession(DeviceSession):
-    """One graph with inputs and outputs bound to device memory."""
+    """One graph with inputs and outputs bound to device memory.
+
+    Args:
+        path: The ONNX file.
+        graph: Its description.
+        batch: Patches at once.
+        providers: The execution providers; the first one must come up.
+        device: Kind and number of the device whose memory is bound, as ONNX Runtime names it.
+
+    Raises:
+        EngineError: ONNX Runtime refuses the graph or the provider.
+        DeviceMemoryError: The GPU's memory is too small.
+    """
 
     capturable = False  # ONNX Runtime waits for the stream itself
 
@@ -151,7 +172,7 @@ class OnnxRuntimeDeviceSession(DeviceSession):
         self._names = tuple(self._expected)
 
     def enqueue(self, pointers: Mapping[str, int]) -> None:
-        """Run once, on the stream that the session was made with."""
+        """Queue one run on the stream that the session was made with."""
         binding = self._session.io_binding()
         for name, pointer in pointers.items():
             bind = binding.bind_input if name in self._names else binding.bind_output
@@ -160,17 +181,18 @@ class OnnxRuntimeDeviceSession(DeviceSession):
         try:
             self._session.run_with_iobinding(binding)
         except Exception as error:  # its exceptions share no base class of their own
-            reason = f"{self._graph.role}: the engine failed: {first_line(error)}"
+            problem, role = f"the engine failed: {first_line(error)}", self._graph.role
             if _lacks_memory(error):
-                raise DeviceMemoryError(f"{reason}; try a smaller batch") from error
-            raise EngineError(reason) from error
+                raise DeviceMemoryError(problem, subject=role, remedy="try a smaller batch") from error
+            raise EngineError(problem, subject=role) from error
 
     def close(self) -> None:
-        """Let go of the session and its memory."""
+        """Release the session and its memory."""
         del self._session
 
 
-def _load(path: Path, providers: list[Any]) -> ort.InferenceSession:
+def _load(path: Path, providers: list[str] | Providers) -> ort.InferenceSession:
+    """A session of ONNX Runtime on exactly these providers."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are about its own optimiser
     if providers == [_CPU] and not adds_int8_exactly():
@@ -183,18 +205,20 @@ def _load(path: Path, providers: list[Any]) -> ort.InferenceSession:
 
 
 def _lacks_memory(error: Exception) -> bool:
+    """Whether an exception of the library is about memory, which only its words tell."""
     return any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 @cache
 def _find_libraries() -> None:
-    """Let ONNX Runtime find the CUDA and cuDNN that pip installed; it prints what it does not find."""
+    """Let ONNX Runtime find the CUDA and cuDNN that pip installed, without printing what it does not find."""
     if hasattr(ort, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):
             ort.preload_dlls()
 
 
 def _inputs(session: ort.InferenceSession) -> dict[str, str]:
+    """The dtypes of a graph's inputs, by name."""
     return {node.name: _dtype(node.type) for node in session.get_inputs()}
 
 

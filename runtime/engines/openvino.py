@@ -1,6 +1,6 @@
 """OpenVINO, on the CPU.
 
-Where the processor can, OpenVINO runs in bf16 unless told otherwise: here the precision is always set, and read back.
+Where the processor can, OpenVINO runs in bf16 by default: here the precision is always set, and read back.
 Of int8 graphs, layers with Q/DQ run in int8 kernels where the processor adds int8 exactly, and the rest in fp32.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -35,12 +34,12 @@ class OpenVino(HostEngine):
 
     @property
     def device(self) -> str:
-        """The device that runs."""
+        """The CPU."""
         return _DEVICE
 
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
-        """What this machine can run."""
+        """The precisions that this processor has instructions for."""
         capable = ov.Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
         return tuple(name for name in _TYPES if _CAPABILITIES.get(name, "FP32") in capable)
 
@@ -58,7 +57,7 @@ class _OpenVinoSession(Session):
                 path, {node.any_name: str(np.dtype(node.element_type.to_dtype())) for node in model.inputs}
             )
             model.reshape({spec.name: [batch if n == BATCH else n for n in spec.shape] for spec in graph.inputs})
-            options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _TYPES[precision]}
+            options: dict[str, object] = {"INFERENCE_PRECISION_HINT": _TYPES[precision]}
             if not adds_int8_exactly():
                 options["LP_TRANSFORMS_MODE"] = False  # Q/DQ as written, layers in fp32
             compiled = core.compile_model(model, _DEVICE, options)
@@ -70,6 +69,6 @@ class _OpenVinoSession(Session):
         self._request = compiled.create_infer_request()
         self._outputs = [spec.name for spec in graph.outputs]
 
-    def _run(self, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
+    def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
         results = self._request.infer({name: np.ascontiguousarray(inputs[name]) for name in self._expected})
         return {name: results[name].copy() for name in self._outputs}  # the request reuses its output memory

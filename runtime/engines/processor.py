@@ -15,8 +15,8 @@ _FLAGS = Path("/proc/cpuinfo")
 def adds_int8_exactly() -> bool:
     """Whether products of int8 are summed in 32 bits.
 
-    Without VNNI, x86 adds them in pairs in 16 bits, which saturate: ONNX Runtime and OpenVINO, which do so, then give
-    other scores than the graph says. An x86 processor of which nothing is known is taken for one without.
+    Without VNNI, an x86 processor adds them in pairs in 16 bits, which saturate. ONNX Runtime and OpenVINO do so, and
+    their scores then differ from the graph's. An x86 processor of which nothing is known is taken for one without VNNI.
     """
     if platform.machine().lower() not in _X86:
         return True

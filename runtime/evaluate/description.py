@@ -1,4 +1,4 @@
-"""What a labelled data set says of itself: ``dataset.json``."""
+"""What a labelled data set states about itself: ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,18 @@ from ..errors import InputError
 from .labels import MOST_CLASSES, Label, Labels
 
 DESCRIPTION = "dataset.json"
+"""The file in which a data set describes itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledClass:
-    """One class. values: the ids or colours that it has in masks; counted: whether means take it in."""
+    """One class of a data set.
+
+    Attributes:
+        name: Its name.
+        values: The ids or colours that it has in masks.
+        counted: Whether means take it in.
+    """
 
     name: str
     values: tuple[Label, ...]
@@ -26,10 +33,15 @@ class LabelledClass:
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """A data set in words: what ``dataset.json`` holds.
+    """What ``dataset.json`` holds.
 
-    images, masks: patterns relative to the folder, with as many stars; what the stars of an image's path stand for is
-    what they stand for in its mask's. ignore, threshold: see `Labels`.
+    Attributes:
+        name: The name of the data set.
+        images: A pattern of the images, relative to the folder.
+        masks: A pattern of their masks with as many stars, which stand for the same text as in the image's path.
+        classes: The classes, by id.
+        ignore: Ids and colours that count for nothing, see `Labels`.
+        threshold: What tells smeared colours apart, see `Labels`.
     """
 
     name: str
@@ -41,12 +53,12 @@ class Description:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Class names by id."""
+        """The names of the classes, by id."""
         return tuple(info.name for info in self.classes)
 
     @property
     def counted(self) -> tuple[int, ...]:
-        """Ids of the classes that means take in."""
+        """The ids of the classes that means take in."""
         return tuple(index for index, info in enumerate(self.classes) if info.counted)
 
     @cached_property
@@ -56,29 +68,43 @@ class Description:
 
 
 def read_description(path: Path) -> Description:
-    """Read a description. Raises InputError with the field, what was expected and what was found."""
+    """Read a description.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The description.
+
+    Raises:
+        InputError: The file is missing or wrong; it names the field, what was expected and what was found.
+    """
     try:
         described = decode(Description, json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(
-            f"{path}: expected the description of a data set, found no such file; see docs/evaluation.md"
+            subject=path,
+            expected="the description of a data set",
+            found="no such file",
+            remedy="see docs/evaluation.md",
         ) from None
     except (OSError, RecordError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: {error}") from None
+        raise InputError(str(error), subject=path) from None
     _check(described, path)
     return described
 
 
 def class_key(name: str) -> str:
+    """A class name as names are compared: without regard to case and surrounding space."""
     return name.strip().casefold()
 
 
 def _check(described: Description, path: Path) -> None:
-    """What the types cannot say."""
+    """Raise InputError for what the types of the fields cannot rule out."""
 
     def expect(holds: bool, field: str, expected: str, found: object) -> None:
         if not holds:
-            raise InputError(f"{path}: {field}: expected {expected}, found {found}")
+            raise InputError(subject=f"{path}: {field}", expected=expected, found=str(found))
 
     images, masks = described.images, described.masks
     for field, pattern in (("images", images), ("masks", masks)):
@@ -97,6 +123,7 @@ def _check(described: Description, path: Path) -> None:
 
 
 def _check_labels(described: Description, expect: Callable[[bool, str, str, object], None]) -> None:
+    """Check that ids and colours are in range, and that none has two meanings."""
     taken = set[Label]()
     fields = [(f"classes[{i}].values", info.values) for i, info in enumerate(described.classes)]
     for field, values in (*fields, ("ignore", described.ignore)):

@@ -1,6 +1,6 @@
-"""Bundles against labelled images: what they score, through the runtime, and how far runs agree (§4).
+"""Bundles scored on labelled images, through the runtime, and how far their runs agree (§4).
 
-Images go row by row through the pipeline and masks are read along, so that neither is ever whole in memory.
+Images are segmented row by row while their masks are read along, so that neither is ever held in memory in full.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FctlError, InputError, OutputError
+from ..errors import FctlError, OutputError
 from ..progress import StageProgress, TileProgress
 from ..raster.source import Georeference, open_raster
 from ..raster.writer import RasterSpec, RasterWriter, create_raster
 from ..segment.batches import grid_of, rows_in_work
-from ..segment.blackout import WithoutContexts
+from ..segment.blackout import BlackoutNetwork
 from ..segment.network import Network
 from ..segment.opening import open_network
 from ..segment.pipeline import segment_rows
 from ..tiling.merge import NODATA
 from ..tiling.turns import DIHEDRAL, UPRIGHT
+from .checks import check_images, check_masks
 from .datasets import Dataset, class_ids
 from .description import Description
-from .labels import listed, open_ids, open_mask
+from .labels import open_ids, open_mask
 from .metrics import IGNORE, Confusion
 from .results import Evaluation, ImageResult, Pick, RunResult
 from .runs import Run
@@ -37,54 +37,10 @@ from .runs import Run
 _NOWHERE = Georeference(crs=None, transform=None, gcps=((), None))
 
 
-def check_masks(dataset: Dataset, progress: StageProgress | None = None) -> tuple[int, ...]:
-    """Read all masks once; labelled pixels by class.
-
-    Raises InputError for pixels that the description does not know, RasterError for a mask that cannot be read: better
-    now than after hours.
-    """
-    classes = len(dataset.description.classes)
-    total = np.zeros(classes, np.int64)
-    for index, sample in enumerate(dataset.samples):
-        with open_mask(sample.mask, dataset.description.labels) as mask:
-            census = mask.census(classes)
-        if census.unknown:
-            pixels = sum(count for _, count in census.unknown)
-            raise InputError(
-                f"{sample.mask}: expected the ids or colours of {dataset.description.name}, found {pixels} pixels of "
-                f"others: {listed(census.unknown)}; add them to a class or to ignore in a description "
-                "(docs/evaluation.md)"
-            )
-        total += census.pixels
-        if progress:
-            progress("reading masks", index + 1, len(dataset.samples))
-    return tuple(map(int, total))
-
-
-def check_images(dataset: Dataset, runs: Sequence[Run], bands: Sequence[int] | None) -> tuple[tuple[int, int], ...]:
-    """Open all images once; their sizes (height, width).
-
-    Raises RasterError for one that does not fit a bundle, InputError where its mask's size differs.
-    """
-    bundles = {run.bundle.folder: run.bundle for run in runs}
-    sizes = []
-    for sample in dataset.samples:
-        with open_mask(sample.mask, dataset.description.labels) as mask:
-            sizes.append((mask.height, mask.width))
-        for bundle in bundles.values():
-            with open_raster(sample.image, bundle.manifest.input, bands, 0) as source:
-                if (source.height, source.width) != sizes[-1]:
-                    raise InputError(
-                        f"{sample.mask}: expected {source.height} x {source.width} pixels as {sample.image}, found "
-                        f"{mask.height} x {mask.width}; get the mask anew, or leave it out with --split"
-                    )
-    return tuple(sizes)
-
-
 def evaluate(
     dataset: Dataset,
     runs: Sequence[Run],
-    kept: Path,
+    mask_folder: Path,
     *,
     split: str | None = None,
     bands: Sequence[int] | None = None,
@@ -93,9 +49,25 @@ def evaluate(
 ) -> Evaluation:
     """Segment all images in every run, one run after the other, and score them.
 
-    kept: a folder for masks (`mask_file`) that later runs are compared with and pictures are drawn from. bands: as in
-    `Segmenter.segment_file`. split: only noted down. progress: called with the run, patches done and patches in all.
-    Raises InputError, RasterError, EngineError or BundleError.
+    Args:
+        dataset: The labelled images.
+        runs: The runs; the others are compared with the first.
+        mask_folder: A folder for masks that are needed again (`mask_file`): later runs are compared with those of the
+            first, and pictures are drawn from them.
+        split: How the images were selected, for the report.
+        bands: Numbers of the bands to use, from 1, in the bundles' order; None for all but alpha.
+        pick: Which images to draw; None for none.
+        progress: Called with the label of the run, patches that are done and patches in all.
+
+    Returns:
+        The scores.
+
+    Raises:
+        InputError: The images do not fit the description or a bundle's classes.
+        RasterError: An image or a mask cannot be read, or does not fit a bundle.
+        EngineError: An engine failed.
+        BundleError: A bundle lacks graphs of a precision.
+        OutputError: Masks cannot be written.
     """
     tables = [class_ids(dataset, run.bundle) for run in runs]
     sizes = check_images(dataset, runs, bands)
@@ -103,64 +75,80 @@ def evaluate(
     results: list[RunResult] = []
     pictured: tuple[int, ...] = ()
     for index, (run, table) in enumerate(zip(runs, tables, strict=True)):
-        wanted = set(pictured)
-        if index == 0:
-            wanted = set(range(len(dataset.samples))) if pick or len(runs) > 1 else set()
+        written = set(pictured)
+        if index == 0 and (pick or len(runs) > 1):
+            written = set(range(len(dataset.samples)))
         job = _Job(
-            dataset=dataset, sizes=sizes, run=run, table=table, bands=bands, kept=kept, index=index, wanted=wanted
-        )
+            dataset=dataset, sizes=sizes, run=run, table=table, bands=bands, mask_folder=mask_folder, index=index,
+            written=written,
+        )  # fmt: skip
         results.append(_run(job, progress))
         if index == 0 and pick:
-            pictured = _picked(results[0], dataset.description, pick)
+            pictured = _samples_to_draw(results[0], dataset.description, pick)
     return Evaluation(dataset=dataset, split=split, results=tuple(results), pictured=pictured)
 
 
-def mask_file(kept: Path, run: int, sample: int) -> Path:
-    """Where a run's mask of a sample is kept, both by index."""
-    return kept / f"{run}_{sample}.tif"
+def mask_file(folder: Path, run: int, sample: int) -> Path:
+    """Where the mask that a run made of a sample is written, both given by index."""
+    return folder / f"{run}_{sample}.tif"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """One run over a data set. table: `class_ids`; wanted: indices of the samples whose masks are kept."""
+    """One run over a data set.
+
+    Attributes:
+        dataset: The labelled images.
+        sizes: The size (height, width) of each image.
+        run: The run.
+        table: The data set's class id by the bundle's, see `class_ids`.
+        bands: Numbers of the bands to use.
+        mask_folder: Where masks are written.
+        index: The number of the run.
+        written: Indices of the samples whose masks are written.
+    """
 
     dataset: Dataset
     sizes: tuple[tuple[int, int], ...]
     run: Run
     table: NDArray[np.uint8]
     bands: Sequence[int] | None
-    kept: Path
+    mask_folder: Path
     index: int
-    wanted: set[int]
+    written: set[int]
 
     @property
-    def classes(self) -> tuple[str, ...]:
-        """Of the data set."""
-        return self.dataset.description.class_names
+    def classes(self) -> int:
+        """How many classes the data set has."""
+        return len(self.dataset.description.classes)
 
 
 def _run(job: _Job, progress: StageProgress | None) -> RunResult:
+    """Segment and score all images."""
     run, images, done = job.run, list[ImageResult](), 0
-    with _network(run) as network:
-        engine = network.engine
+    with closing(open_network(run.bundle, run.backend, run.precision, run.batch, run.build_engines)) as loaded:
+        engine = loaded.engine
+        network = BlackoutNetwork(loaded, run.black) if run.black else loaded
         started, tiles = time.monotonic(), [len(grid_of(network.manifest, *size)) for size in job.sizes]
         for index in range(len(job.sizes)):
-            images.append(_segment(job, network, index, _beyond(progress, run.label, done, sum(tiles))))
+            images.append(_segment(job, network, index, _over_all_images(progress, run.label, done, sum(tiles))))
             done += tiles[index]
-        seconds = time.monotonic() - started
-    return RunResult(run=run, engine=engine.name, device=engine.device, seconds=seconds, images=tuple(images))
+        return RunResult(
+            run=run, engine=engine.name, device=engine.device, notes=tuple(engine.notes),
+            seconds=time.monotonic() - started, images=tuple(images),
+        )  # fmt: skip
 
 
-def _segment(job: _Job, network: Network[Any, Any], index: int, progress: TileProgress | None) -> ImageResult:
-    """Segment one image row by row, and count what comes."""
+def _segment(job: _Job, network: Network, index: int, progress: TileProgress | None) -> ImageResult:
+    """Segment one image row by row, and count its pixels."""
     sample, manifest, labels = job.dataset.samples[index], network.manifest, job.dataset.description.labels
     height, width = job.sizes[index]
-    tally = _Tally(len(job.classes))
+    tally = _Tally(job.classes)
     with ExitStack() as stack:
         source = stack.enter_context(open_raster(sample.image, manifest.input, job.bands, rows_in_work(manifest)))
         mask = stack.enter_context(open_mask(sample.mask, labels))
-        first = stack.enter_context(open_ids(mask_file(job.kept, 0, index), len(job.classes))) if job.index else None
-        writer = stack.enter_context(_keep(job, index)) if index in job.wanted else None
+        first = stack.enter_context(open_ids(mask_file(job.mask_folder, 0, index), job.classes)) if job.index else None
+        writer = stack.enter_context(_mask_writer(job, index)) if index in job.written else None
         turns = DIHEDRAL if job.run.tta else (UPRIGHT,)
         for rows in segment_rows(network, source, turns=turns, progress=progress):
             ids = job.table[rows.ids]
@@ -175,14 +163,14 @@ def _segment(job: _Job, network: Network[Any, Any], index: int, progress: TilePr
 
 
 class _Tally:
-    """Counts pixels of one image, strip by strip."""
+    """Counts pixels of one image, strip by strip; its attributes are those of `ImageResult`."""
 
     def __init__(self, classes: int) -> None:
         self._classes, self.confusion = classes, Confusion.empty(classes)
         self.nodata = self.same = self.compared = 0
 
     def add(self, ids: NDArray[np.uint8], truth: NDArray[np.uint8], first: NDArray[np.uint8]) -> None:
-        """Predicted, labelled and the first run's class ids (rows, width)."""
+        """Count a strip: predicted class ids, labelled ones, and those of the first run, each (rows, width)."""
         self.confusion += Confusion.of(truth, ids, self._classes)
         without = ids == NODATA
         self.nodata += int(np.count_nonzero(without & (truth != IGNORE)))
@@ -192,32 +180,25 @@ class _Tally:
 
 
 @contextmanager
-def _keep(job: _Job, index: int) -> Iterator[RasterWriter]:
-    """A mask to come back to. Raises OutputError where it cannot be written."""
+def _mask_writer(job: _Job, index: int) -> Iterator[RasterWriter]:
+    """Write the mask of a sample. Raises OutputError where that fails."""
     height, width = job.sizes[index]
     spec = RasterSpec(
         height=height, width=width, dtype="uint8", descriptions=("class",), nodata=None, colours=None, tags={}
     )
     try:
-        with create_raster(mask_file(job.kept, job.index, index), spec, _NOWHERE) as writer:
+        with create_raster(mask_file(job.mask_folder, job.index, index), spec, _NOWHERE) as writer:
             yield writer
     except FctlError:
         raise
     except OSError as error:
         reason = error.strerror or error.__cause__ or error
-        raise OutputError(f"cannot keep masks in {job.kept}: {reason}; name another folder in TMPDIR") from error
+        problem = f"cannot keep masks in {job.mask_folder}: {reason}"
+        raise OutputError(problem, remedy="name another folder in TMPDIR") from error
 
 
-@contextmanager
-def _network(run: Run) -> Iterator[Network[Any, Any]]:
-    """The run's network, loaded."""
-    network = open_network(run.bundle, run.backend, run.precision, run.batch, run.build_engines)
-    with closing(WithoutContexts(network, run.black) if run.black else network) as shown:
-        yield shown
-
-
-def _picked(result: RunResult, described: Description, pick: Pick) -> tuple[int, ...]:
-    """Samples to draw, in the order asked for; those without a score come last."""
+def _samples_to_draw(result: RunResult, described: Description, pick: Pick) -> tuple[int, ...]:
+    """Indices of the samples to draw, in the order asked for; those without a score come last."""
     scores = [image.confusion.miou(described.counted) for image in result.images]
     ordered = list(range(len(scores)))
     if pick.order != "first":
@@ -226,6 +207,6 @@ def _picked(result: RunResult, described: Description, pick: Pick) -> tuple[int,
     return tuple(ordered[: pick.count])
 
 
-def _beyond(progress: StageProgress | None, label: str, done: int, total: int) -> TileProgress | None:
-    """StageProgress over one image as progress over all."""
+def _over_all_images(progress: StageProgress | None, label: str, done: int, total: int) -> TileProgress | None:
+    """What takes the progress on one image and passes on the progress on all of them."""
     return (lambda tiles, _: progress(label, done + tiles, total)) if progress else None

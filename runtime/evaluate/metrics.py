@@ -1,30 +1,42 @@
-"""What a mask scores against a labelled one (§4: mIoU, F1, accuracy)."""
+"""Scores of a mask against a labelled one: mIoU, F1 and accuracy (§4)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 IGNORE = 255
+"""The class id of pixels that count for nothing."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Counts of pixels, (classes, classes): truth by row, prediction by column. Add them to pool images.
+    """A confusion matrix. The sum of two pools their images.
 
-    Means take the classes `counted`, all where it is None, and of those only the ones that occur on either side: the
-    scores of the others are NaN.
+    Means take in the classes `counted`, or all where it is None; a class that neither side has scores NaN, and is left
+    out.
+
+    Attributes:
+        counts: Pixels (classes, classes): truth by row, prediction by column.
     """
 
     counts: NDArray[np.int64]
 
     @classmethod
-    def of(cls, truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> Confusion:
-        """Count two arrays of class ids of the same shape; 255 (IGNORE) on either side is left out."""
+    def of(cls, truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int) -> Confusion:
+        """Count the pixels of two masks.
+
+        Args:
+            truth: Labelled class ids.
+            predicted: Predicted class ids of the same shape; 255 (IGNORE) on either side is left out.
+            classes: How many classes there are.
+
+        Returns:
+            The counts.
+        """
         known = (truth != IGNORE) & (predicted != IGNORE)
         index = truth[known].astype(np.int64) * classes + predicted[known]
         return cls(np.bincount(index, minlength=classes * classes).reshape(classes, classes))
@@ -39,7 +51,7 @@ class Confusion:
 
     @property
     def pixels(self) -> int:
-        """How many were counted."""
+        """How many pixels were counted."""
         return int(self.counts.sum())
 
     def iou(self) -> NDArray[np.float64]:
@@ -73,12 +85,14 @@ class Confusion:
         return float(np.trace(self.counts) / self.pixels) if self.pixels else float("nan")
 
 
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
-    ratio: NDArray[np.float64] = np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+def _ratio(part: NDArray[np.int64], total: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A ratio per class; NaN where the total is 0."""
+    ratio: NDArray[np.float64] = np.divide(part, total, out=np.full(len(total), np.nan), where=total > 0)
     return ratio
 
 
 def _mean(scores: NDArray[np.float64], counted: Sequence[int] | None) -> float:
+    """The mean of some classes' scores without NaN."""
     chosen = scores if counted is None else scores[list(counted)]
     found = chosen[~np.isnan(chosen)]
     return float(found.mean()) if found.size else float("nan")

@@ -1,4 +1,4 @@
-"""What an evaluation shows: confusion matrices, and images beside truth, prediction and errors (§4.3, Fig. 8)."""
+"""Pictures of an evaluation: images beside truth, prediction and errors (§4.3, Fig. 8)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..bundle.manifest import ClassInfo
-from ..segment.preview import displayable
+from ..segment.sinks.preview import displayable
 from ..tiling.resampling import Pixels
-from .metrics import IGNORE, Confusion
+from .metrics import IGNORE
 
 _SIDE = 560  # of a panel, at most
 _GAP = 12
@@ -20,7 +20,6 @@ _TEXT, _LINE = 16, 24
 _INK, _FAINT = (34, 34, 34), (120, 120, 120)
 _STRIPES = ((236, 236, 236), (196, 196, 196))  # where there is no label or no data
 _WRONG, _MISSED = (222, 45, 38), (33, 102, 235)  # red and blue as in Fig. 8: false positive, false negative
-_PALEST, _DARKEST = np.array((247, 251, 255)), np.array((8, 48, 107))  # cells of a confusion matrix
 
 TRUTH = "truth"
 
@@ -30,14 +29,27 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What one run made of an image. title: over its panel; ids: class ids (height, width) uint8, 255 for no data."""
+    """What one run made of an image.
+
+    Attributes:
+        title: Title of its panel.
+        ids: Class ids (height, width) uint8, 255 where the image has no data.
+    """
 
     title: str
     ids: NDArray[np.uint8]
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:
-    """Size (height, width) at which a raster is shown: at most 560 pixels a side."""
+    """The size at which a raster is shown.
+
+    Args:
+        height: Rows of the raster.
+        width: Columns of the raster.
+
+    Returns:
+        Height and width of its panel: at most 560 pixels, in the raster's aspect ratio.
+    """
     scale = min(1.0, _SIDE / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -51,12 +63,23 @@ def draw_comparison(
     counted: Sequence[int],
     reference: str = TRUTH,
 ) -> Image.Image:
-    """Image, truth, predictions and their error maps, with a legend. reference: the name of what
-    predictions are compared with; where it is not the truth, maps show differences, not errors.
+    """Draw an image, the truth, predictions and their error maps, with a legend.
 
-    One prediction stands in a row with the rest; several have a column each, errors below. image (height, width, bands)
-    of any dtype; truth and predictions (height, width), 255 where unlabelled. Where one class alone is counted, errors
-    are false positives (red) and false negatives (blue) of it, as in Fig. 8; else wrong pixels are red.
+    One prediction stands in a row with the rest. Several have a column each, with the errors below.
+
+    Args:
+        caption: What stands above all panels.
+        image: Pixels (height, width, bands) of any dtype.
+        truth: Class ids (height, width) uint8, 255 where unlabelled.
+        predictions: What runs made of the image, of the same size.
+        classes: Names and colours by class id.
+        counted: Classes that count. Where there is only one, errors are false positives (red) and false negatives
+            (blue) of it, as in Fig. 8; otherwise all wrong pixels are red.
+        reference: The name of what predictions are compared with. Where it is not the truth, the maps are said to show
+            differences instead of errors.
+
+    Returns:
+        The picture.
     """
     ground = displayable(image)
     single = counted[0] if len(counted) == 1 else None
@@ -73,35 +96,8 @@ def draw_comparison(
     return _sheet(caption, rows, entries)
 
 
-def draw_confusion(title: str, confusion: Confusion, names: Sequence[str]) -> Image.Image:
-    """A confusion matrix: truth by row, prediction by column, in percent of the row; IoU and F1 beside it."""
-    font, small = _font(_TEXT), _font(13)
-    longest = max(_length(name, font) for name in names)
-    cell = 88 if len(names) <= 12 else 46
-    level = longest < cell
-    left, top = _GAP + longest + _GAP, 2 * _LINE + (_LINE if level else longest + _GAP)
-    right, below = left + (len(names) + 2) * cell + 2 * _GAP, top + len(names) * cell
-    canvas = Image.new("RGB", (max(right, _length(title, font) + 2 * _GAP), below + 40), "white")
-    draw = ImageDraw.Draw(canvas)
-    draw.text((_GAP, _GAP), title, fill=_INK, font=font)
-    for index, name in enumerate(names):
-        _write_over(canvas, (left + index * cell + cell // 2, top - 9), name, font, level)
-        draw.text((left - _GAP, top + index * cell + cell // 2), name, fill=_INK, font=font, anchor="rm")
-    totals = confusion.counts.sum(1)
-    for row, column in np.ndindex(confusion.counts.shape):
-        count, total = int(confusion.counts[row, column]), int(totals[row])
-        _draw_cell(draw, (left + column * cell, top + row * cell), cell, count, total, small)
-    for column, kind, scores in ((len(names), "IoU", confusion.iou()), (len(names) + 1, "F1", confusion.f1())):
-        x = left + column * cell + _GAP + cell // 2
-        draw.text((x, top - 9), kind, fill=_INK, font=font, anchor="ms")
-        for row, score in enumerate(scores):
-            text = "-" if np.isnan(score) else f"{100 * score:.1f}"
-            draw.text((x, top + row * cell + cell // 2), text, fill=_INK, font=font, anchor="mm")
-    draw.text((left, below + 10), "rows: truth; columns: prediction; % of the row", fill=_FAINT, font=small)
-    return canvas
-
-
 def _all(truth: NDArray[np.uint8], predictions: Sequence[Prediction]) -> list[NDArray[np.uint8]]:
+    """Class ids of the truth and of all predictions."""
     return [truth, *(one.ids for one in predictions)]
 
 
@@ -125,6 +121,7 @@ def _errors(ground: Rgb, truth: NDArray[np.uint8], ids: NDArray[np.uint8], singl
 
 
 def _error_legend(what: str, single: str | None) -> list[tuple[str, Colour | None]]:
+    """Entries for the colours of errors. single: The one class that counts, or None."""
     if single is None:
         return [(f"{what}: another class", _WRONG)]
     return [(f"{what}: false {single}", _WRONG), (f"{what}: missed {single}", _MISSED)]
@@ -167,6 +164,7 @@ def _sheet(
 def _draw_legend(
     canvas: Image.Image, y: int, line: Sequence[tuple[int, str, Colour | None]], font: ImageFont.FreeTypeFont
 ) -> None:
+    """Draw one line of the legend; entries without a colour have stripes."""
     draw = ImageDraw.Draw(canvas)
     for x, name, colour in line:
         canvas.paste(Image.fromarray(_stripes(16, 26)) if colour is None else colour, (x, y + 3, x + 26, y + 19))
@@ -190,48 +188,15 @@ def _flow(
     return lines
 
 
-def _draw_cell(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], side: int, count: int, total: int, font: ImageFont.FreeTypeFont
-) -> None:
-    share = count / total if total else 0.0
-    red, green, blue = (_PALEST + (_DARKEST - _PALEST) * share**0.7).astype(int).tolist()
-    x, y = at
-    draw.rectangle((x, y, x + side - 2, y + side - 2), fill=(red, green, blue))
-    ink = "white" if share > 0.4 else _INK
-    middle = (x + side // 2, y + side // 2)
-    if side < 60:
-        draw.text(middle, f"{100 * share:.0f}" if total else "-", fill=ink, font=font, anchor="mm")
-        return
-    draw.text((middle[0], middle[1] - 9), f"{100 * share:.1f}" if total else "-", fill=ink, font=font, anchor="mm")
-    draw.text((middle[0], middle[1] + 10), _short(count), fill=ink, font=_font(11), anchor="mm")
-
-
-def _write_over(canvas: Image.Image, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, level: bool) -> None:
-    """Text above a point: level, or where columns are narrow from bottom to top."""
-    if level:
-        ImageDraw.Draw(canvas).text(at, text, fill=_INK, font=font, anchor="ms")
-        return
-    strip = Image.new("RGB", (_length(text, font) + 2, _LINE), "white")
-    ImageDraw.Draw(strip).text((0, 2), text, fill=_INK, font=font)
-    turned = strip.rotate(90, expand=True)
-    canvas.paste(turned, (at[0] - turned.width // 2, at[1] - turned.height))
-
-
-def _short(count: int) -> str:
-    """A count of pixels in few letters."""
-    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= limit:
-            return f"{count / limit:.1f} {letter}"
-    return str(count)
-
-
 def _font(size: int) -> ImageFont.FreeTypeFont:
+    """Pillow's own font."""
     font = ImageFont.load_default(size=size)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font
 
 
 def _length(text: str, font: ImageFont.FreeTypeFont) -> int:
+    """The width of a text in pixels."""
     return int(font.getlength(text)) + 1
 
 

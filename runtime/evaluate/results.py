@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
+from ..choices import Order
 from .datasets import Dataset
 from .description import Description
 from .metrics import Confusion
 from .runs import Run
 
-Order = Literal["worst", "best", "first"]
-ORDERS: tuple[Order, ...] = ("worst", "best", "first")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageResult:
-    """What one run made of one image. same, compared: pixels with the first run's class, and pixels that both have.
+    """What one run made of one image.
 
-    nodata: labelled pixels where the image has no data; they count for nothing.
+    Attributes:
+        name: The name of the sample.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        tiles: How many tiles were segmented.
+        nodata: Labelled pixels where the image has no data; they count for nothing.
+        confusion: The confusion matrix.
+        same: Pixels that have the class of the first run.
+        compared: Pixels that have a class in both runs.
     """
 
     name: str
@@ -34,34 +39,51 @@ class ImageResult:
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What one run made of all images. engine, device: what ran; seconds: on segmenting, without loading."""
+    """What one run made of all images.
+
+    Attributes:
+        run: The run.
+        engine: The engine that ran.
+        device: Its device.
+        notes: What the engine noted about the run, such as why it is slow; a sentence each.
+        seconds: How long segmenting took, without loading.
+        images: What came of each image.
+    """
 
     run: Run
     engine: str
     device: str
+    notes: tuple[str, ...]
     seconds: float
     images: tuple[ImageResult, ...]
 
     @cached_property
     def confusion(self) -> Confusion:
-        """Pooled over the images."""
+        """The confusion matrix over all images."""
         return sum((image.confusion for image in self.images[1:]), self.images[0].confusion)
 
     @property
     def agreement(self) -> float:
-        """Share of pixels with the first run's class."""
+        """The share of pixels that have the class of the first run, from 0 to 1; NaN where none can be compared."""
         compared = sum(image.compared for image in self.images)
         return sum(image.same for image in self.images) / compared if compared else float("nan")
 
     @property
     def speed(self) -> float:
-        """Patches a second."""
+        """Patches per second."""
         return sum(image.tiles for image in self.images) / max(self.seconds, 1e-9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """What all runs scored on a data set. split: the part of it, in words; pictured: samples to draw, by index."""
+    """What all runs scored on a data set.
+
+    Attributes:
+        dataset: The images.
+        split: How they were selected, as it was given; None for all.
+        results: What came of each run.
+        pictured: Indices of the samples to draw.
+    """
 
     dataset: Dataset
     split: str | None
@@ -70,13 +92,18 @@ class Evaluation:
 
     @property
     def description(self) -> Description:
-        """Classes, and which of them count."""
+        """What the data set states about itself."""
         return self.dataset.description
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pick:
-    """Images to draw: `count` of them, by the first run's mIoU of each."""
+    """Which images to draw.
+
+    Attributes:
+        count: How many at most.
+        order: Which come first: "worst" or "best" by their mIoU in the first run, or "first" as in the data set.
+    """
 
     count: int
     order: Order

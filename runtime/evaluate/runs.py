@@ -6,19 +6,33 @@ import itertools
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import get_args
 
 from ..bundle.manifest import SEGMENTER, Manifest
 from ..bundle.store import Bundle, bundle_argument
+from ..choices import ContextMode
 from ..engines.base import RunPrecision, graphs_for
 from ..engines.choose import choose_engine
 from ..errors import InputError
 
-CONTEXT_MODES = ("all", "none", "each")
+CONTEXT_MODES = get_args(ContextMode)
+"""Which contexts a run may show."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One way to segment. black: contexts that are shown black; label: what sets it apart from the others."""
+    """One way to segment the images.
+
+    Attributes:
+        bundle: The bundle.
+        label: What sets the run apart from the others, in words.
+        backend: The engine's name.
+        precision: In what precision it runs.
+        tta: Whether patches are segmented in all eight turns (§4.2).
+        black: Names of the contexts that are shown black.
+        batch: Patches at once.
+        build_engines: Whether engines of TensorRT that are missing may be built.
+    """
 
     bundle: Bundle
     label: str
@@ -40,10 +54,24 @@ def plan_runs(
     batch: int = 4,
     build_engines: bool = False,
 ) -> tuple[Run, ...]:
-    """Every combination, each tried far enough to know that it can run.
+    """Plan a run for every combination, and find an engine for each.
 
-    contexts: ``all``; ``none``: all black; ``each``: one run for each context, which is black. Raises EngineError,
-    BundleError or InputError for a combination that cannot be.
+    Args:
+        bundles: The bundles.
+        backends: Engines, by name; "auto" chooses one.
+        precisions: In what precisions to run.
+        tta: Whether patches are segmented in all eight turns (§4.2).
+        contexts: Which contexts are shown: "all"; "none", where all are black; "each", a run for each, which is black.
+        batch: Patches at once.
+        build_engines: Whether engines of TensorRT that are missing may be built.
+
+    Returns:
+        The runs.
+
+    Raises:
+        EngineError: No engine here can run a combination.
+        BundleError: A bundle lacks graphs of a precision.
+        InputError: A mode of contexts is unknown.
     """
     names = [bundle.manifest.name for bundle in bundles]
     if len(set(names)) < len(names):
@@ -53,8 +81,12 @@ def plan_runs(
         list(zip(names, bundles, strict=True)), backends, precisions
     ):
         engine = _engine_of(bundle, backend, precision, batch, build_engines)
-        for turned, black in itertools.product(tta, _black(bundle.manifest, contexts)):
-            details = [f"{name}, {engine} {precision}", *(["TTA"] if turned else []), *_told(bundle.manifest, black)]
+        for turned, black in itertools.product(tta, _black_contexts(bundle.manifest, contexts)):
+            details = [
+                f"{name}, {engine} {precision}",
+                *(["TTA"] if turned else []),
+                *_in_words(bundle.manifest, black),
+            ]
             runs.append(Run(
                 bundle=bundle, label=", ".join(details), backend=engine, precision=precision, tta=turned, black=black,
                 batch=batch, build_engines=build_engines,
@@ -63,16 +95,16 @@ def plan_runs(
 
 
 def _engine_of(bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool) -> str:
-    """Which engine will run."""
+    """The name of the engine that will run."""
     bundle.graph(SEGMENTER, graphs_for(precision))
     with closing(choose_engine(backend, precision, bundle, batch=batch, build=build)) as engine:
         return engine.name
 
 
-def _black(manifest: Manifest, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
-    """Which contexts are black, one entry for each run of a bundle."""
+def _black_contexts(manifest: Manifest, modes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """The contexts that are black, an entry for each run of a bundle."""
     if unknown := [mode for mode in modes if mode not in CONTEXT_MODES]:
-        raise InputError(f"unknown contexts {unknown[0]!r}; known: {', '.join(CONTEXT_MODES)}")
+        raise InputError(f"unknown contexts {unknown[0]!r}", remedy=f"known: {', '.join(CONTEXT_MODES)}")
     names = tuple(context.name for context in manifest.contexts)
     chosen: dict[str, tuple[tuple[str, ...], ...]] = {
         "all": ((),),
@@ -83,8 +115,8 @@ def _black(manifest: Manifest, modes: Sequence[str]) -> tuple[tuple[str, ...], .
     return tuple(found) or ((),)  # without contexts there is nothing to leave out
 
 
-def _told(manifest: Manifest, black: tuple[str, ...]) -> list[str]:
-    """Which contexts are black, in words."""
+def _in_words(manifest: Manifest, black: tuple[str, ...]) -> list[str]:
+    """The contexts that are black, as part of a label."""
     if not black:
         return []
     return ["no contexts"] if len(black) == len(manifest.contexts) else [f"without {', '.join(black)}"]

@@ -12,32 +12,44 @@ from .datasets import Dataset, Sample
 
 
 def select(dataset: Dataset, split: str | None) -> Dataset:
-    """The part of a data set that is asked for.
+    """Take a part of a data set.
 
-    split: a file with one name a line; ``every=N:K``, each Nth image from the Kth on, counted from 0 in order of names;
-    or a pattern of names. Names are those of `Sample`, or of image files. Raises InputError where a listed name is
-    unknown, where nothing is left, and where an image has no mask.
+    Args:
+        dataset: The data set.
+        split: Which images: a file with one name a line; ``every=N:K``, each Nth image from the Kth on, counted from 0
+            in order of names; or a pattern of names. Names are those of `Sample`, or of image files. None for all.
+
+    Returns:
+        The data set with those images alone.
+
+    Raises:
+        InputError: A listed name is unknown, no image is left, or one of them has no mask.
     """
     chosen = dataset.samples if split is None else _chosen(dataset, split)
     if not chosen:
         raise InputError(
-            f"--split {split}: expected a file of names, every=N:K or a pattern that fits some of the "
-            f"{len(dataset.samples)} images, found none of these; their names are like {dataset.samples[0].name}"
+            subject=f"`split` {split}",
+            expected=f"a file of names, every=N:K or a pattern that fits some of the {len(dataset.samples)} images",
+            found="none of these",
+            remedy=f"their names are like {dataset.samples[0].name}",
         )
     without = [sample for sample in chosen if not sample.mask.is_file()]
     if without:
         raise InputError(
-            f"{without[0].image}: expected its mask {without[0].mask}, found no such file ({len(without)} of "
-            f"{len(chosen)} images have none); leave them out with --split, or add their masks"
+            subject=without[0].image,
+            expected=f"its mask {without[0].mask}",
+            found=f"no such file ({len(without)} of {len(chosen)} images have none)",
+            remedy="leave them out with `split`, or add their masks",
         )
     return replace(dataset, samples=tuple(chosen))
 
 
 def _chosen(dataset: Dataset, split: str) -> list[Sample]:
+    """The images of a split, in order of their names."""
     if rule := re.fullmatch(r"every=(\d+):(\d+)", split):
         every, first = map(int, rule.groups())
         if not 0 <= first < every:
-            raise InputError(f"--split {split}: expected every=N:K with K below N, as every=5:0")
+            raise InputError("expected every=N:K with K below N, as every=5:0", subject=f"`split` {split}")
         return list(dataset.samples[first::every])
     if Path(split).is_file():
         return _listed(dataset, Path(split))
@@ -45,10 +57,11 @@ def _chosen(dataset: Dataset, split: str) -> list[Sample]:
 
 
 def _listed(dataset: Dataset, path: Path) -> list[Sample]:
+    """The images that a file lists, in order of their names."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
-        raise InputError(f"--split {path}: expected one name a line, found {error}") from None
+        raise InputError(subject=f"`split` {path}", expected="one name a line", found=str(error)) from None
     by_name: dict[str, set[str]] = {}
     for sample in dataset.samples:
         for name in _names(sample):
@@ -57,13 +70,15 @@ def _listed(dataset: Dataset, path: Path) -> list[Sample]:
     unknown = [entry for entry in entries if entry not in by_name]
     if unknown:
         raise InputError(
-            f"--split {path}: expected names of images in {dataset.root}, found {', '.join(unknown[:3])} "
-            f"({len(unknown)} of {len(entries)} are unknown); names are like {dataset.samples[0].name}"
+            subject=f"`split` {path}",
+            expected=f"names of images in {dataset.root}",
+            found=f"{', '.join(unknown[:3])} ({len(unknown)} of {len(entries)} are unknown)",
+            remedy=f"names are like {dataset.samples[0].name}",
         )
     wanted = set().union(*(by_name[entry] for entry in entries))
     return [sample for sample in dataset.samples if sample.name in wanted]
 
 
 def _names(sample: Sample) -> set[str]:
-    """What a split may call an image."""
+    """The names by which a split may list an image."""
     return {sample.name, sample.image.name, sample.image.stem}

@@ -1,4 +1,4 @@
-"""Rows into a new GeoTIFF."""
+"""GeoTIFFs that are written from top to bottom."""
 
 from __future__ import annotations
 
@@ -7,52 +7,69 @@ import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import rasterio
-import rasterio.enums
-import rasterio.errors
-import rasterio.windows
 from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.windows import Window
 
 from ..errors import RasterError
+from .silence import ignored
 from .source import Georeference, open_any
 
-_BLOCK = 256
+_BLOCK = 256  # side of a tile of the file, in pixels
 
 
 class RasterWriter:
-    """Rows into a tiled GeoTIFF, top to bottom. Use `create_raster`."""
+    """Writes rows into a tiled GeoTIFF, top to bottom; `create_raster` makes it.
 
-    def __init__(self, dataset: Any) -> None:
+    Args:
+        dataset: The open file.
+    """
+
+    def __init__(self, dataset: DatasetWriter) -> None:
         self._dataset = dataset
-        self._pending: list[NDArray[Any]] = []
+        self._pending: list[NDArray[np.generic]] = []
         self._y = 0
 
-    def write(self, rows: NDArray[Any]) -> None:
-        """Append rows (bands, rows, width). Whole blocks are written at once: a block written twice wastes space."""
+    def write(self, rows: NDArray[np.generic]) -> None:
+        """Append rows. Only whole blocks are written, since a block that is written twice wastes space.
+
+        Args:
+            rows: Rows (bands, rows, width) in the file's dtype.
+        """
         self._pending.append(rows)
         held = sum(part.shape[1] for part in self._pending)
         if held >= _BLOCK:
             self._write(held - held % _BLOCK)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the rows that are left."""
         if self._pending:
             self._write(sum(part.shape[1] for part in self._pending))
 
     def _write(self, rows: int) -> None:
         held = np.concatenate(self._pending, axis=1)
-        window = rasterio.windows.Window(0, self._y, held.shape[2], rows)
-        self._dataset.write(held[:, :rows], window=window)
+        self._dataset.write(held[:, :rows], window=Window(0, self._y, held.shape[2], rows))
         self._pending = [held[:, rows:]] if held.shape[1] > rows else []
         self._y += rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RasterSpec:
-    """What to create. descriptions: one per band. colours: by class id, for a band of class ids. tags: any text."""
+    """What a new GeoTIFF holds.
+
+    Attributes:
+        height: Number of rows.
+        width: Number of columns.
+        dtype: NumPy's name of the dtype.
+        descriptions: The name of each band.
+        nodata: The value of pixels without data, or None.
+        colours: Red, green and blue by class id, for one band of class ids; None leaves the palette out.
+        tags: Texts by name.
+    """
 
     height: int
     width: int
@@ -65,7 +82,19 @@ class RasterSpec:
 
 @contextlib.contextmanager
 def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> Iterator[RasterWriter]:
-    """A new tiled, compressed GeoTIFF; nothing but the georeference comes from the source."""
+    """Create a tiled, compressed GeoTIFF.
+
+    Args:
+        path: The file.
+        spec: What it holds.
+        georeference: Where it lies.
+
+    Yields:
+        What takes the rows.
+
+    Raises:
+        OSError: The file cannot be written, or the disk is full.
+    """
     points, points_crs = georeference.gcps
     profile = {
         "driver": "GTiff", "height": spec.height, "width": spec.width, "count": len(spec.descriptions),
@@ -76,7 +105,9 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
     if points:
         profile |= {"gcps": points, "crs": points_crs}
         del profile["transform"]
-    with rasterio.open(path, "w", **profile) as dataset:
+    with ignored(NotGeoreferencedWarning):  # the outputs of a PNG or JPEG have no place either
+        dataset = rasterio.open(path, "w", **profile)
+    with dataset:
         dataset.update_tags(**spec.tags)
         for band, description in enumerate(spec.descriptions, 1):
             dataset.set_band_description(band, description)
@@ -89,7 +120,7 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
 
 
 def _check_complete(path: Path) -> None:
-    """Raise OSError unless every block lies in the file: closing hides that the disk was full."""
+    """Raise OSError unless every block lies in the file: closing it does not tell that the disk was full."""
     try:
         with open_any(path) as dataset:
             ends = [
@@ -103,7 +134,7 @@ def _check_complete(path: Path) -> None:
         raise OSError(errno.ENOSPC, "the file is incomplete, probably no space is left")
 
 
-def _block_end(dataset: Any, band: int, row: int, column: int) -> int | None:
+def _block_end(dataset: DatasetReader, band: int, row: int, column: int) -> int | None:
     """Where a block of a GeoTIFF ends in its file; None where it was not written."""
     offset, size = (
         dataset.get_tag_item(f"BLOCK_{kind}_{column}_{row}", "TIFF", bidx=band) for kind in ("OFFSET", "SIZE")

@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Context
-from ..tiling.sources import Stack
-from ..tiling.turns import Turn
-from ..tiling.windows import Grid
-from .network import Merges, Network
+from ..tiling.turns import Turn, Windows
+from ..tiling.windows import Band
+from .batches import Positions, on_host
+from .network import Accumulator, Features, Network, Scores
 
 
-class WithoutContexts(Network[Any, Any]):
-    """A network whose contexts `names` are black, as everything beyond a raster is (§3.2); else as it was.
+class BlackoutNetwork(Network):
+    """Another network, some of whose contexts are black, as everything beyond a raster is (§3.2).
 
-    For windows that were cut on the host.
+    It is for windows that were cut on the host.
+
+    Args:
+        network: The network, which this one closes.
+        names: The contexts that are black.
     """
 
-    def __init__(self, network: Network[Any, Any], names: Sequence[str]) -> None:
-        super().__init__(network.bundle, network.engine, network.batch)
+    def __init__(self, network: Network, names: Collection[str]) -> None:
+        super().__init__(network.manifest, network.batch)
         self._network, self._names = network, frozenset(names)
 
-    def encode(self, context: Context, windows: Stack) -> Any:
+    def encode(self, context: Context, windows: Windows) -> Features:
         """Features of a context, or of black."""
-        return self._network.encode(context, np.zeros_like(windows) if context.name in self._names else windows)
+        black = context.name in self._names
+        return self._network.encode(context, np.zeros_like(on_host(windows)) if black else windows)
 
-    def join(self, context: Context, features: Sequence[Any]) -> Any:
-        """As it was."""
+    def join(self, context: Context, features: Sequence[Features]) -> Features:
+        """What the other network does."""
         return self._network.join(context, features)
 
-    def segment(self, patch: Stack, features: Mapping[str, Any], positions: Mapping[str, NDArray[np.float32]]) -> Any:
-        """As it was."""
+    def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
+        """What the other network does."""
         return self._network.segment(patch, features, positions)
 
-    def averaged(self, turns: Sequence[Turn], infer: Callable[[Turn], Any]) -> Any:
-        """As it was."""
-        return self._network.averaged(turns, infer)
-
-    def on_host(self, scores: Any) -> NDArray[np.float32]:
-        """As it was."""
+    def on_host(self, scores: Scores) -> NDArray[np.float32]:
+        """What the other network does."""
         return self._network.on_host(scores)
 
-    def merger(self, grid: Grid, probabilities: bool) -> Merges[Any]:
-        """As it was."""
-        return self._network.merger(grid, probabilities)
+    def accumulator(self, band: Band, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
+        """What the other network does."""
+        return self._network.accumulator(band, turns, probabilities)
 
     def close(self) -> None:
-        """Let go of the network."""
+        """Close the other network."""
         self._network.close()

@@ -1,39 +1,66 @@
-"""The graphs of one bundle in one engine: contexts to features, patches and features to scores.
+"""The one way to run a network: encode the contexts, then segment the patches (§3.1).
 
-A `Network` keeps features and scores wherever its engine works, and gives out what it merged of them: on the host here,
-on a GPU in `cuda.network`.
+A network keeps features and scores wherever its engine works: on the host (`host`), on a GPU (`gpu.network`), or in
+PyTorch (`fctl.model.serving`). An accumulator averages and merges them there.
 """
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Context
+from ..bundle.manifest import Context, Manifest
 from ..bundle.store import Bundle
 from ..engines.base import Engine, graphs_for
-from ..tiling.merge import FinishedRows
-from ..tiling.sources import Stack
-from ..tiling.turns import Turn
-from ..tiling.windows import Grid, Window
+from ..tiling.merge import FinishedRows, Merger
+from ..tiling.turns import UPRIGHT, Turn, Windows
+from ..tiling.windows import Band, Window
+from .batches import PatchBatch, Positions, turned
 
-log = logging.getLogger(__name__)
+Features: TypeAlias = object
+"""Features (N, C, H, W) of a context. They lie where their network works, and only that network looks inside."""
 
-F = TypeVar("F")  # features of a context
-S = TypeVar("S")  # scores of patches
-S_contra = TypeVar("S_contra", contravariant=True)
+Scores: TypeAlias = object
+"""Scores (N, classes, P, P) of patches, which likewise belong to their network; `Network.on_host` makes an array."""
 
 
-class Merges(Protocol[S_contra]):
-    """Adds tiles of scores in reading order, and hands out rows as they are finished."""
+class FeatureKey(NamedTuple):
+    """What features of a shared context belong to; it does not keep the window's pixels.
 
-    def add(self, tiles: Sequence[Window], scores: S_contra) -> Iterator[FinishedRows]:
-        """Add the scores of a batch's tiles; yields the rows that lie above them."""
+    Attributes:
+        context: The context's name.
+        window: The window, in pixels of its raster.
+        serial: The window's number among those of all rasters.
+        turn: How it was turned.
+    """
+
+    context: str
+    window: Window
+    serial: int
+    turn: Turn
+
+
+FeatureCache = dict[FeatureKey, Features]
+"""Features (1, C, H, W) of shared contexts."""
+
+
+class Accumulator(Protocol):
+    """Averages the scores of tiles over turns, merges overlapping tiles, and hands out rows as they are finished."""
+
+    def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
+        """Add a batch.
+
+        Args:
+            tiles: The tiles, in reading order.
+            infer: Gives the batch's scores in one turn, valid until it is called again.
+
+        Yields:
+            The rows above the tiles, which are finished.
+        """
         ...
 
     def flush(self) -> Iterator[FinishedRows]:
@@ -41,48 +68,176 @@ class Merges(Protocol[S_contra]):
         ...
 
 
-class Network(ABC, Generic[F, S]):
-    """A bundle's graphs, loaded for batches of a fixed size. A context's features can be used for many patches.
+class Network(ABC):
+    """A network that is loaded for batches of a fixed size.
 
-    batch: the size asked for, unless the bundle's own is fixed.
+    Args:
+        manifest: How its windows are cut, and what its classes are.
+        batch: How many patches it takes at once.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, batch: int) -> None:
-        self.bundle, self.manifest, self.engine = bundle, bundle.manifest, engine
-        self.precision = graphs_for(engine.precision)
-        self.batch = self.manifest.fixed_batch or batch
+    def __init__(self, manifest: Manifest, batch: int) -> None:
+        self.manifest, self.batch = manifest, batch
 
     @abstractmethod
-    def encode(self, context: Context, windows: Stack) -> F:
-        """Raw context windows (N, bands, S, S) -> features (N, C, H, W); the windows, if the segmenter takes those.
+    def encode(self, context: Context, windows: Windows) -> Features:
+        """Features of raw context windows.
 
-        N is the batch size, but 1 for a context that moves: it is the same for many patches.
+        Args:
+            context: The context.
+            windows: Windows (N, bands, S, S), where N is `batch_of` the context.
+
+        Returns:
+            Features (N, C, H, W), or the windows themselves where the segmenter takes those.
         """
 
     @abstractmethod
-    def join(self, context: Context, features: Sequence[F]) -> F:
-        """Features (1, C, H, W) of a context that moves, one for each patch -> (N, C, H, W)."""
+    def join(self, context: Context, features: Sequence[Features]) -> Features:
+        """Features (1, C, H, W) of a shared context, one for each patch, as features (N, C, H, W)."""
 
     @abstractmethod
-    def segment(self, patch: Stack, features: Mapping[str, F], positions: Mapping[str, NDArray[np.float32]]) -> S:
-        """Raw patches (N, bands, P, P), features and positions by context -> scores (N, classes, P, P)."""
+    def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
+        """Scores of raw patches.
 
-    @abstractmethod
-    def averaged(self, turns: Sequence[Turn], infer: Callable[[Turn], S]) -> S:
-        """Scores that `infer` gives of a batch in each turn, turned back and averaged."""
+        Args:
+            patch: Patches (N, bands, P, P).
+            features: By context, features of `encode` or `join`.
+            positions: By context, where the patches lie in it, (N, 2, h) float32, for graphs that need to know.
 
-    @abstractmethod
-    def on_host(self, scores: S) -> NDArray[np.float32]:
-        """Scores as an array."""
+        Returns:
+            Scores (N, classes, P, P), valid until the next batch.
+        """
 
-    @abstractmethod
-    def merger(self, grid: Grid, probabilities: bool) -> Merges[S]:
-        """What merges the tiles of one raster. probabilities: whether its rows will be asked for them."""
+    def on_host(self, scores: Scores) -> NDArray[np.float32]:
+        """Scores as an array (N, classes, P, P) in the host's memory; waits for them."""
+        assert isinstance(scores, np.ndarray)
+        return scores
 
-    def close(self) -> None:
-        """Let go of the graphs and of the engine."""
-        self.engine.close()
+    def accumulator(self, band: Band, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
+        """What averages and merges the tiles of a raster, or of a band of it.
+
+        Args:
+            band: The rows that are wanted.
+            turns: The ways in which each batch is segmented.
+            probabilities: Whether they will be asked for probabilities.
+
+        Returns:
+            An accumulator where the network works: here, on the host.
+        """
+        return HostAccumulator(self, band, turns)
 
     def batch_of(self, context: Context) -> int:
-        """How many windows of a context are encoded at once."""
-        return 1 if context.window.moves else self.batch
+        """How many windows of a context are encoded at once: 1 of a shared one, which serves many patches."""
+        return 1 if context.window.shared else self.batch
+
+    def run(self, batch: PatchBatch, turn: Turn = UPRIGHT, cache: FeatureCache | None = None) -> Scores:
+        """Encode the contexts of a batch, then segment its patches.
+
+        Args:
+            batch: Upright patches with their contexts, as many as the network takes.
+            turn: How everything is turned before it goes in; the scores stay turned.
+            cache: Features of shared contexts to use again, and to add to; None forgets them.
+
+        Returns:
+            Scores (N, classes, P, P), valid until the next batch.
+
+        Raises:
+            EngineError: The engine failed.
+        """
+        batch = turned(self.manifest, batch, turn)
+        return self.segment(batch.patch, self.encode_contexts(batch, turn, cache), batch.positions)
+
+    def encode_contexts(
+        self,
+        batch: PatchBatch,
+        turn: Turn = UPRIGHT,
+        cache: FeatureCache | None = None,
+        names: Collection[str] | None = None,
+    ) -> dict[str, Features]:
+        """Features of a batch's contexts, by name.
+
+        Args:
+            batch: The batch, turned already but for its shared windows.
+            turn: How it was turned.
+            cache: As in `run`.
+            names: The contexts to encode; None for all.
+
+        Returns:
+            Features (N, C, H, W) by context.
+        """
+        cache = {} if cache is None else cache
+        return {
+            context.name: self._encode_shared(context, batch, turn, cache)
+            if context.window.shared
+            else self.encode(context, batch.contexts[context.name])
+            for context in self.manifest.contexts
+            if names is None or context.name in names
+        }
+
+    def _encode_shared(self, context: Context, batch: PatchBatch, turn: Turn, cache: FeatureCache) -> Features:
+        found = []
+        for scene in batch.shared[context.name]:
+            key = FeatureKey(context.name, scene.window, scene.serial, turn)
+            if key not in cache:
+                cache[key] = self.encode(context, turn.windows(scene.pixels))
+            found.append(cache[key])
+        return self.join(context, found + found[-1:] * (self.batch - len(found)))
+
+    def close(self) -> None:  # noqa: B027 - a network without an engine has nothing to release
+        """Release the graphs and the engine."""
+
+
+class EngineNetwork(Network):
+    """A bundle's graphs in an inference engine.
+
+    Args:
+        bundle: The bundle.
+        engine: The engine, which the network closes.
+        batch: The batch size asked for; a bundle whose batch is fixed decides itself.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine, batch: int) -> None:
+        super().__init__(bundle.manifest, bundle.manifest.fixed_batch or batch)
+        self.bundle, self.engine = bundle, engine
+        self.precision = graphs_for(engine.precision)
+
+    def close(self) -> None:
+        """Release the graphs and the engine."""
+        self.engine.close()
+
+
+def segmenter_inputs(
+    manifest: Manifest, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
+) -> dict[str, object]:
+    """What a segmenter graph takes, by the names of its inputs; arguments as in `Network.segment`."""
+    inputs: dict[str, object] = {"patch": patch}
+    for context in manifest.contexts:
+        inputs[context.input] = features[context.name]
+        if context.cells:
+            inputs[context.positions] = positions[context.name]
+    return inputs
+
+
+class HostAccumulator:
+    """Averages and merges in the host's memory, the scores of any network."""
+
+    def __init__(self, network: Network, band: Band, turns: tuple[Turn, ...]) -> None:
+        manifest = network.manifest
+        self._on_host, self._turns = network.on_host, turns
+        self._merger = Merger(band.grid, len(manifest.classes), manifest.merge, manifest.scores, band)
+
+    def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
+        """Add a batch; yields the rows above its tiles."""
+        return self._merger.add(tiles, self._averaged(infer))
+
+    def flush(self) -> Iterator[FinishedRows]:
+        """The rows that are left after the last tile."""
+        return self._merger.flush()
+
+    def _averaged(self, infer: Callable[[Turn], Scores]) -> NDArray[np.float32]:
+        """Scores (N, classes, P, P) of a batch in each turn, turned back and averaged."""
+        first, *others = self._turns
+        total = first.back(self._on_host(infer(first)))
+        for turn in others:
+            total = total + turn.back(self._on_host(infer(turn)))
+        return total / np.float32(len(self._turns)) if others else total

@@ -2,42 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
 
 from ..bundle.store import Bundle
-from ..engines.base import Engine, GpuEngine, RunPrecision
+from ..engines.base import Engine, GpuEngine, HostEngine, RunPrecision
 from ..engines.choose import choose_engine
 from ..errors import DeviceMemoryError
 from .host import HostNetwork
-from .network import Network, log
+from .network import EngineNetwork
+
+log = logging.getLogger(__name__)
 
 
-def load_network(bundle: Bundle, engine: Engine, batch: int) -> Network[Any, Any]:
-    """The network where its engine works. Raises EngineError; DeviceMemoryError where the batch is too large."""
+def load_network(bundle: Bundle, engine: Engine, batch: int) -> EngineNetwork:
+    """Load a bundle's graphs where its engine works.
+
+    Args:
+        bundle: The bundle.
+        engine: The engine; the network closes it.
+        batch: Patches at once.
+
+    Returns:
+        The network, tried once on a GPU.
+
+    Raises:
+        EngineError: The engine refuses a graph.
+        DeviceMemoryError: The batch is too large for the GPU's memory.
+    """
     if isinstance(engine, GpuEngine):
-        from .gpu.network import DeviceNetwork
+        from .gpu.network import DeviceNetwork  # only here, so that a machine without a GPU never loads it
 
         return DeviceNetwork(bundle, engine, batch)
+    assert isinstance(engine, HostEngine)
     return HostNetwork(bundle, engine, batch)
 
 
-def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool) -> Network[Any, Any]:
-    """The network in the engine asked for; where a GPU's memory is too small for a batch, in a smaller one.
+def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool) -> EngineNetwork:
+    """Choose an engine and load a bundle's graphs into it; where a GPU's memory is too small, in a smaller batch.
 
-    Raises EngineError.
+    What the engine has to say of the run (`Engine.notes`) is logged as warnings.
+
+    Args:
+        bundle: The bundle.
+        backend: The engine's name, or "auto".
+        precision: In what precision to run.
+        batch: Patches at once.
+        build: Whether engines of TensorRT that are missing may be built.
+
+    Returns:
+        The network.
+
+    Raises:
+        EngineError: No engine can run the bundle so.
     """
     batch = bundle.manifest.fixed_batch or batch
+    halvings: list[str] = []
     while True:
         engine = choose_engine(backend, precision, bundle, batch=batch, build=build)
         backend = engine.name  # a smaller batch is for the same one
         try:
-            return load_network(bundle, engine, batch)
+            network = load_network(bundle, engine, batch)
         except DeviceMemoryError as error:
             engine.close()
             if batch == 1 or bundle.manifest.fixed_batch:
                 raise
-            log.warning("warning: out of memory at batch %d, trying %d: %s", batch, batch // 2, error)
+            halvings.append(f"out of memory at batch {batch}, trying {batch // 2}: {error}")
             batch //= 2
         except BaseException:
             engine.close()
             raise
+        else:
+            engine.notes += halvings
+            for note in engine.notes:
+                log.warning("%s", note)
+            return network

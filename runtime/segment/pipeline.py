@@ -1,7 +1,7 @@
-"""Raster -> tiles -> batches -> logits -> finished rows: the only composition, and the only place with threads.
+"""Raster -> tiles -> batches -> scores -> finished rows: the only composition, and the only place with threads.
 
-One thread reads and resamples the next batch while the engine works on this one; it is also the only one that
-touches the source, so a source need not be thread-safe.
+One thread reads and resamples the next batch while the engine works on this one. Only that thread touches the source,
+so a source need not be safe for several.
 """
 
 from __future__ import annotations
@@ -12,29 +12,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Context, Manifest
+from ..bundle.manifest import Manifest
 from ..progress import TileProgress
-from ..tiling.contexts import scene_starts
 from ..tiling.merge import NODATA, FinishedRows
-from ..tiling.sources import Source, Stack
+from ..tiling.sources import Source
 from ..tiling.turns import UPRIGHT, Turn
-from ..tiling.windows import Grid, Window
-from .batches import PatchBatch, cut_batch, cut_scene, grid_of, turned
-from .network import Merges, Network
+from ..tiling.windows import Band, Window
+from .batches import BatchCutter, PatchBatch, grid_of
+from .network import Accumulator, FeatureCache, Network, Scores
 
 log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Finished rows of a mask.
 
-    y: first row. ids: class ids (rows, width) uint8, 255 where the raster has no data. probabilities: (classes, rows,
-    width) float32, NaN where the raster has no data; None unless asked for.
+    Attributes:
+        y: First row.
+        ids: Class ids (rows, width) uint8, 255 where the raster has no data.
+        probabilities: Probabilities (classes, rows, width) float32, NaN where the raster has no data; None unless they
+            were asked for.
     """
 
     y: int
@@ -43,126 +45,117 @@ class Rows:
 
 
 def segment_rows(
-    network: Network[Any, Any],
+    network: Network,
     source: Source,
     *,
     probabilities: bool = False,
     turns: tuple[Turn, ...] = (UPRIGHT,),
     progress: TileProgress | None = None,
+    band: Band | None = None,
 ) -> Iterator[Rows]:
-    """Segment a source and yield its rows, top to bottom.
+    """Segment a source, or a band of it.
 
-    turns: each patch is segmented once turned in each of these ways, with its contexts, and the scores are averaged.
-    progress: called with tiles done and tiles in all.
+    Args:
+        network: The network.
+        source: The raster.
+        probabilities: Whether rows carry probabilities.
+        turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
+        progress: Called with tiles that are done and tiles in all.
+        band: The rows to finish, of the grid that `grid_of` makes of the raster; None for all.
+
+    Yields:
+        Rows, top to bottom: the same bytes whether a band or the whole raster is run.
+
+    Raises:
+        RasterError: The raster cannot be read.
+        EngineError: The engine failed.
     """
-    manifest = network.manifest
-    grid = grid_of(manifest, source.height, source.width)
-    merger = network.merger(grid, probabilities)
+    band = band or grid_of(network.manifest, source.height, source.width).all_rows()
+    accumulator = network.accumulator(band, turns, probabilities)
     with ThreadPoolExecutor(1, "fctl-read") as reader:
-        for strip in segment_strips(network, source, grid, merger, reader, turns, progress):
+        for strip in segment_strips(network, source, band, accumulator, reader, progress):
             window = Window(strip.y, 0, strip.rows, source.width)
-            shares = strip.shares() if probabilities else None
-            yield _rows(strip, reader.submit(source.valid, window).result(), shares)
-
-
-def _tell_scene_blocks(manifest: Manifest, source: Source) -> None:
-    for context in manifest.contexts:
-        sides = (source.height, source.width)
-        rows, columns = (len(scene_starts(manifest.tile, side, context.scene)) for side in sides)
-        if rows * columns > 1:
-            log.warning(
-                "warning: context %s was the whole of images of about %d pixels, this raster is %d x %d: it is cut "
-                "into %d x %d scene blocks (--scene-size)",
-                context.name, context.scene, *sides, rows, columns,
-            )  # fmt: skip
+            yield _rows(strip, reader.submit(source.valid, window).result(), probabilities)
 
 
 def segment_strips(
-    network: Network[Any, Any],
+    network: Network,
     source: Source,
-    grid: Grid,
-    merger: Merges[Any],
+    band: Band,
+    accumulator: Accumulator,
     reader: ThreadPoolExecutor,
-    turns: tuple[Turn, ...],
     progress: TileProgress | None,
 ) -> Iterator[FinishedRows]:
-    """Finished rows of a source, top to bottom.
+    """Finished rows of a band of a source, top to bottom.
 
     They are handed out one batch late: on a GPU, the next batch is under way while somebody waits for them.
+
+    Args:
+        network: The network.
+        source: The raster.
+        band: The rows to finish.
+        accumulator: What averages and merges; the network's own, or one that leaves rows on a GPU.
+        reader: The one thread that reads.
+        progress: As in `segment_rows`.
+
+    Yields:
+        Finished rows.
     """
-    _tell_scene_blocks(network.manifest, source)
-    scenes = _Scenes(network, source, reader)
+    _warn_of_scene_blocks(network.manifest, source)
+    cache: FeatureCache = {}
     done, ready = 0, list[FinishedRows]()
-    for batch in _batches(network.manifest, source, grid, network.batch, reader):
-        scores = network.averaged(turns, partial(_infer, network, batch, scenes))
-        finished, ready = ready, list(merger.add(batch.tiles, scores))
+    for batch in _batches(network.manifest, source, band, network.batch, reader):
+        _forget_unused(cache, batch)
+        finished, ready = ready, list(accumulator.add(batch.tiles, partial(_infer, network, batch, cache)))
         yield from finished
         done += len(batch.tiles)
         if progress:
-            progress(done, len(grid))
+            progress(done, len(band))
     yield from ready
-    yield from merger.flush()
+    yield from accumulator.flush()
 
 
-class _Scenes:
-    """Features of contexts that move: each window is encoded once per turn, and forgotten when tiles have left it."""
-
-    def __init__(self, network: Network[Any, Any], source: Source, reader: ThreadPoolExecutor) -> None:
-        self._network, self._source, self._reader = network, source, reader
-        self._pixels: dict[tuple[str, Window], Stack] = {}
-        self._features: dict[tuple[str, Window, Turn], Any] = {}
-
-    def features(self, context: Context, batch: PatchBatch, turn: Turn) -> Any:
-        """(N, C, H, W) for the patches of a batch."""
-        windows = batch.scenes[context.name]
-        self._forget(context, min(window.y for window in windows))
-        found = [self._encoded(context, window, turn) for window in windows]
-        return self._network.join(context, found + found[-1:] * (self._network.batch - len(found)))
-
-    def _encoded(self, context: Context, window: Window, turn: Turn) -> Any:
-        cut, encoded = (context.name, window), (context.name, window, turn)
-        if cut not in self._pixels:
-            self._pixels[cut] = self._reader.submit(cut_scene, self._source, window, context).result()
-        if encoded not in self._features:
-            self._features[encoded] = self._network.encode(context, turn.pixels(self._pixels[cut]))
-        return self._features[encoded]
-
-    def _forget(self, context: Context, y: int) -> None:
-        """Tiles come in reading order: windows of a context that start above those in use are done with."""
-        self._pixels = {key: value for key, value in self._pixels.items() if key[0] != context.name or key[1].y >= y}
-        self._features = {
-            key: value for key, value in self._features.items() if key[0] != context.name or key[1].y >= y
-        }
+def _infer(network: Network, batch: PatchBatch, cache: FeatureCache, turn: Turn) -> Scores:
+    """The scores of a batch in one turn."""
+    return network.run(batch, turn, cache)
 
 
-def _infer(network: Network[Any, Any], batch: PatchBatch, scenes: _Scenes, turn: Turn) -> Any:
-    """Scores (N, classes, P, P) of a batch that is turned."""
-    batch = turned(network.manifest, batch, turn)
-    features = {}
-    for context in network.manifest.contexts:
-        if context.window.moves:
-            features[context.name] = scenes.features(context, batch, turn)
-        else:
-            features[context.name] = network.encode(context, batch.contexts[context.name])
-    return network.segment(batch.patch, features, batch.positions)
+def _forget_unused(cache: FeatureCache, batch: PatchBatch) -> None:
+    """Tiles come in reading order: features of windows that start above those in use are done with."""
+    tops = {name: min(scene.window.y for scene in scenes) for name, scenes in batch.shared.items()}
+    for key in [key for key in cache if key.window.y < tops[key.context]]:
+        del cache[key]
 
 
-def _batches(manifest: Manifest, source: Source, grid: Grid, size: int, reader: ThreadPoolExecutor) -> Iterator[PatchBatch]:
-    """Batches in reading order, one ahead of the one in work."""
-    tiles = iter(grid)
+def _batches(
+    manifest: Manifest, source: Source, band: Band, size: int, reader: ThreadPoolExecutor
+) -> Iterator[PatchBatch]:
+    """Batches in reading order; one more is being read while one is in work."""
+    cutter, tiles = BatchCutter(manifest, source), iter(band)
     following: Future[PatchBatch] | None = None
     while group := tuple(islice(tiles, size)):
-        current, following = following, reader.submit(cut_batch, manifest, source, group, size)
+        current, following = following, reader.submit(cutter.cut, group, size)
         if current:
             yield current.result()
     if following:
         yield following.result()
 
 
-def _rows(strip: FinishedRows, valid: NDArray[np.bool_] | None, shares: NDArray[np.float32] | None) -> Rows:
-    ids = strip.ids()
+def _warn_of_scene_blocks(manifest: Manifest, source: Source) -> None:
+    for context in manifest.contexts:
+        rows, columns = context.window.blocks(manifest.tile, source)
+        if rows * columns > 1:
+            log.warning(
+                "context %s was the whole of images of about %d pixels, this raster is %d x %d: it is cut into %d x %d "
+                "scene blocks (`scene_size`)",
+                context.name, context.scene, source.height, source.width, rows, columns,
+            )  # fmt: skip
+
+
+def _rows(strip: FinishedRows, valid: NDArray[np.bool_] | None, probabilities: bool) -> Rows:
+    ids, found = strip.ids(), strip.probabilities() if probabilities else None
     if valid is not None:
         ids[~valid] = NODATA
-        if shares is not None:
-            shares[:, ~valid] = np.nan
-    return Rows(y=strip.y, ids=ids, probabilities=shares)
+        if found is not None:
+            found[:, ~valid] = np.nan
+    return Rows(y=strip.y, ids=ids, probabilities=found)

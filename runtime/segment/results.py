@@ -1,8 +1,9 @@
-"""What `Segmenter` gives back."""
+"""What `Segmenter` is asked for and gives back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmentation:
-    """ids: class ids (height, width) uint8. probabilities: (classes, height, width) float32, or None."""
+    """One image, segmented.
+
+    Attributes:
+        ids: Class ids (height, width) uint8; 255 where the image has no data.
+        probabilities: Probabilities (classes, height, width) float32, or None.
+    """
 
     ids: NDArray[np.uint8]
     probabilities: NDArray[np.float32] | None
@@ -23,9 +29,11 @@ class Segmentation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSegmentation:
-    """On the GPU, for any library that speaks DLPack or ``__cuda_array_interface__``.
+    """One image, segmented on the GPU, for any library that speaks DLPack or ``__cuda_array_interface__``.
 
-    ids: class ids (height, width) uint8. probabilities: (classes, height, width) float32, or None.
+    Attributes:
+        ids: Class ids (height, width) uint8.
+        probabilities: Probabilities (classes, height, width) float32, or None.
     """
 
     ids: DeviceArray
@@ -34,20 +42,43 @@ class DeviceSegmentation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paths:
-    """Files to write for one image; None: do not."""
+    """The files to write for one image.
+
+    Attributes:
+        mask: The GeoTIFF of class ids.
+        probabilities: The GeoTIFF with a band of probability for each class; None leaves it out.
+        preview: The PNG of the image with its mask laid over it; None leaves it out.
+        others: Further outputs, by the name of their sink (`fctl.runtime.segment.sinks.SINKS`).
+    """
 
     mask: Path
     probabilities: Path | None = None
     preview: Path | None = None
+    others: Mapping[str, Path] = field(default_factory=dict)
+
+    def by_sink(self) -> dict[str, Path]:
+        """The files that will be written, by the name of their sink."""
+        named = {"mask": self.mask, "probabilities": self.probabilities, "preview": self.preview, **self.others}
+        return {name: path for name, path in named.items() if path}
 
     def wanted(self) -> tuple[Path, ...]:
-        """Those that will be written."""
-        return tuple(path for path in (self.mask, self.probabilities, self.preview) if path)
+        """The files that will be written."""
+        return tuple(self.by_sink().values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What came of one image. pixels: by class name; pixels without data are in none."""
+    """What came of one image.
+
+    Attributes:
+        image: The image.
+        paths: The files that were written.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        tiles: How many tiles were segmented.
+        seconds: How long it took, reading and writing included.
+        pixels: Pixels of each class, by name; pixels without data are in none.
+    """
 
     image: Path
     paths: Paths
@@ -64,15 +95,23 @@ class Report:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of each class in the pixels that have data, by name."""
+        """The share of each class in the pixels that have data, by name, from 0 to 1."""
         total = max(sum(self.pixels.values()), 1)
         return {name: count / total for name, count in self.pixels.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one image will take. memory, disk: bytes; memory is the runtime's own, the engine's comes on top; disk is
-    before compression."""
+    """What one image will take.
+
+    Attributes:
+        image: The image.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
+        tiles: How many tiles there are to segment.
+        memory: Bytes of the runtime's own memory; the engine's comes on top.
+        disk: Bytes of the outputs at most, before compression.
+    """
 
     image: Path
     height: int

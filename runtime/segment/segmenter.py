@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -10,50 +11,52 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..atomic import refuse_existing
 from ..bundle.store import Bundle, read_bundle
-from ..engines.base import GpuEngine, HostEngine, RunPrecision
-from ..engines.processor import adds_int8_exactly
+from ..engines.base import GpuEngine, RunPrecision
 from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
-from ..raster.atomic import atomic_write, refuse_existing
-from ..raster.source import open_raster, read_thumbnail
+from ..raster.source import open_raster
+from ..tiling.merge import NODATA
 from ..tiling.resampling import Pixels
 from ..tiling.sources import ArraySource, Source
 from ..tiling.turns import DIHEDRAL, UPRIGHT
-from ..tiling.windows import Window
 from .batches import grid_of, rows_in_work
-from .network import Network
+from .network import EngineNetwork
 from .opening import open_network
-from .outputs import create_outputs
 from .pipeline import Rows, segment_rows
-from .preview import draw_preview, preview_size
-
-if TYPE_CHECKING:
-    pass
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
+from .sinks import SINKS, MaskedRaster, Sink
 
 log = logging.getLogger(__name__)
 
 
 class Segmenter:
-    """Segments arrays, files and streams with one bundle, loaded once. A context manager.
+    """Segments arrays, files and streams with one bundle, which is loaded once. A context manager.
 
-    Several threads may share one; they take turns.
+    Several threads may share a segmenter; they take turns.
 
     >>> from fctl.runtime import Segmenter
     >>> with Segmenter("default") as segmenter:
     ...     mask = segmenter.segment(image).ids
 
-    bundle: a bundle folder, or "default". backend, precision: see docs/engines.md; the engine that was chosen is
-    `engine`. batch: tiles per run of the engine, unless the bundle's is fixed; the result does not depend on it. tta:
-    test-time augmentation, every patch in all eight turns (§4.2), eight times the work. scene_size: side in pixels of
-    the scene blocks that a global context shows of large rasters, instead of the bundle's (§4.2, DeepGlobe).
-    build_engines: build engines of TensorRT that are missing, into the cache; it takes minutes, once.
-    Raises BundleError, InputError or EngineError.
+    Args:
+        bundle: A bundle folder, "default" for the one shipped with fctl, or a bundle that was read.
+        backend: The engine, see docs/engines.md; the one that was chosen is in `engine`.
+        precision: In what precision to run.
+        batch: Tiles for each run of the engine, unless the bundle fixes it. The result does not depend on it.
+        tta: Test-time augmentation: every patch is segmented in all eight turns (§4.2), which is eight times the work.
+        scene_size: Side in pixels of the scene blocks that a global context shows of large rasters, instead of the
+            bundle's own (§4.2, DeepGlobe).
+        build_engines: Whether to build engines of TensorRT that are missing, into the cache. It takes minutes, once.
+
+    Raises:
+        BundleError: The bundle is missing, damaged or lacks graphs of that precision.
+        InputError: An argument does not fit the bundle.
+        EngineError: No engine here can run the bundle as asked.
     """
 
     def __init__(
@@ -75,7 +78,7 @@ class Segmenter:
         self.manifest = self.bundle.manifest
         self.turns = DIHEDRAL if tta else (UPRIGHT,)
         self._lock = threading.Lock()
-        self._network: Network[Any, Any] | None = open_network(self.bundle, backend, precision, batch, build_engines)
+        self._network: EngineNetwork | None = open_network(self.bundle, backend, precision, batch, build_engines)
         self.engine = self._network.engine
         log.info(
             "bundle %s runs on %s, %s, %s",
@@ -84,48 +87,66 @@ class Segmenter:
             self.engine.device,
             self.engine.precision,
         )
-        if self.engine.precision == "int8" and isinstance(self.engine, HostEngine) and not adds_int8_exactly():
-            log.warning(
-                "warning: without VNNI this processor would overflow in int8: values are rounded as in int8 and "
-                "computed in fp32, no faster than precision fp32"
-            )
 
     def segment(self, image: Pixels, *, probabilities: bool = False) -> Segmentation:
-        """Segment one image in memory: (height, width, bands) in the bundle's dtype.
+        """Segment one image in memory.
 
-        Raises RasterError for another number of bands or dtype.
+        Args:
+            image: Array (height, width, bands) in the bundle's dtype.
+            probabilities: Whether probabilities are wanted.
+
+        Returns:
+            Class ids, and probabilities if they are wanted.
+
+        Raises:
+            RasterError: The image has another dtype or number of bands than the bundle.
+            EngineError: The engine failed.
         """
         spec = self.manifest.input
         if image.ndim != 3 or image.shape[2] != spec.bands or image.dtype != spec.dtype or 0 in image.shape:
             raise RasterError(
-                f"expected an image (height, width, {spec.bands}) of {spec.dtype}, found {image.shape} of {image.dtype}"
+                expected=f"an image (height, width, {spec.bands}) of {spec.dtype}",
+                found=f"{image.shape} of {image.dtype}",
             )
         with self._lock:
             rows = list(self._rows(ArraySource(image), probabilities))
-        shares = [row.probabilities for row in rows if row.probabilities is not None]
+        found = [row.probabilities for row in rows if row.probabilities is not None]
         return Segmentation(
             ids=np.concatenate([row.ids for row in rows]),
-            probabilities=np.concatenate(shares, axis=1) if shares else None,
+            probabilities=np.concatenate(found, axis=1) if found else None,
         )
 
-    def segment_device(self, image: Any, *, probabilities: bool = False) -> DeviceSegmentation:
-        """Segment an image that lies on the GPU, (height, width, bands) in the bundle's dtype, without copying it out.
+    def segment_device(self, image: object, *, probabilities: bool = False) -> DeviceSegmentation:
+        """Segment an image that lies on the GPU, without copying it to the host.
 
-        image: an array with DLPack or ``__cuda_array_interface__``, as of PyTorch, CuPy or JAX; any strides. The result
-        is ready when this returns, and may outlive the segmenter. Raises EngineError for an engine that is not on a
-        GPU, InputError and RasterError for another kind of array, DeviceMemoryError where its memory is too small.
+        Args:
+            image: Array (height, width, bands) in the bundle's dtype with DLPack or ``__cuda_array_interface__``, as of
+                PyTorch, CuPy or JAX; any strides.
+            probabilities: Whether probabilities are wanted.
+
+        Returns:
+            Arrays on the GPU. They are ready, and may outlive the segmenter.
+
+        Raises:
+            EngineError: The engine does not run on a GPU.
+            InputError: The array does not lie on a GPU.
+            RasterError: The image has another dtype or number of bands than the bundle.
+            DeviceMemoryError: The GPU's memory is too small.
         """
         with self._lock:
             network = self._loaded()
             if not isinstance(network.engine, GpuEngine):
                 raise EngineError(
-                    f"expected an engine on a GPU, found {network.engine.name}; choose another backend, or use "
-                    "segment()"
+                    expected="an engine on a GPU",
+                    found=network.engine.name,
+                    remedy="choose another backend, or use segment()",
                 )
+            from .gpu.network import DeviceNetwork
             from .gpu.segment import segment_on_device
 
-            ids, shares = segment_on_device(network, image, self.turns, probabilities)  # type: ignore[arg-type]
-        return DeviceSegmentation(ids=ids, probabilities=shares)
+            assert isinstance(network, DeviceNetwork)
+            ids, found = segment_on_device(network, image, self.turns, probabilities)
+        return DeviceSegmentation(ids=ids, probabilities=found)
 
     def stream(self, frames: Iterable[Pixels], *, probabilities: bool = False) -> Iterator[Segmentation]:
         """Segment frame after frame, each as `segment` does, as they come."""
@@ -141,54 +162,75 @@ class Segmenter:
         overwrite: bool = False,
         progress: TileProgress | None = None,
     ) -> Report:
-        """Segment one raster into files: the mask as a GeoTIFF of class ids that keeps the georeference.
+        """Segment one raster into files, of which none is left half-written.
 
-        bands: 1-based bands to use, in the bundle's order. Memory grows with the raster's width, not its height.
-        Raises RasterError, InputError, OutputError or EngineError; no file is left half-written.
+        Memory grows with the raster's width, not with its height.
+
+        Args:
+            image: The raster.
+            paths: The files to write: the mask is a GeoTIFF of class ids that keeps the georeference.
+            bands: Numbers of the bands to use, from 1, in the bundle's order; None for all but alpha.
+            overwrite: Whether files that exist are replaced.
+            progress: Called with tiles that are done and tiles in all.
+
+        Returns:
+            What came of the image.
+
+        Raises:
+            RasterError: The raster is missing, damaged, or does not fit the bundle.
+            InputError: An output is the image itself, or no sink has its name.
+            OutputError: A file exists already or cannot be written.
+            EngineError: The engine failed.
         """
         image, started = Path(image), time.monotonic()
         self._loaded()
+        sinks = _sinks(paths)
         _check_outputs(image, paths, overwrite)
+        pixels = np.zeros(NODATA + 1, np.int64)
         with self._lock, ExitStack() as stack:
             source = stack.enter_context(open_raster(image, self.manifest.input, bands, rows_in_work(self.manifest)))
-            preview = stack.enter_context(atomic_write(paths.preview)) if paths.preview else None
-            shares = stack.enter_context(atomic_write(paths.probabilities)) if paths.probabilities else None
-            mask = stack.enter_context(atomic_write(paths.mask))  # innermost, so that what cannot be written is named after it
-            size = (source.height, source.width)
-            with create_outputs(
-                mask, shares, size, source.georeference, self.manifest, self.engine, self.turns
-            ) as files:
-                for rows in self._rows(source, files.wants_probabilities, progress):
-                    files.write(rows)
-            if preview:
-                small = preview_size(*size)
-                picture = draw_preview(source.thumbnail(*small), read_thumbnail(mask, *small), self.manifest.classes)
-                picture.save(preview)
-            tiles = len(grid_of(self.manifest, *size))
-        counted = dict(zip(self.manifest.class_names, files.pixels.tolist(), strict=True))
+            raster = MaskedRaster(source=source, classes=self.manifest.classes, tags=self._tags())
+            writers = [stack.enter_context(sink.open(path, raster)) for sink, path in sinks]
+            probabilities = any(sink.needs_probabilities for sink, _ in sinks)
+            for rows in self._rows(source, probabilities, progress):
+                for write in writers:
+                    write(rows)
+                pixels += np.bincount(rows.ids.ravel(), minlength=NODATA + 1)
+            height, width = source.height, source.width
         return Report(
-            image=image, paths=paths, height=size[0], width=size[1], tiles=tiles,
-            seconds=time.monotonic() - started, pixels=counted,
+            image=image, paths=paths, height=height, width=width, tiles=len(grid_of(self.manifest, height, width)),
+            seconds=time.monotonic() - started,
+            pixels={name: int(pixels[index]) for index, name in enumerate(self.manifest.class_names)},
         )  # fmt: skip
 
     def estimate(self, image: str | Path, paths: Paths, *, bands: Sequence[int] | None = None) -> Estimate:
-        """What `segment_file` would take, without running it. Raises RasterError."""
-        image, rows = Path(image), rows_in_work(self.manifest)
-        with open_raster(image, self.manifest.input, bands, rows) as source:
-            size = (source.height, source.width)
-            anywhere = Window(0, 0, self.manifest.tile, self.manifest.tile)
-            moving = [context.window for context in self.manifest.contexts if context.window.moves]
-            scenes = [window.around(anywhere, source) for window in moving]
-        classes, spec = len(self.manifest.classes), self.manifest.input
-        sums = 3 * 4 * classes * self.manifest.tile * size[1]  # sums, a finished strip, and its probabilities
-        held = max([int(1.5 * rows), *(scene.height for scene in scenes)])
-        cache = held * size[1] * spec.bands * np.dtype(spec.dtype).itemsize
-        disk = size[0] * size[1] * (1 + (4 * classes if paths.probabilities else 0))
-        tiles = len(grid_of(self.manifest, *size))
-        return Estimate(image=image, height=size[0], width=size[1], tiles=tiles, memory=sums + cache, disk=disk)
+        """What `segment_file` would take with the same arguments, without running it.
+
+        Args:
+            image: The raster.
+            paths: The files that would be written.
+            bands: Numbers of the bands to use, from 1; None for all but alpha.
+
+        Returns:
+            The estimate.
+
+        Raises:
+            RasterError: The raster is missing, or does not fit the bundle.
+        """
+        image, rows, manifest = Path(image), rows_in_work(self.manifest), self.manifest
+        with open_raster(image, manifest.input, bands, rows) as source:
+            height, width = source.height, source.width
+            scenes = [c.window.rows(manifest.tile, source) for c in manifest.contexts if c.window.shared]
+        classes, spec = len(manifest.classes), manifest.input
+        sums = 3 * 4 * classes * manifest.tile * width  # sums, a finished strip, and its probabilities
+        cache = max([int(1.5 * rows), *scenes]) * width * spec.bands * np.dtype(spec.dtype).itemsize
+        return Estimate(
+            image=image, height=height, width=width, tiles=len(grid_of(manifest, height, width)), memory=sums + cache,
+            disk=sum(sink.disk(height, width, classes) for sink, _ in _sinks(paths)),
+        )  # fmt: skip
 
     def close(self) -> None:
-        """Let go of the engine; the segmenter cannot be used afterwards."""
+        """Release the engine; the segmenter cannot be used afterwards."""
         with self._lock:
             network, self._network = self._network, None
             if network:
@@ -202,7 +244,7 @@ class Segmenter:
     ) -> None:
         self.close()
 
-    def _loaded(self) -> Network[Any, Any]:
+    def _loaded(self) -> EngineNetwork:
         if self._network is None:
             raise InputError("this segmenter is closed; make a new one")
         return self._network
@@ -210,22 +252,44 @@ class Segmenter:
     def _rows(self, source: Source, probabilities: bool, progress: TileProgress | None = None) -> Iterator[Rows]:
         return segment_rows(self._loaded(), source, probabilities=probabilities, turns=self.turns, progress=progress)
 
+    def _tags(self) -> dict[str, str]:
+        """What made an output, and what its numbers mean: GeoTIFF has no other place for class names."""
+        scenes = {context.name: context.scene for context in self.manifest.contexts if context.scene}
+        tags = {
+            "FCTL_BUNDLE": self.manifest.name,
+            "FCTL_CHECKPOINT_SHA256": self.manifest.provenance.checkpoint_sha256,
+            "FCTL_ENGINE": self.engine.name,
+            "FCTL_DEVICE": self.engine.device,
+            "FCTL_PRECISION": self.engine.precision,
+            "FCTL_TURNS": str(len(self.turns)),
+            "FCTL_CLASSES": json.dumps(dict(enumerate(self.manifest.class_names))),
+        }
+        return tags | ({"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {})
+
 
 def _with_scene_size(bundle: Bundle, side: int) -> Bundle:
     manifest = bundle.manifest
-    if not any(context.window.moves for context in manifest.contexts):
+    if not any(context.window.shared for context in manifest.contexts):
         raise InputError(
-            f"bundle {manifest.name} has no global context: a scene size means nothing to it; leave it out"
+            f"bundle {manifest.name} has no global context: a scene size means nothing to it", remedy="leave it out"
         )
     if side <= manifest.tile:
-        raise InputError(f"scene size: expected more than the {manifest.tile} pixels of a tile, found {side}")
-    contexts = tuple(replace(c, scene=side) if c.window.moves else c for c in manifest.contexts)
+        raise InputError(subject="scene size", expected=f"more than the {manifest.tile} pixels of a tile", found=side)
+    contexts = tuple(replace(c, scene=side) if c.window.shared else c for c in manifest.contexts)
     return replace(bundle, manifest=replace(manifest, contexts=contexts))
+
+
+def _sinks(paths: Paths) -> list[tuple[Sink, Path]]:
+    """The sinks of the outputs that are wanted, in the order in which they are opened."""
+    wanted = paths.by_sink()
+    if unknown := wanted.keys() - SINKS.keys():
+        raise InputError(subject="outputs", expected=" or ".join(SINKS), found=", ".join(sorted(unknown)))
+    return [(sink, wanted[name]) for name, sink in SINKS.items() if name in wanted]
 
 
 def _check_outputs(image: Path, paths: Paths, overwrite: bool) -> None:
     for path in paths.wanted():
         if path.resolve() == image.resolve():
-            raise InputError(f"{path} is the image itself; choose another --out")
+            raise InputError(f"{path} is the image itself", remedy="choose another `out`")
         if not overwrite:
-            refuse_existing(path, remedy="use --overwrite to replace it")
+            refuse_existing(path, remedy="use `overwrite` to replace it")

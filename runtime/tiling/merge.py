@@ -1,4 +1,4 @@
-"""Overlapping tiles of scores, logits or probabilities -> finished rows, averaged (§4.2).
+"""Overlapping tiles of scores, logits or probabilities, averaged into finished rows (§4.2).
 
 Tiles come in reading order, so a row of the raster is finished as soon as a tile starts below it. Only as many rows
 as a tile is high are held: memory grows with the width of the raster, not with its height.
@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .windows import Grid, Window
+from .windows import Band, Grid, Window
 
 Scores = NDArray[np.float32]
 Kind = Literal["logits", "probabilities"]
@@ -21,7 +21,7 @@ NODATA = 255  # the class id of pixels where the raster has no data
 
 
 class FinishedRows(Protocol):
-    """Rows that no further tile touches. y: first row; rows: how many."""
+    """Rows of a raster that no further tile touches."""
 
     @property
     def y(self) -> int:
@@ -30,21 +30,27 @@ class FinishedRows(Protocol):
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """How many rows there are."""
         ...
 
     def ids(self) -> NDArray[np.uint8]:
         """Class ids (rows, width)."""
         ...
 
-    def shares(self) -> Scores:
-        """Probabilities (classes, rows, width)."""
+    def probabilities(self) -> Scores:
+        """Probabilities (classes, rows, width) float32."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Finished rows on the host: first row, averaged scores (classes, rows, width) float32, and what they are."""
+    """Finished rows in the host's memory.
+
+    Attributes:
+        y: First row.
+        scores: Averaged scores (classes, rows, width) float32.
+        kind: What the scores are.
+    """
 
     y: int
     scores: Scores
@@ -52,11 +58,11 @@ class Strip:
 
     @property
     def rows(self) -> int:
-        """How many rows."""
+        """How many rows there are."""
         return int(self.scores.shape[1])
 
     def ids(self) -> NDArray[np.uint8]:
-        """Class ids (rows, width); the lowest id wins a tie."""
+        """Class ids (rows, width); of classes with equal scores, the lowest id wins."""
         best = self.scores[0].copy()
         ids = np.zeros(best.shape, np.uint8)
         for index in range(1, len(self.scores)):  # class by class: argmax over the first axis is several times slower
@@ -65,7 +71,7 @@ class Strip:
             np.maximum(best, self.scores[index], out=best)
         return ids
 
-    def shares(self) -> Scores:
+    def probabilities(self) -> Scores:
         """Probabilities (classes, rows, width) float32: the softmax of logits, or the scores themselves."""
         if self.kind == "probabilities":
             return self.scores
@@ -75,21 +81,36 @@ class Strip:
 
 
 class Merger:
-    """Adds tiles of scores and hands out strips as they are finished."""
+    """Adds tiles of scores, and hands out strips as they are finished.
 
-    def __init__(self, grid: Grid, classes: int, rule: str, kind: Kind = "logits") -> None:
-        self._grid, self._kind = grid, kind
+    Args:
+        grid: The tiles of the raster.
+        classes: Number of classes.
+        rule: How pixels of a tile are weighed, a key of `WEIGHTS`.
+        kind: What the scores are.
+        band: The part of the raster whose rows are handed out; None for all of it.
+    """
+
+    def __init__(self, grid: Grid, classes: int, rule: str, kind: Kind = "logits", band: Band | None = None) -> None:
+        self._grid, self._kind, self._band = grid, kind, band or grid.all_rows()
         self._weight = WEIGHTS[rule](grid.tile)
         self._columns = covered(grid.columns, grid.width, self._weight)
         self._rows = covered(grid.rows, grid.height, self._weight)
         self._sums = np.zeros((classes, grid.tile, grid.width), np.float32)
-        self._y = 0  # row of the raster that the first row of the sums holds
+        self._y = self._band.tile_rows[0]  # row of the raster that the first row of the sums holds
 
     def add(self, tiles: Sequence[Window], scores: Scores) -> Iterator[Strip]:
-        """Add the scores (N, classes, tile, tile) of at most N tiles; yields the rows that lie above them."""
+        """Add the scores of a batch of tiles.
+
+        Args:
+            tiles: The tiles, in reading order, none from before an earlier one.
+            scores: Scores (N, classes, tile, tile) float32 of at least as many tiles; further ones are padding.
+
+        Yields:
+            The rows above the tiles, which are finished.
+        """
         for tile, tile_scores in zip(tiles, scores, strict=False):  # the padding of the last batch is dropped
-            if tile.y > self._y:
-                yield self._finish(tile.y - self._y)
+            yield from self._advance(tile.y)
             self._add(tile, tile_scores)
 
     def _add(self, tile: Window, scores: Scores) -> None:
@@ -99,8 +120,17 @@ class Merger:
         self._sums[:, :rows, tile.x : tile.x + columns] += scores[:, :rows, :columns] * weight
 
     def flush(self) -> Iterator[Strip]:
-        """The rows that are left after the last tile."""
-        yield self._finish(self._grid.height - self._y)
+        """The rows of the band that are left after its last tile."""
+        yield from self._advance(self._band.bottom)
+
+    def _advance(self, y: int) -> Iterator[Strip]:
+        """Move on to a row of the raster; rows above the band were computed for its sake and are dropped."""
+        if self._y < self._band.y:
+            dropped = min(y, self._band.y) - self._y
+            if dropped > 0:
+                self._finish(dropped)
+        if y > self._y:
+            yield self._finish(y - self._y)
 
     def _finish(self, rows: int) -> Strip:
         total = np.outer(self._rows[self._y : self._y + rows], self._columns)
@@ -113,12 +143,12 @@ class Merger:
 
 
 def uniform(tile: int) -> NDArray[np.float32]:
-    """Weight 1 everywhere: (tile,)."""
+    """Weights (tile,) float32 that are 1 everywhere."""
     return np.ones(tile, np.float32)
 
 
 def cosine(tile: int) -> NDArray[np.float32]:
-    """Raised cosine sampled at pixel centres: (tile,), highest in the middle and above 0 at the border."""
+    """Weights (tile,) float32: a raised cosine at pixel centres, highest in the middle and above 0 at the border."""
     return np.square(np.sin(np.pi * (np.arange(tile) + 0.5) / tile)).astype(np.float32)
 
 
@@ -126,7 +156,18 @@ WEIGHTS: dict[str, Callable[[int], NDArray[np.float32]]] = {"uniform": uniform, 
 
 
 def covered(starts: tuple[int, ...], side: int, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Sum of the weights over every pixel of a side: the grid is a product of both sides, so one line is enough."""
+    """The sum of the weights over every pixel of a side.
+
+    The grid is a product of both sides, so that one line for each side is enough.
+
+    Args:
+        starts: First pixel of each tile along the side.
+        side: Side of the raster in pixels.
+        weight: Weights (tile,) of a tile's pixels.
+
+    Returns:
+        Sums (side,) float32.
+    """
     total = np.zeros(side, np.float32)
     for start in starts:
         end = min(start + len(weight), side)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Pixels = NDArray[Any]
+Pixels = NDArray[np.generic]
+"""Pixels (height, width, bands) in the dtype of their raster."""
 Resampling = Literal["pillow-bilinear", "box"]
 
 _FILTERS = {"pillow-bilinear": Image.Resampling.BILINEAR, "box": Image.Resampling.BOX}
 
 
 def resample(pixels: Pixels, size: int, resampling: Resampling) -> Pixels:
-    """Pixels (height, width, bands) at (size, size, bands), dtype kept; integers are rounded.
+    """Shrink or enlarge pixels to a square.
 
-    Both filters are Pillow's and low-pass when they shrink: ``box`` takes the mean of the pixels that fall into each
-    new one, ``pillow-bilinear`` weighs them by a triangle as wide as the factor, as the public release did. uint8 is
-    rounded after each axis.
+    Both filters are Pillow's, and low-pass when they shrink: "box" takes the mean of the pixels that fall into each new
+    one, "pillow-bilinear" weighs them by a triangle as wide as the factor, as the public release did. uint8 is rounded
+    after each axis.
+
+    Args:
+        pixels: Pixels (height, width, bands).
+        size: Side of the square in pixels.
+        resampling: The filter.
+
+    Returns:
+        Pixels (size, size, bands) in the same dtype; integers are rounded.
     """
     if pixels.shape[:2] == (size, size):
         return pixels

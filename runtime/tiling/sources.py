@@ -4,49 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
 from .resampling import Pixels, Resampling, resample
+from .turns import Windows
 from .windows import Window
-
-Stack = Any  # windows (N, bands, side, side): an array, or on a GPU `cuda.windows.DeviceStack`, cut when it is needed
 
 
 class Source(Protocol):
-    """Something to cut windows from."""
+    """A raster that windows are cut from."""
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         ...
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         ...
 
     def read(self, window: Window) -> Pixels:
-        """Pixels (height, width, bands) of a window that lies inside."""
+        """Pixels (height, width, bands) of a window that lies inside the raster."""
         ...
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
-        """Where it has data (height, width); None: everywhere."""
+        """Where a window has data, (height, width); None where all of it has."""
         ...
 
-    def stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> Stack:
-        """Windows, black beyond the raster, resampled: (count, bands, side, side), black where there are fewer."""
+    def stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> Windows:
+        """Cut and shrink several windows.
+
+        Args:
+            windows: At most `count` windows, which may reach beyond the raster.
+            side: Side in pixels after resampling.
+            resampling: The filter.
+            count: How many entries the stack has; those beyond the windows are black.
+
+        Returns:
+            Windows (count, bands, side, side) in the raster's dtype, black beyond the raster.
+        """
         ...
 
 
 class HostSource:
-    """What sources on the host share."""
+    """What sources in the host's memory share."""
 
-    def stack(self: Source, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> NDArray[Any]:
-        """Windows, black beyond the raster, resampled: (count, bands, side, side), black where there are fewer."""
+    def stack(
+        self: Source, windows: Sequence[Window], side: int, resampling: Resampling, count: int
+    ) -> NDArray[np.generic]:
+        """Cut and shrink several windows into an array (count, bands, side, side), see `Source.stack`."""
         images = [resample(read_padded(self, window), side, resampling) for window in windows]
         stacked = np.zeros((count, images[0].shape[2], side, side), images[0].dtype)
         for index, image in enumerate(images):
@@ -56,22 +67,26 @@ class HostSource:
 
 @dataclass(frozen=True)
 class ArraySource(HostSource):
-    """A raster in memory: (height, width, bands)."""
+    """A raster in memory.
+
+    Attributes:
+        pixels: Array (height, width, bands).
+    """
 
     pixels: Pixels
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return int(self.pixels.shape[0])
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return int(self.pixels.shape[1])
 
     def read(self, window: Window) -> Pixels:
-        """Pixels (height, width, bands): a view."""
+        """Pixels (height, width, bands) of a window: a view of the array."""
         return self.pixels[window.y : window.bottom, window.x : window.right]
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
@@ -80,7 +95,18 @@ class ArraySource(HostSource):
 
 
 def read_padded(source: Source, window: Window) -> Pixels:
-    """The pixels of a window, black (0) where it reaches beyond the raster: (height, width, bands)."""
+    """Read a window that may reach beyond the raster.
+
+    Args:
+        source: The raster.
+        window: The window; it must touch the raster.
+
+    Returns:
+        Pixels (height, width, bands), black (0) beyond the raster.
+
+    Raises:
+        InputError: The window lies outside the raster.
+    """
     inside = window.within(source.height, source.width)
     if inside == window:
         return source.read(window)

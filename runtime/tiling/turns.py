@@ -3,35 +3,68 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .windows import Window
 
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+class LazyWindows(Protocol):
+    """Windows (N, bands, side, side) that are cut when a graph needs them, as those of an image on a GPU are."""
+
+    def __len__(self) -> int:
+        """N, the number of windows."""
+        ...
+
+    def turned(self, turn: Turn) -> LazyWindows:
+        """The same windows, to be turned once they are cut."""
+        ...
+
+
+Windows: TypeAlias = "NDArray[np.generic] | LazyWindows"
+"""Windows (N, bands, side, side): an array, or something that cuts them later."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Mirrored left to right, or not, then turned counter-clockwise by some quarters."""
+    """One of the eight ways: mirrored left to right or not, then turned counter-clockwise by quarters.
+
+    Attributes:
+        mirrored: Whether the square is mirrored first.
+        quarters: How many quarter turns follow, from 0 to 3.
+    """
 
     mirrored: bool
     quarters: int
 
-    def pixels(self, array: Any) -> Any:
-        """An array (..., height, width), turned; or what can turn itself, as stacks on a GPU do."""
-        if not isinstance(array, np.ndarray):
-            return array.turned(self)
+    def pixels(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Turn an array (..., side, side); the result is contiguous."""
         flipped = array[..., ::-1] if self.mirrored else array
         return np.ascontiguousarray(np.rot90(flipped, self.quarters, axes=(-2, -1)))
 
-    def back(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Undo `pixels`."""
+    def windows(self, windows: Windows) -> Windows:
+        """Turn windows (N, bands, side, side), now or when they are cut."""
+        return self.pixels(windows) if isinstance(windows, np.ndarray) else windows.turned(self)
+
+    def back(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """Undo `pixels`; the result may be a view."""
         upright = np.rot90(array, -self.quarters, axes=(-2, -1))
         return upright[..., ::-1] if self.mirrored else upright
 
     def within(self, tile: Window, frame: Window) -> tuple[Window, Window]:
-        """Where a tile of `frame` lies in the turned frame, and the turned frame itself, with its corner at 0, 0."""
+        """Follow a tile into the turned frame.
+
+        Args:
+            tile: A window inside the frame.
+            frame: The window that is turned.
+
+        Returns:
+            The tile and the frame after the turn, in coordinates whose origin is the turned frame's first pixel.
+        """
         y, x = tile.y - frame.y, tile.x - frame.x
         tile, frame = Window(y, x, tile.height, tile.width), Window(0, 0, frame.height, frame.width)
         if self.mirrored:

@@ -23,7 +23,7 @@ from fctl.runtime.segment.batches import PatchBatch, cut_batch, cut_scene
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.resampling import Pixels
-from fctl.runtime.tiling.sources import Stack
+from fctl.runtime.tiling.turns import Windows
 from fctl.runtime.tiling.windows import Window
 
 from ..conftest import write_geotiff
@@ -40,7 +40,7 @@ class Encoding(HostNetwork):
 
     encoded = 0
 
-    def encode(self, context: Context, windows: Stack) -> Any:
+    def encode(self, context: Context, windows: Windows) -> Any:
         self.encoded += 1
         return super().encode(context, windows)
 
@@ -82,6 +82,8 @@ def assert_same(first: PatchBatch, second: PatchBatch) -> None:
         assert of_first.keys() == of_second.keys()
         for name, array in of_first.items():
             np.testing.assert_array_equal(array, of_second[name])
+    for name in first.shared:
+        np.testing.assert_array_equal(first.pixels_of(name), second.pixels_of(name))
 
 
 # Which images
@@ -328,12 +330,11 @@ def test_patches_are_cut_as_the_runtime_cuts_them(bundle: Path, scene: int | Non
     for patch, batch in zip(chosen, cut, strict=True):
         with open_raster(Path(patch.image), manifest.input, None, TILE) as source:
             expected = cut_batch(manifest, source, (Window(patch.y, patch.x, TILE, TILE),), 1)
-            moving = {
-                context.name: cut_scene(source, expected.scenes[context.name][0], context)
-                for context in manifest.contexts
-                if context.window.moves
-            }
-        assert_same(batch, replace(expected, contexts=expected.contexts | moving))
+            for context in manifest.contexts:
+                if context.window.shared:
+                    block = cut_scene(source, expected.scenes[context.name][0], context)
+                    np.testing.assert_array_equal(batch.pixels_of(context.name), block)
+        assert_same(batch, expected)
     if scene:
         assert len({batch.scenes["global"] for batch in cut}) > 2
 

@@ -17,7 +17,8 @@ from onnx import helper
 from onnx.numpy_helper import from_array, to_array
 
 from fctl.calib.correct import corrections
-from fctl.calib.quantise import Layer, quantised
+from fctl.calib.layers import Layer
+from fctl.calib.quantise import quantised
 from fctl.calib.trials import Fp32Graphs
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle, read_bundle

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.numpy_helper import from_array, to_array
 
+from fctl.calib.check import check_quantised
+from fctl.calib.layers import float_layers, layers
 from fctl.calib.onnx_session import load_session
 from fctl.calib.plain import plain
-from fctl.calib.quantise import check_quantised, float_layers, layers, quantised
+from fctl.calib.quantise import quantised
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.watch import peaks
 from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec, Precision, TensorSpec

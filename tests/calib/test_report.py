@@ -14,19 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 pytest.importorskip("onnx")
+pytest.importorskip("matplotlib")
 
 from fctl.calib.choose import Chosen
-from fctl.calib.quantise import Layer
+from fctl.calib.layers import Layer
 from fctl.calib.report import (
-    _FAINT,
-    _INK,
-    _KEPT,
-    _PLOT,
-    _SIZE,
-    _SPEED,
-    _TRIED,
     Measured,
-    _end,
     document,
     draw_curve,
     draw_worst,
@@ -38,6 +31,7 @@ from fctl.calib.speed import Speed
 from fctl.calib.trials import Changed, Fp32Graphs
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.evaluate.plots import Chart, Panel
 
 from ..runtime import tiny
 
@@ -133,7 +127,7 @@ def test_the_figures() -> None:
     text = markdown(USUAL)
     assert (
         "21 of 51 layers that may be int8, 50.0% of the multiply-accumulates. Loss (pixels that change): 0.80%, "
-        "allowed 1.00%. Fp32Graphs: 3.2 MB, in fp32 12.3 MB." in text
+        "allowed 1.00%. Graphs: 3.2 MB, in fp32 12.3 MB." in text
     )
     assert "Calibrated with 4 patches of 3 images, tried on 1 others" in text
     assert "Ranges: mse; bias correction: yes." in text
@@ -191,39 +185,50 @@ def test_json_has_everything(tmp_path: Path) -> None:
     assert found["float_layers"][ENCODER] == {"e": "ConvTranspose"}
     assert (tmp_path / "int8" / "report.md").read_text(encoding="utf-8") == markdown(USUAL)
     with Image.open(tmp_path / "int8" / "sensitivity.png") as image:
-        assert (image.size, image.mode) == (_SIZE, "RGB")
+        assert image.size == (1000, 560)
 
 
 # The picture
 
 
-def places(picture: Image.Image, colour: tuple[int, int, int]) -> NDArray[np.intp]:
-    """(N, 2): x and y of the pixels of a colour inside the axes."""
-    left, top, right, bottom = _PLOT
-    y, x = np.nonzero((np.asarray(picture) == colour).all(axis=2))
-    inside = (left - 8 <= x) & (x <= right + 8) & (top - 8 <= y) & (y <= bottom + 8)
-    return np.stack([x, y], axis=1)[inside]
+def picture_of(chart: Chart, path: Path) -> NDArray[np.uint8]:
+    chart.save(path)
+    with Image.open(path) as picture:
+        assert (picture.size, picture.format) == ((1000, 560), "PNG")
+        return np.asarray(picture.convert("RGB"))
 
 
-def place(share: float, height: float) -> tuple[float, float]:
-    left, top, right, bottom = _PLOT
-    return left + share * (right - left), bottom - height * (bottom - top)
+def test_points_budget_and_what_was_taken_are_where_they_belong(tmp_path: Path) -> None:
+    chart = draw_curve(USUAL)
+    picture = picture_of(chart, tmp_path / "sensitivity.png")
+    loss, speed = chart.figure.axes
+
+    def colour(panel: Panel, x: float, y: float, turn: int = 0) -> tuple[int, ...]:
+        place = panel.transData.transform((x, y))
+        return tuple(map(int, picture[560 - 1 - int(place[1]) + turn, int(place[0])]))
+
+    for share, lost in ((80, 3.0), (65, 1.2), (50, 0.8), (40, 0.1)):
+        assert colour(loss, share, lost) == (0, 114, 178)
+    for share, gain in ((80, 1.9), (50, 1.25)):
+        assert colour(speed, share, gain) == (0, 158, 115)
+    for turn in (-8, 8):
+        assert colour(loss, 50, 0.8, turn) == (213, 94, 0)
+    (budget,) = (line for line in loss.lines if line.get_label() == "budget")
+    assert set(budget.get_ydata()) == {1.0}
+    (other,) = (line for line in speed.lines if line.get_label() == "its fastest other precision")
+    assert set(other.get_ydata()) == {1.0}
 
 
-def test_points_budget_and_what_was_taken_are_where_they_belong() -> None:
-    """The axes end at 5 % and 2.5."""
-    picture = np.asarray(draw_curve(USUAL))
-    for share, loss in ((0.8, 0.03), (0.65, 0.012), (0.5, 0.008), (0.4, 0.001)):
-        x, y = place(share, loss / 0.05)
-        assert (picture[round(y), round(x)] == _TRIED).all()
-    for share, gain in ((0.8, 1.9), (0.5, 1.25)):
-        x, y = place(share, gain / 2.5)
-        assert (picture[round(y), round(x)] == _SPEED).all()
-    x, y = place(0.5, 0.008 / 0.05)
-    for turn in (-6, 6):
-        assert (picture[round(y) + turn, round(x)] == _KEPT).all()
-    x, y = place(0.1, 0.01 / 0.05)
-    assert (picture[round(y), round(x)] == _KEPT).all()
+def test_every_line_is_in_a_legend_and_axes_say_what_they_show() -> None:
+    chart = draw_curve(USUAL)
+    loss, speed = chart.figure.axes
+    assert chart.figure.get_suptitle() == "INT8: tiny"
+    legends = [[text.get_text() for text in panel.get_legend().get_texts()] for panel in (loss, speed)]
+    assert legends == [["budget", "measured", "taken"], ["its fastest other precision", "int8 in openvino"]]
+    assert (loss.get_ylabel(), speed.get_ylabel()) == ("pixels that change, %", "relative speed")
+    assert speed.get_xlabel() == "share of the multiply-accumulates in int8, %"
+    assert (loss.get_xlim(), speed.get_xlim()) == ((0, 100), (0, 100))
+    assert loss.get_ylim()[0] == speed.get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -232,19 +237,21 @@ def test_points_budget_and_what_was_taken_are_where_they_belong() -> None:
         USUAL,
         measured({50: 0.9, 20: 0.3}, {50: 12.5}, allowed=0.333, name=LONG),
         measured({50: 1e-5, 20: 0.0}, {50: 123.0, 20: 0.01}, allowed=0.0),
+        measured({50: -0.02, 20: 0.01}, {50: 1.5}),
         measured({}, {}, name="W" * 200),
     ],
-    ids=["usual", "long", "nothing allowed", "empty"],
+    ids=["usual", "long", "nothing allowed", "gains accuracy", "empty"],
 )
-def test_text_is_whole(numbers: Measured) -> None:
-    """It keeps off the edges, titles off what is right of the axes, and ticks off the axes."""
-    picture = np.asarray(draw_curve(numbers)).astype(int)
+def test_text_and_points_are_whole(numbers: Measured, tmp_path: Path) -> None:
+    """Text keeps off the edges, and points lie inside the axes."""
+    chart = draw_curve(numbers)
+    picture = picture_of(chart, tmp_path / "sensitivity.png")
     dark = (picture < 250).any(axis=2)
-    left, top, right, bottom = _PLOT
     assert not (dark[:4].any() or dark[-4:].any() or dark[:, :4].any() or dark[:, -4:].any())
-    assert dark[:30].any() and not dark[: top - 8, right:].any()
-    assert not dark[top + 8 : bottom - 8, left - 7 : left].any()
-    assert not dark[31:36].any()  # between the two lines of the title
+    for panel in chart.figure.axes:
+        lowest, highest = panel.get_ylim()
+        for line in panel.lines:
+            assert all(lowest <= y <= highest for y in line.get_ydata())
 
 
 @pytest.mark.parametrize(("side", "shown"), [(64, 64), (1120, 560)])
@@ -258,33 +265,13 @@ def test_the_worst_patch_is_drawn_with_what_changes(side: int, shown: int) -> No
     assert "![image, fp32, int8 and where they differ](worst.png)" in markdown(USUAL)
 
 
-def test_long_names_are_cut_and_others_are_not() -> None:
-    usual, cut = (np.asarray(draw_curve(measured({}, {}, name=name))) for name in ("tiny", LONG))
-    ends = [np.nonzero((picture[:30] == _INK).all(axis=2))[1].max() for picture in (usual, cut)]
-    assert ends[0] < ends[1] <= _PLOT[2]
-    assert ends[1] > _PLOT[2] - 40
-
-
 def test_without_points_there_are_axes_and_a_budget() -> None:
     numbers = replace(measured({}, {}), best=Point(chosen={}, share=0.0, loss=0.0))
-    picture = draw_curve(numbers)
-    assert len(places(picture, _TRIED)) == len(places(picture, _SPEED)) == 0
-    assert len(places(picture, _KEPT)) > _PLOT[2] - _PLOT[0]
+    (loss,) = draw_curve(numbers).figure.axes
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["budget", "taken"]
     assert "| layers | share of MACs" in markdown(numbers)
 
 
-def test_without_speeds_nothing_is_green() -> None:
-    picture = np.asarray(draw_curve(measured({50: 0.03, 20: 0.008}, {})))
-    assert not (picture == _SPEED).all(axis=2).any()
-    assert (picture == _FAINT).all(axis=2).any()
-    assert len(places(draw_curve(measured({50: 0.03, 20: 0.008}, {50: 1.5})), _SPEED)) > 20  # one point is seen too
-
-
-@pytest.mark.parametrize(
-    ("largest", "end"),
-    [(1.0, 1.0), (1.01, 2.5), (2.6, 5.0), (0.0125, 0.025), (6e-6, 1e-5), (0.03, 0.05), (999, 1000), (9e-10, 1e-9)],
-)
-def test_ticks_are_round(largest: float, end: float) -> None:
-    assert _end(largest) == pytest.approx(end)
-    for factor in np.linspace(1, 10, 1000):
-        assert largest * factor <= _end(largest * factor) < 3 * largest * factor
+def test_without_speeds_the_loss_has_the_chart_for_itself() -> None:
+    for gains, panels in (({}, 1), ({50: 1.5}, 2)):
+        assert len(draw_curve(measured({50: 0.03, 20: 0.008}, gains)).figure.axes) == panels

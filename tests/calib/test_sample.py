@@ -75,7 +75,7 @@ def test_a_sample_is_one_patch_with_all_its_contexts(manifest: Manifest, images:
 
 def test_a_sample_holds_the_global_context_and_where_it_lies(images: tuple[Path, ...]) -> None:
     (batch,) = sample_patches(read_bundle(tiny.TINY_GLOBAL).manifest, images, 1, seed=1)
-    assert batch.contexts["global"].shape == (1, 3, 8, 8)
+    assert batch.pixels_of("global").shape == (1, 3, 8, 8)
     assert batch.positions["global"].shape == (1, 2, 4)
 
 
@@ -94,7 +94,7 @@ def test_a_sample_of_a_large_image_shows_its_scene_block(images: tuple[Path, ...
     assert (block.height, block.width) == (40, 40)
     inside = pixels(images[0])[block.y : block.bottom, block.x : block.right]
     expected = np.asarray(Image.fromarray(inside).resize((8, 8), Image.Resampling.BOX))
-    np.testing.assert_array_equal(batch.contexts["global"][0].transpose(1, 2, 0), expected)
+    np.testing.assert_array_equal(batch.pixels_of("global")[0].transpose(1, 2, 0), expected)
     centres = np.array([[tile.y - block.y], [tile.x - block.x]]) + 4 * np.arange(4) + 2
     np.testing.assert_allclose(batch.positions["global"][0], (centres * 8 / 40 - 1) / 2, rtol=1e-6)
 

@@ -75,7 +75,7 @@ def test_precisions_take_turns_and_the_first_run_of_each_does_not_count(
 
     bundle = with_int8(tiny.TINY, tmp_path)
     (batch,) = patches(bundle, tmp_path, 1)
-    monkeypatch.setattr(speed, "HostNetwork", Timed)
+    monkeypatch.setattr("fctl.runtime.segment.opening.HostNetwork", Timed)
     monkeypatch.setattr(speed.time, "perf_counter", lambda: clock[0])
     (found,) = speeds(bundle, batch, ["onnxruntime"])
     assert turns == ["fp32", "int8"] * (1 + speed._ROUNDS)

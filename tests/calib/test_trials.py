@@ -15,10 +15,11 @@ pytest.importorskip("onnx")
 
 import onnx
 
+from fctl.calib.network import GraphNetwork
 from fctl.calib.plain import plain
 from fctl.calib.quantise import quantised
 from fctl.calib.trials import Fp32Graphs, Numbers, Trials
-from fctl.calib.watch import filled, peaks
+from fctl.calib.watch import peaks
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
@@ -67,7 +68,7 @@ def segmented(bundle: Bundle, batches: Sequence[PatchBatch]) -> Ids:
     found = []
     for batch in batches:
         features = {
-            context.name: network.encode(context, batch.contexts[context.name]) for context in bundle.manifest.contexts
+            context.name: network.encode(context, batch.pixels_of(context.name)) for context in bundle.manifest.contexts
         }
         patch = batch.patch.repeat(network.batch, axis=0)
         found.append(network.segment(patch, features, batch.positions)[0].argmax(0))
@@ -117,10 +118,10 @@ def test_without_int8_layers_all_pixels_agree(source: Path, tmp_path: Path) -> N
 def test_a_fixed_batch_is_filled_with_the_patch(tmp_path: Path) -> None:
     bundle = read_bundle(tiny.TINY_FIXED)
     (batch,) = patches(bundle, tmp_path, 1)
-    assert filled(batch, None) is batch
-    found = filled(batch, 3)
+    assert GraphNetwork(read_bundle(tiny.TINY_PLAIN).manifest, {}).filled(batch) is batch
+    found = GraphNetwork(bundle.manifest, {}).filled(batch)
     np.testing.assert_array_equal(found.patch, np.concatenate([batch.patch] * 3))
-    assert (found.tiles, found.contexts, found.positions) == (batch.tiles, batch.contexts, batch.positions)
+    assert (found.tiles, found.contexts, found.positions) == (batch.tiles * 3, batch.contexts, batch.positions)
 
 
 # Layers, and what they cost

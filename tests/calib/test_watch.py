@@ -67,7 +67,7 @@ def computed(bundle: Bundle, batches: Sequence[PatchBatch]) -> Values:
     for batch in batches:
         inputs = {"patch": batch.patch.repeat(bundle.manifest.fixed_batch or 1, axis=0)}
         for context in bundle.manifest.contexts:
-            window = batch.contexts[context.name]
+            window = batch.pixels_of(context.name)
             inputs[context.input] = run(context.encoder, {"window": window})["features"] if context.encoder else window
             if context.cells:
                 inputs[context.positions] = batch.positions[context.name]
@@ -93,7 +93,7 @@ def one_graph(model: Any, folder: Path) -> Bundle:
 
 
 def batch_of(patch: Array) -> PatchBatch:
-    return PatchBatch(tiles=(), patch=patch, contexts={}, scenes={}, positions={})
+    return PatchBatch(tiles=(), patch=patch, contexts={}, shared={}, positions={})
 
 
 def net(nodes: list[Any], shape: tuple[Any, ...], weights: Mapping[str, Array], kind: int = FLOAT) -> Any:

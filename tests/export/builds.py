@@ -14,8 +14,10 @@ from typing import Any
 import onnx
 import pytest
 
-from fctl.calib import quantise
+from fctl.calib.check import check_quantised
+from fctl.calib.layers import layers
 from fctl.calib.plain import plain
+from fctl.calib.quantise import quantised as with_pairs
 from fctl.calib.sample import sample_patches
 from fctl.calib.watch import peaks
 from fctl.export.onnx_graph import save_model
@@ -45,7 +47,8 @@ def layers_of(bundle: Bundle, precision: Precision) -> Layers:
 def narrow_preset(name: str, folder: Path) -> Path:
     """A bundle of a preset, narrow and with random weights."""
     torch = pytest.importorskip("torch")
-    from fctl.export.pipeline import ExportOptions, export_bundle
+    from fctl.export.card import ExportOptions
+    from fctl.export.pipeline import export_bundle
     from fctl.model.presets import preset
     from fctl.model.weights.checkpoints import save_checkpoint
 
@@ -87,8 +90,8 @@ def quantised(bundle: Bundle, folder: Path, patches: int = 1) -> Bundle:
         if graph.precision == "fp32":
             source, path = bundle.folder / graph.file, folder / f"{graph.role}.int8.onnx"
             model = plain(onnx.load(source), str(source), "int8")
-            model = quantise.quantised(model, [layer.name for layer in quantise.layers(model)], ranges[graph.role])
-            quantise.check_quantised(model, str(source))
+            model = with_pairs(model, [layer.name for layer in layers(model)], ranges[graph.role])
+            check_quantised(model, str(source))
             save_model(model, path)
             graphs.append(replace(graph, precision="int8", file=path.name, sha256=sha256(path)))
     return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))

@@ -94,14 +94,14 @@ def test_a_bundle_becomes_a_repository(tmp_path: Path) -> None:
 def test_without_a_gpu_one_line_says_what_is_missing(tmp_path: Path) -> None:
     out = tmp_path / "out.fctl"
     assert_one_error(fctl_export(tiny.TINY, *RTX[:4], "--out", out), "no NVIDIA driver", "--compute-capability")
-    assert_one_error(fctl_export(tiny.TINY, "--fmt", "trt", "--out", out), "tensorrt is not installed", "fctl[trt]")
+    assert_one_error(fctl_export(tiny.TINY, "--fmt", "trt", "--out", out), "tensorrt is not installed", "[trt]'")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_torch_and_onnx_are_not_needed_for_engines(tmp_path: Path) -> None:
     code = f"""
 import sys
-from fctl.export.cli import app
+from fctl.export.cli.command import app
 try:
     app({[str(tiny.TINY), *RTX, "--out", str(tmp_path / "out.fctl")]!r})
 except SystemExit as stop:
@@ -123,8 +123,8 @@ assert not [name for name in ("torch", "onnx", "onnxruntime") if name in sys.mod
         (["default", "--classes", "a,b", "--precision", "fp16", "--out", "x.fctl"], "--classes is for networks"),
         (["default", "--tile", "64", "--precision", "fp16", "--out", "x.fctl"], "--tile is for networks of your own"),
         (["default", *RTX, "--batch", "1,x"], "--batch: expected numbers from 1 as in 1,4,8, found '1,x'"),
-        (["default", *RTX, "--precision", "fp8"], "--precision: expected fp32 or fp16 or int8, found 'fp8'"),
-        (["default", "--fmt", "trt", "--flavour", "trtllm"], "--flavour: expected tensorrt or tensorrt-rtx"),
+        (["default", *RTX, "--precision", "fp8"], "'fp8' is not one of 'fp32', 'fp16', 'int8'"),
+        (["default", "--fmt", "trt", "--flavour", "trtllm"], "'trtllm' is not one of 'tensorrt', 'tensorrt-rtx'"),
     ],
 )
 def test_a_wrong_call_exits_with_two(arguments: list[str], told: str) -> None:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export import pipeline
+from fctl.export.card import ExportOptions
 from fctl.export.graphs import frozen, round_weights
-from fctl.export.pipeline import ExportOptions, export_bundle
+from fctl.export.pipeline import export_bundle
 from fctl.export.verify import MAX_ERROR, MIN_AGREEMENT, WEAK_CONTEXT, Reference, Samples, verify
 from fctl.model.network import FCtL
 from fctl.runtime.bundle.manifest import SEGMENTER, Manifest, Parity
@@ -79,12 +80,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
 
 
 def windows_for(manifest: Manifest, batch: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[np.uint8]]]:
-    """Random patches, and contexts of which those that move are the same for the whole batch."""
+    """Random patches, and contexts of which shared ones are the same for the whole batch."""
     random = np.random.default_rng(0)
     patch = random.integers(0, 256, (batch, 3, manifest.tile, manifest.tile), np.uint8)
     contexts = {
         context.name: random.integers(
-            0, 256, (1 if context.window.moves else batch, 3, context.size, context.size), np.uint8
+            0, 256, (1 if context.window.shared else batch, 3, context.size, context.size), np.uint8
         )
         for context in manifest.contexts
     }
@@ -99,13 +100,13 @@ def segment(case: str, bundle: Bundle, batch: int, engine: str = "onnxruntime") 
     """Logits of 3 patches, `batch` at a time."""
     staged = HostNetwork(bundle, choose_engine(engine, "fp32"), batch)
     (patch, windows), positions = windows_for(bundle.manifest, 3), positions_for(case, 3)
-    moving = {context.name for context in bundle.manifest.contexts if context.window.moves}
+    shared = {context.name for context in bundle.manifest.contexts if context.window.shared}
     logits = []
     for start in range(0, 3, batch):
         part = slice(start, start + batch)
         features = {
             context.name: np.repeat(staged.encode(context, windows[context.name]), batch, axis=0)
-            if context.name in moving
+            if context.name in shared
             else staged.encode(context, windows[context.name][part])
             for context in bundle.manifest.contexts
         }
@@ -350,17 +351,19 @@ def test_logits_that_are_not_numbers_fail_parity(exported: Callable[[str], Expor
 def test_one_image_is_enough_to_verify_a_global_context(exported: Callable[[str], Exported]) -> None:
     found = exported("global")
     batches = sample_patches(found.manifest, shipped_images()[:1], 3, seed=0)
-    parity = verify(found.bundle, reference_to(found.network), Samples(batches=batches, source="one image"))
+    parity = verify(
+        found.bundle, reference_to(found.manifest, found.network), Samples(batches=batches, source="one image")
+    )
     assert all(effect.change > WEAK_CONTEXT for effect in parity.contexts)
 
 
-def reference_to(network: FCtL) -> Reference:
-    return Reference(name="PyTorch", scores=pipeline.in_torch(network), original=None)
+def reference_to(manifest: Manifest, network: FCtL) -> Reference:
+    return Reference(name="PyTorch", scores=pipeline.in_torch(manifest, network), original=None)
 
 
 def _check(bundle: Bundle, network: FCtL) -> Parity:
     batches = sample_patches(bundle.manifest, shipped_images(), 3, seed=0)
-    return verify(bundle, reference_to(network), Samples(batches=batches, source="shipped"))
+    return verify(bundle, reference_to(bundle.manifest, network), Samples(batches=batches, source="shipped"))
 
 
 def _double_one_weight(path: Path) -> None:
@@ -382,7 +385,7 @@ def test_an_output_that_exists_is_not_touched(tmp_path: Path) -> None:
 
 def test_another_architecture_names_the_settings_that_differ(tmp_path: Path) -> None:
     checkpoint = save_small(tmp_path / "small.pt", build(CONFIGS["plain"]))
-    message = "differs from fctl-lite0 in patch, contexts, channels, lcf, ale, decoder_channels; leave out --arch"
+    message = "differs from fctl-lite0 in patch, contexts, channels, lcf, ale, decoder_channels; leave out `arch`"
     with pytest.raises(CheckpointError, match=message):
         export_bundle(checkpoint, tmp_path / "out.fctl", ExportOptions(arch="fctl-lite0"))
 
@@ -394,7 +397,7 @@ def test_another_architecture_names_the_settings_that_differ(tmp_path: Path) -> 
 )
 def test_bare_weights_need_an_architecture_and_classes(tmp_path: Path, options: ExportOptions) -> None:
     torch.save(build(CONFIGS["plain"]).state_dict(), tmp_path / "bare.pt")
-    with pytest.raises(CheckpointError, match="give --arch and --classes"):
+    with pytest.raises(CheckpointError, match="give `arch` and `classes`"):
         export_bundle(tmp_path / "bare.pt", tmp_path / "out.fctl", options)
 
 
@@ -403,7 +406,7 @@ def test_bare_weights_need_an_architecture_and_classes(tmp_path: Path, options: 
     [
         (ExportOptions(arch="fctl-lite0", classes=("a", "b", "c")), CheckpointError, "the weights do not fit"),
         (ExportOptions(arch="fctl-lite0", classes=("a", "b")), InputError, "scores 3 classes, found 2 names"),
-        (ExportOptions(arch="vgg", classes=("a", "b")), InputError, "--arch: unknown architecture 'vgg'"),
+        (ExportOptions(arch="vgg", classes=("a", "b")), InputError, "`arch`: unknown architecture 'vgg'"),
         (ExportOptions(arch="fctl-lite0", classes=("a",)), InputError, "classes must be at least 2, found 1"),
     ],
 )
@@ -418,7 +421,7 @@ def test_bare_weights_must_fit_what_was_said(
 
 def test_class_names_must_be_as_many_as_classes(tmp_path: Path) -> None:
     checkpoint = save_small(tmp_path / "small.pt", build(CONFIGS["plain"]))
-    with pytest.raises(InputError, match="--classes: expected 3 names, found 2"):
+    with pytest.raises(InputError, match="`classes`: expected 3 names, found 2"):
         export_bundle(checkpoint, tmp_path / "out.fctl", ExportOptions(classes=("land", "water")))
 
 

@@ -300,7 +300,7 @@ def test_factories_are_found_in_the_current_folder(tmp_path: Path, monkeypatch: 
 
 def test_an_onnx_file_needs_no_torch(tmp_path: Path) -> None:
     path = save(contrast_graph(), tmp_path)
-    program = "import sys; sys.modules['torch'] = None; from fctl.export.cli import app; app()"
+    program = "import sys; sys.modules['torch'] = None; from fctl.export.cli.command import app; app()"
     arguments = [path, "--out", tmp_path / "own.fctl", *CONTRAST]
     done = subprocess.run(
         [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, timeout=300,
@@ -706,13 +706,16 @@ def test_weights_that_were_left_behind_are_named(tmp_path: Path) -> None:
         (["m.onnx", "--classes=a,b", "--arch=fctl-lite0"], "--arch is for checkpoints: leave it out"),
         (["m.onnx", "--classes=a,b", "--weights=fp16"], "--weights is for checkpoints"),
         (["m.onnx", "--classes=a,b", "--scene-size=900"], "--scene-size is for checkpoints"),
-        (["a.b:c", "--classes=a,b", "--contexts=medium=128"], "--contexts is for checkpoints"),
+        (["a.b:c", "--classes=a,b", "--contexts=medium=128"], "--context-sizes is for checkpoints"),
         (["m.pt", "--tile=64"], "--tile is for networks of your own"),
         (["m.pt", "--scale=1"], "--scale is for networks of your own"),
         (["m.onnx", "--classes=a,b", "--tile=0"], "--tile"),
         (["m.onnx", "--classes=a,b", "--overlap=-1"], "--overlap"),
-        (["m.onnx", "--classes=a,b", "--layout=chwn"], "--layout: expected nchw or nhwc, found 'chwn'"),
-        (["m.onnx", "--classes=a,b", "--activation=relu"], "--activation: expected logits or softmax"),
+        (["m.onnx", "--classes=a,b", "--layout=chwn"], "'chwn' is not one of 'nchw', 'nhwc'"),
+        (
+            ["m.onnx", "--classes=a,b", "--activation=relu"],
+            "'relu' is not one of 'logits', 'softmax', 'sigmoid', 'labels'",
+        ),
         (["m.onnx", "--classes=a,b", "--mean=grey"], "--mean: expected numbers as in 0.485,0.456,0.406, found 'grey'"),
         (["m.onnx", "--classes=a,b", "--std="], "--std: expected numbers"),
         (["m.onnx"], "--classes: a network of your own does not name its classes"),

@@ -17,8 +17,9 @@ import torch
 from PIL import Image
 
 from fctl.calib.sample import shipped_images
+from fctl.export.card import ExportOptions
 from fctl.export.graphs import frozen
-from fctl.export.pipeline import ExportOptions, export_bundle
+from fctl.export.pipeline import export_bundle
 from fctl.model.config import GLOBAL
 from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS, narrow, preset

@@ -24,14 +24,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner, Result
 
-from fctl.export import pipeline
+from fctl.export import card, pipeline
+from fctl.export.card import ExportOptions
 from fctl.export.cli import command as cli
-from fctl.export.pipeline import ExportOptions, export_bundle
+from fctl.export.pipeline import export_bundle
 from fctl.model.presets import Preset, narrow, preset
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle.manifest import Manifest, Plan, Precision
+from fctl.runtime.bundle.manifest import Manifest, Precision
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.errors import CheckpointError, FctlError, InputError
+from fctl.runtime.tiling.windows import TilePlan
 
 from ..model.helpers import build, save_small, small_config
 from . import builds, release_files
@@ -236,9 +238,8 @@ def narrow_preset(name: str, *, classes: int) -> Preset:
 def small_exports() -> Iterator[None]:
     """Presets at an eighth of their width, and a parity gate of as few patches as it takes to swap their contexts."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "preset", narrow_preset)
+        patch.setattr(card, "preset", narrow_preset)
         patch.setattr(pipeline, "PARITY_PATCHES", 2)
-        patch.setattr(cli, "show_log", lambda: None)  # its handler would outlive the runner's streams
         yield
 
 
@@ -421,7 +422,7 @@ def test_the_manifest_says_how_the_release_runs(
 ) -> None:
     manifest = read_bundle(exported(branch)).manifest
     assert manifest.class_names == branch.classes
-    assert (manifest.tile, manifest.plan, manifest.merge) == (508, Plan(kind="even", overlap=50), "uniform")
+    assert (manifest.tile, manifest.plan, manifest.merge) == (508, TilePlan(kind="even", overlap=50), "uniform")
     large = {INRIA.arch: (3.0, None), DEEPGLOBE.arch: ("global", 2448)}[branch.arch]
     assert [(context.factor, context.scene) for context in manifest.contexts] == [
         ({INRIA.arch: 2.0, DEEPGLOBE.arch: 3.0}[branch.arch], None),
@@ -500,7 +501,7 @@ def test_swapped_files_are_told_apart(
     paths = files.paths | {role: files.paths[other] for role, other in swap.items()}
     found = refused(replace(files, paths=paths), tmp_path / "out.fctl", CheckpointError)
     assert found.removeprefix(f"{files.paths[LOCAL].parent}/").startswith(message)
-    assert found.endswith("; choose the --arch it was trained as")
+    assert found.endswith("; choose the `arch` it was trained as")
 
 
 @pytest.mark.parametrize(("branch", "other"), [(INRIA, DEEPGLOBE), (DEEPGLOBE, INRIA)], ids=["inria", "deepglobe"])
@@ -529,14 +530,14 @@ def test_both_files_of_contexts_are_asked_for(
     files = files_of(branch)
     context_files = {name: files.paths[name] for name in given}
     found = refused(files, tmp_path / "out.fctl", InputError, context_files=context_files)
-    assert found == f"{branch.arch} keeps every context's encoder in a file of its own: give --medium and --large"
+    assert found == f"{branch.arch} keeps every context's encoder in a file of its own: give `medium` and `large`"
 
 
 def test_other_architectures_have_no_files_of_contexts(files_of: Callable[[Branch], Files], tmp_path: Path) -> None:
     files = files_of(INRIA)
     changes = {"arch": "fcn8s-vgg16", "context_files": {"medium": files.paths["medium"]}}
     found = refused(files, tmp_path / "out.fctl", InputError, **changes)
-    assert found == "--medium: only release-inria and release-deepglobe have files of their own for contexts"
+    assert found == "`medium`: only release-inria and release-deepglobe have files of their own for contexts"
 
 
 @pytest.mark.parametrize(("branch", "given"), [(INRIA, 3), (DEEPGLOBE, 2)], ids=["too many", "too few"])
@@ -545,7 +546,7 @@ def test_the_classes_that_the_file_scores_are_counted(
 ) -> None:
     files, names = files_of(branch), tuple("abc"[:given])
     found = refused(files, tmp_path / "out.fctl", InputError, classes=names)
-    assert found == f"--classes: {files.paths[LOCAL]} scores {len(branch.classes)} classes, found {given} names"
+    assert found == f"`classes`: {files.paths[LOCAL]} scores {len(branch.classes)} classes, found {given} names"
 
 
 def test_the_file_of_a_context_must_exist(files_of: Callable[[Branch], Files], tmp_path: Path) -> None:
@@ -576,7 +577,7 @@ def test_windows_that_cannot_be_are_refused(
     files_of: Callable[[Branch], Files], tmp_path: Path, windows: dict[str, int], message: str
 ) -> None:
     found = refused(files_of(INRIA), tmp_path / "out.fctl", InputError, windows=windows)
-    assert re.fullmatch(f"--contexts: {message}", found)
+    assert re.fullmatch(f"`context_sizes`: {message}", found)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -98,7 +98,7 @@ def raw_inputs(bundle: Bundle, batch: int) -> Arrays:
     batches = sample_patches(manifest, shipped_images(), batch, seed=1)
     arrays = {"patch": np.concatenate([one.patch for one in batches])}
     for context in manifest.contexts:
-        arrays[f"window_{context.name}"] = np.concatenate([one.contexts[context.name] for one in batches])
+        arrays[f"window_{context.name}"] = np.concatenate([one.pixels_of(context.name) for one in batches])
         if context.cells:
             arrays[context.positions] = np.concatenate([one.positions[context.name] for one in batches])
     return arrays
@@ -386,7 +386,7 @@ def test_a_plan_is_served_in_place_of_the_graph(schema: ModuleType, tmp_path: Pa
 def test_a_model_that_exists_is_not_touched_and_others_may_be_there(tmp_path: Path) -> None:
     write_repository(read_bundle(tiny.TINY_PLAIN), tmp_path)
     before = (tmp_path / "tiny_plain" / "config.pbtxt").stat()
-    with pytest.raises(OutputError, match="tiny_plain exists already; choose another --out, or remove it"):
+    with pytest.raises(OutputError, match="tiny_plain exists already; choose another `out`, or remove it"):
         write_repository(read_bundle(tiny.TINY_PLAIN), tmp_path, max_batch=2)
     assert (tmp_path / "tiny_plain" / "config.pbtxt").stat() == before
     write_repository(read_bundle(tiny.TINY_SHARES), tmp_path)
@@ -403,7 +403,9 @@ def test_a_fused_graph_that_differs_is_refused_and_nothing_is_left(
         return model
 
     monkeypatch.setattr(fuse, "fused_model", damaged)
-    with pytest.raises(ParityError, match=r"differs from its staged ones: .* export the network anew, with --graph"):
+    with pytest.raises(
+        ParityError, match=r"differs from its staged ones: .* export the network anew, with `graph` fused"
+    ):
         write_repository(read_bundle(tiny.TINY), tmp_path / "repository")
     assert list(tmp_path.iterdir()) == []
 
@@ -422,9 +424,9 @@ def test_graphs_of_two_opsets_cannot_be_fused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("bundle", "options", "message"),
     [
-        (tiny.TINY, {"max_batch": 0}, "--max-batch: expected at least 1, found 0"),
-        (tiny.TINY, {"plan": Path("none.plan")}, "--plan: expected a TensorRT plan of the fused graph, found no file"),
-        (tiny.TINY_PLAIN, {"plan": Path(__file__)}, "--plan: TensorRT takes no uint16"),
+        (tiny.TINY, {"max_batch": 0}, "`max_batch`: expected at least 1, found 0"),
+        (tiny.TINY, {"plan": Path("none.plan")}, "`plan`: expected a TensorRT plan of the fused graph, found no file"),
+        (tiny.TINY_PLAIN, {"plan": Path(__file__)}, "`plan`: TensorRT takes no uint16"),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, bundle: Path, options: dict[str, Any], message: str) -> None:

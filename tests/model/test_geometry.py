@@ -13,7 +13,7 @@ from fctl.model.backbones import BACKBONES, Stage, backbone_class, stage_of
 from fctl.model.config import ConfigError
 from fctl.model.geometry import apply_separable, cells_of_patch, crop_matrix, relative
 from fctl.model.network import Placement
-from fctl.runtime.tiling.contexts import Cells, ContextWindow, cell_positions
+from fctl.runtime.tiling.contexts import Cells, cell_positions, context_window
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.windows import Window
 
@@ -135,7 +135,7 @@ def test_runtime_and_model_agree_on_a_global_window(stage: Stage) -> None:
 def test_the_network_expects_the_very_windows_that_the_runtime_cuts(context: object) -> None:
     config = small_config(contexts=(context,))
     stage, place = stage_of(config.backbone, config.stage), Placement(config, context)  # type: ignore[arg-type]
-    cut = ContextWindow(factor=context.factor, size=context.size, resampling="box")  # type: ignore[attr-defined]
+    cut = context_window(context.factor, size=context.size, resampling="box")  # type: ignore[attr-defined]
     tile = Window(500, 90, PATCH, PATCH)
     window = cut.around(tile, ArraySource(np.zeros((2000, 2000, 3), np.uint8)))
     cells = Cells(stride=stage.stride, offset=stage.offset, count=len(place.static))

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import fctl.calib
 import fctl.runtime
 from fctl.runtime.engines import choose as engines
+
+from . import tiny
+from .naive import slope_of
 
 EXPORT_ONLY = ("torch", "onnx", "onnxscript")
 
@@ -65,3 +69,44 @@ assert not [name for name in {EXPORT_ONLY!r} if name in sys.modules]
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Segmentor'"):
         importlib.import_module("fctl.runtime").Segmentor  # noqa: B018
+
+
+def test_the_public_face_is_sorted_and_every_name_loads() -> None:
+    face = importlib.import_module("fctl.runtime")
+    assert face.__all__ == sorted(face.__all__)
+    assert {name: getattr(face, name).__name__ for name in face.__all__} == {name: name for name in face.__all__}
+
+
+FORMER = {
+    "bundle": ("fctl.runtime", "read_bundle"),
+    "contexts": ("fctl.runtime", "ArraySource"),
+    "datasets": ("fctl.runtime.evaluate", "open_dataset", "select"),
+    "evaluation": ("fctl.runtime.evaluate", "evaluate", "plan_runs"),
+    "merge": ("fctl.runtime", "Merger"),
+    "pipeline": ("fctl.runtime", "cut_batch", "grid_of"),
+}
+"""By the module of `fctl.runtime` that the documentation once named: where its names are now, and the names."""
+
+
+@pytest.mark.parametrize(("former", "names"), FORMER.items())
+def test_programs_written_for_former_places_keep_working(former: str, names: tuple[str, ...]) -> None:
+    now, *offered = names
+    for name in offered:
+        found = getattr(importlib.import_module(f"fctl.runtime.{former}"), name)
+        assert found is getattr(importlib.import_module(now), name)
+
+
+def test_a_client_written_for_former_names_of_contexts_keeps_working() -> None:
+    """The client of docs/triton.md, as it was before shared contexts were cut with the batch."""
+    from fctl.runtime.bundle import read_bundle
+    from fctl.runtime.contexts import ArraySource
+    from fctl.runtime.pipeline import cut_batch, cut_scene, grid_of
+
+    manifest = read_bundle(tiny.TINY_GLOBAL).manifest
+    source = ArraySource(slope_of(100, 70))
+    tile = next(iter(grid_of(manifest, source.height, source.width)))
+    batch = cut_batch(manifest, source, (tile,), 1)
+    (context,) = manifest.contexts
+    assert context.window.moves
+    pixels = cut_scene(source, batch.scenes[context.name][0], context)
+    np.testing.assert_array_equal(pixels, batch.pixels_of(context.name))

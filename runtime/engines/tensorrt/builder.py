@@ -5,23 +5,21 @@ Networks are strongly typed: the precision of every layer is what the graph says
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import platform
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ...bundle.manifest import BATCH, GraphSpec, Precision
+from ...bundle.manifest import SEGMENTER, GraphSpec, Precision
 from ...bundle.store import Bundle
-from ...cuda import driver
-from ...errors import DeviceMemoryError, EngineError, InputError, OutputError
-from ...raster.atomic import atomic_write
-from .flavours import Flavour, complaint, load_flavour, recorder
+from ...errors import DeviceMemoryError, EngineError
+from .api import Module
+from .config import check_options, configure, network_flags, profile_of, timing_cache
+from .flavours import Recorder, complaint, load_flavour, recorder
 from .layers import LayerReport, read_dump, read_inspector
+from .machines import machine_for
 from .plans import (
     SCHEMA,
     BuildOptions,
@@ -29,29 +27,45 @@ from .plans import (
     PlanRecord,
     StoredPlan,
     batches_of,
-    cache_folder,
     plan_name,
     read_record,
     remove_plan,
     store_plan,
 )
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
-_TIMING_CACHE = "timing.cache"
+__all__ = ["build_plan", "build_plans", "machine_for"]
+
+log = logging.getLogger(__name__)
 
 
 def build_plans(bundle: Bundle, precision: Precision, options: BuildOptions, folder: Path) -> tuple[StoredPlan, ...]:
-    """Plans of all graphs of a precision, written into `folder`; those that lie there already are kept.
+    """Build plans of all graphs of a precision.
 
-    A context that moves is encoded alone, so its encoder gets a batch of 1 besides. Out of memory, the largest batch is
-    halved, for all graphs alike, and a warning says so. Raises BundleError or EngineError.
+    Windows of a shared context are encoded one at a time, so that their encoder gets a batch of 1 besides. Where memory
+    runs out, the largest batch is halved, for all graphs alike, and a warning is logged.
+
+    Args:
+        bundle: The bundle.
+        precision: Which of its graphs.
+        options: How to build.
+        folder: Where to write the plans; those that lie there already are kept.
+
+    Returns:
+        The plans, in the order of the graphs.
+
+    Raises:
+        InputError: The options do not fit each other.
+        BundleError: The bundle holds no graphs of the precision.
+        EngineError: The library or the GPU is missing, or the library refuses a graph.
     """
-    _check_options(options)
+    check_options(options)
     machine = machine_for(options)
     graphs = [bundle.graph(graph.role, precision) for graph in bundle.manifest.graphs if graph.precision == precision]
     if not graphs:
-        bundle.graph("segmenter", precision)  # says what there is
+        bundle.graph(SEGMENTER, precision)  # raises an error that lists those there are
     while True:
         plans: list[StoredPlan] = []
         try:
@@ -65,58 +79,36 @@ def build_plans(bundle: Bundle, precision: Precision, options: BuildOptions, fol
             options = _halved(options, error)
 
 
-def machine_for(options: BuildOptions) -> Machine:
-    """The machine that plans are built for: this one, or any with a GPU of the compute capability asked for.
-
-    Raises EngineError that names what is missing. The driver is asked before TensorRT, which can crash without one.
-    """
-    trt = load_flavour(options.flavour)
-    if options.compute_capability is not None:
-        return Machine(
-            version=trt.__version__, system=_system(), gpu=None, compute_capability=options.compute_capability,
-            driver=None,
-        )  # fmt: skip
-    if reason := driver.missing():
-        remedy = "; --compute-capability builds for GPUs elsewhere" if options.flavour == "tensorrt-rtx" else ""
-        raise EngineError(f"{options.flavour} builds for the GPU of this machine: {reason}{remedy}")
-    with contextlib.closing(driver.open_device()) as device:
-        return machine_of(options.flavour, device)
-
-
-def machine_of(flavour: Flavour, device: driver.Device) -> Machine:
-    """What plans must fit on an open device."""
-    major, minor = device.compute_capability
-    version = load_flavour(flavour).__version__
-    name = f"{device.name}, {device.multiprocessors} SMs"  # all Jetsons of a generation have one name
-    return Machine(
-        version=version, system=_system(), gpu=name, compute_capability=10 * major + minor, driver=device.driver
-    )
-
-
-def _system() -> str:
-    return f"{platform.system()} {platform.machine()}"
-
-
 def build_plan(path: Path, graph: GraphSpec, options: BuildOptions, machine: Machine) -> tuple[memoryview, PlanRecord]:
-    """Parse and build one graph; its plan and record.
+    """Parse and build one graph.
 
-    Raises EngineError with the parser's or builder's first complaint.
+    Args:
+        path: The ONNX file.
+        graph: Its description.
+        options: How to build.
+        machine: What is built for, from `machine_for`.
+
+    Returns:
+        The plan's bytes and its record.
+
+    Raises:
+        EngineError: The library refuses the graph, with its first complaint.
+        DeviceMemoryError: The build ran out of memory.
     """
     _check_dtypes(path, graph)
     trt = load_flavour(options.flavour)
     started, logger = time.monotonic(), recorder(trt)
     builder = trt.Builder(logger)
-    network = builder.create_network(_flags(trt))
+    network = builder.create_network(network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(path)):
         reason = parser.get_error(0).desc() if parser.num_errors else complaint(logger).reason
-        raise EngineError(
-            f"{path}: {options.flavour} {machine.version} cannot read this graph: {' '.join(reason.split())}"
-        )
-    config = _config(trt, builder, options)
+        problem = f"{options.flavour} {machine.version} cannot read this graph: {' '.join(reason.split())}"
+        raise EngineError(problem, subject=path)
+    config = configure(trt, builder, options)
     for batch in options.batches:
-        config.add_optimization_profile(_profile(builder, graph, batch))
-    with _timing_cache(config, options, machine):
+        config.add_optimization_profile(profile_of(builder, graph, batch))
+    with timing_cache(config, options, machine):
         plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _failure(path, options, logger)
@@ -130,6 +122,7 @@ def build_plan(path: Path, graph: GraphSpec, options: BuildOptions, machine: Mac
 
 
 def _stored(path: Path, graph: GraphSpec, options: BuildOptions, machine: Machine, folder: Path) -> StoredPlan:
+    """The plan of one graph in a folder, built unless it lies there."""
     name = plan_name(graph, options, machine)
     record = (folder / name).with_suffix(".json")
     if (folder / name).is_file() and record.is_file():
@@ -140,77 +133,16 @@ def _stored(path: Path, graph: GraphSpec, options: BuildOptions, machine: Machin
 
 
 def _halved(options: BuildOptions, error: DeviceMemoryError) -> BuildOptions:
+    """The options with half the largest batch; raises the error where that is 1 already."""
     largest = max(options.batches)
     if largest == 1:
         raise error
-    log.warning("warning: out of memory at batch %d: building for batch %d instead", largest, largest // 2)
+    log.warning("out of memory at batch %d: building for batch %d instead", largest, largest // 2)
     return replace(options, batches=tuple(sorted({*options.batches, largest // 2} - {largest})))
 
 
-def _flags(trt: Any) -> int:
-    """Strongly typed, which from TensorRT 11 on is the only kind; the flag's number differs between versions."""
-    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    return 0 if flag is None else 1 << int(flag)
-
-
-def _config(trt: Any, builder: Any, options: BuildOptions) -> Any:
-    config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that layers can be told afterwards
-    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is fp32: TF32 keeps 10 bits of 23
-    if options.workspace is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
-    if options.optimisation is not None:
-        config.builder_optimization_level = options.optimisation
-    if options.hardware_compatible:
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
-    if options.version_compatible:
-        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-    if options.compute_capability is not None:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(_capability(trt, options), 0)
-    return config
-
-
-def _capability(trt: Any, options: BuildOptions) -> Any:
-    known = trt.ComputeCapability.__members__
-    found = known.get(f"SM{options.compute_capability}")
-    if found is None:
-        names = ", ".join(name.removeprefix("SM") for name in known if name.startswith("SM"))
-        raise InputError(f"--compute-capability: {options.flavour} knows {names}, found {options.compute_capability}")
-    return found
-
-
-def _profile(builder: Any, graph: GraphSpec, batch: int) -> Any:
-    """One batch size, so that kernels are chosen for just that."""
-    profile = builder.create_optimization_profile()
-    for spec in graph.inputs:
-        shape = tuple(batch if side == BATCH else side for side in spec.shape)
-        profile.set_shape(spec.name, shape, shape, shape)
-    return profile
-
-
-@contextlib.contextmanager
-def _timing_cache(config: Any, options: BuildOptions, machine: Machine) -> Any:
-    """Kernel timings of earlier builds on this GPU; TensorRT-RTX times nothing when it builds."""
-    if options.flavour != "tensorrt":
-        yield
-        return
-    device = re.sub(r"\W+", "_", machine.gpu or "")
-    path = cache_folder() / f"{options.flavour}-{machine.version}-{device}-{_TIMING_CACHE}"
-    kept = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    if kept is None or not config.set_timing_cache(kept, ignore_mismatch=False):  # damaged, or another GPU's
-        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
-    yield
-    cache = config.get_timing_cache()
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_bytes(cache.serialize() if cache else b"")
-    except OutputError as error:  # a build of minutes is worth more
-        log.debug("no timing cache: %s", error)
-
-
-def _inspected(trt: Any, plan: Any, options: BuildOptions) -> LayerReport | None:
-    """What TensorRT itself says of the engine; it needs the GPU, which is there where it was built for this machine."""
+def _inspected(trt: Module, plan: ReadableBuffer, options: BuildOptions) -> LayerReport | None:
+    """What TensorRT itself tells of a plan; it needs the GPU, which is there where it was built for this machine."""
     if options.compute_capability is not None:
         return None
     runtime = trt.Runtime(recorder(trt))
@@ -218,41 +150,28 @@ def _inspected(trt: Any, plan: Any, options: BuildOptions) -> LayerReport | None
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None
-    said = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     try:
-        return read_inspector(said)
+        return read_inspector(text)
     except ValueError:  # no JSON after all
         return None
 
 
 def _check_dtypes(path: Path, graph: GraphSpec) -> None:
+    """Raise EngineError where an input has a dtype that TensorRT lacks."""
     for spec in graph.inputs:
         if spec.dtype in ("uint16", "int16"):
-            raise EngineError(
-                f"{path}: TensorRT has no {spec.dtype}, which {spec.name} is: run it with --backend onnxruntime-cuda"
-            )
+            problem = f"TensorRT has no {spec.dtype}, which {spec.name} is: run it with `backend` onnxruntime-cuda"
+            raise EngineError(problem, subject=path)
 
 
-def _failure(path: Path, options: BuildOptions, logger: Any) -> EngineError:
-    said = complaint(logger)
-    if said.memory:
+def _failure(path: Path, options: BuildOptions, logger: Recorder) -> EngineError:
+    """The error of a build that failed, with what the library said."""
+    heard = complaint(logger)
+    if heard.memory:
         return DeviceMemoryError(
-            f"{path}: {options.flavour} ran out of memory at batch {max(options.batches)}: {said.reason}; "
-            "try a smaller --batch or --workspace"
+            f"{options.flavour} ran out of memory at batch {max(options.batches)}: {heard.reason}",
+            subject=path,
+            remedy="try a smaller `batch` or `workspace`",
         )
-    return EngineError(f"{path}: {options.flavour} cannot build this graph: {said.reason}")
-
-
-def _check_options(options: BuildOptions) -> None:
-    if options.flavour == "tensorrt" and options.compute_capability is not None:
-        raise InputError(
-            "--compute-capability: tensorrt builds for the GPU of this machine; leave it out, or use --flavour "
-            "tensorrt-rtx"
-        )
-    if options.flavour == "tensorrt-rtx" and (options.hardware_compatible or options.version_compatible):
-        raise InputError(
-            "--hardware-compatible and --version-compatible are for --flavour tensorrt: plans of tensorrt-rtx run on "
-            "every GPU of their compute capability; leave them out"
-        )
-    if not options.batches or min(options.batches) < 1:
-        raise InputError(f"--batch: expected numbers from 1 as in 1,4,8, found {options.batches}")
+    return EngineError(f"{options.flavour} cannot build this graph: {heard.reason}", subject=path)

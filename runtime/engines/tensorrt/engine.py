@@ -8,19 +8,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...bundle.manifest import GraphSpec
 from ...cuda import driver
 from ...errors import DeviceMemoryError, EngineError
 from ..base import DeviceSession, GpuEngine, Request, RunPrecision, graphs_for, shape_of
-from .builder import build_plans, machine_of
-from .flavours import Flavour, complaint, load_flavour, missing_flavour, recorder
+from .api import CudaEngine, ExecutionContext, PlanRuntime
+from .builder import build_plans
+from .flavours import Flavour, Recorder, complaint, load_flavour, missing_flavour, recorder
+from .machines import machine_of
 from .plans import BuildOptions, Machine, StoredPlan, batches_of, cache_folder, find_plan, read_plan
 
 
 class TensorRt(GpuEngine):
-    """Runs plans of TensorRT 10.3 to 11."""
+    """Runs plans of TensorRT 10.3 to 11.
+
+    Attributes:
+        flavour: The library that runs them.
+        capturable: Whether a run may become part of a CUDA graph.
+    """
 
     name = "tensorrt"
     flavour: ClassVar[Flavour] = "tensorrt"
@@ -31,18 +38,20 @@ class TensorRt(GpuEngine):
         trt = load_flavour(self.flavour)
         self._logger = recorder(trt)
         with self.gpu.active():
-            self._runtime = trt.Runtime(self._logger)  # can crash without a driver: `refusal` asked for it
+            self._runtime: PlanRuntime | None = trt.Runtime(
+                self._logger
+            )  # can crash without a driver: `refusal` asked for it
         self._machine = machine_of(self.flavour, self.gpu)
-        self._plans: dict[Path, Any] = {}
+        self._plans: dict[Path, CudaEngine] = {}
 
     @classmethod
     def precisions(cls) -> tuple[RunPrecision, ...]:
-        """What this machine can run: what the graphs say."""
+        """All precisions of graphs: plans compute in what the graphs say."""
         return ("fp32", "fp16", "int8")
 
     @classmethod
     def refusal(cls, request: Request) -> str | None:
-        """Why it cannot do what is asked, on this machine: plans are missing and may not be built, for example."""
+        """Why the library cannot do what is asked here: plans are missing and may not be built, for example."""
         reason = missing_flavour(cls.flavour) or super().refusal(request)
         if reason or request.bundle is None:
             return reason
@@ -52,7 +61,7 @@ class TensorRt(GpuEngine):
 
     @classmethod
     def _missing_plans(cls, request: Request, machine: Machine) -> str | None:
-        """Why there are no plans for a bundle; builds them into the cache where that is allowed."""
+        """Why there are no plans for a bundle; None where there are, or where they may be built into the cache."""
         assert request.bundle is not None
         precision = graphs_for(request.precision)
         try:
@@ -80,19 +89,21 @@ class TensorRt(GpuEngine):
         return session
 
     def close(self) -> None:
-        """Let go of the plans, then of the GPU."""
+        """Release the plans, then the GPU."""
         with suppress(EngineError), self.gpu.active():
             self._plans.clear()
             self._runtime = None
         super().close()
 
-    def _load(self, plan: StoredPlan) -> Any:
+    def _load(self, plan: StoredPlan) -> CudaEngine:
+        """The library's engine of a plan; raises EngineError where it does not fit after all."""
+        assert self._runtime is not None
         # A plan for other versions brings code of its own, and TensorRT asks whether it may run.
         self._runtime.engine_host_code_allowed = plan.record.options.version_compatible
         complaint(self._logger)
         engine = self._runtime.deserialize_cuda_engine(read_plan(plan))
         if engine is None:
-            raise _failure(f"{plan.path}: {self.name} cannot load this engine", self._logger, "build it again")
+            raise _failure(plan.path, f"{self.name} cannot load this engine", self._logger, "build it again")
         return engine
 
 
@@ -108,7 +119,14 @@ class _TensorRtSession(DeviceSession):
     """One execution context at one of its plan's profiles. The context allocates its scratch memory once."""
 
     def __init__(
-        self, engine: Any, plan: StoredPlan, graph: GraphSpec, batch: int, stream: int, strategy: Any, logger: Any
+        self,
+        engine: CudaEngine,
+        plan: StoredPlan,
+        graph: GraphSpec,
+        batch: int,
+        stream: int,
+        strategy: object,
+        logger: Recorder,
     ) -> None:
         super().__init__(graph, batch)
         self._stream, self._logger, self._addresses = stream, logger, dict[str, int]()
@@ -116,35 +134,40 @@ class _TensorRtSession(DeviceSession):
         expected = [spec.name for spec in (*graph.inputs, *graph.outputs)]
         if sorted(names) != sorted(expected):
             raise EngineError(
-                f"{plan.path}: expected tensors {', '.join(sorted(expected))}, found {', '.join(sorted(names))}; "
-                "build it again"
+                subject=plan.path,
+                expected=f"tensors {', '.join(sorted(expected))}",
+                found=", ".join(sorted(names)),
+                remedy="build it again",
             )
         complaint(logger)
-        self._context = engine.create_execution_context(strategy)
+        context = engine.create_execution_context(strategy)
         profile = plan.record.profiles.index(batch)
-        if self._context is None or not self._context.set_optimization_profile_async(profile, stream):
-            self._context = None
-            raise _failure(f"{plan.path}: no context for batch {batch}", logger, "try a smaller batch")
-        shaped = all(self._context.set_input_shape(spec.name, shape_of(spec, batch)) for spec in graph.inputs)
-        if not shaped or self._context.infer_shapes():
-            self._context = None
-            raise _failure(f"{plan.path}: batch {batch} does not fit its profile {profile}", logger, "build it again")
+        if context is None or not context.set_optimization_profile_async(profile, stream):
+            del context  # its memory is for a smaller batch
+            raise _failure(plan.path, f"no context for batch {batch}", logger, "try a smaller batch")
+        shaped = all(context.set_input_shape(spec.name, shape_of(spec, batch)) for spec in graph.inputs)
+        if not shaped or context.infer_shapes():
+            del context
+            raise _failure(plan.path, f"batch {batch} does not fit its profile {profile}", logger, "build it again")
+        self._context: ExecutionContext | None = context
 
     def enqueue(self, pointers: Mapping[str, int]) -> None:
         """Queue one run."""
+        assert self._context is not None
         for name, pointer in pointers.items():
             if self._addresses.get(name) != pointer:
                 self._context.set_tensor_address(name, pointer)
                 self._addresses[name] = pointer
         if not self._context.execute_async_v3(self._stream):
-            raise _failure(f"{self._graph.role}: the engine failed", self._logger, "try a smaller batch")
+            raise _failure(self._graph.role, "the engine failed", self._logger, "try a smaller batch")
 
     def close(self) -> None:
-        """Let go of the context and its scratch memory."""
+        """Release the context and its scratch memory."""
         self._context = None
 
 
-def _failure(what: str, logger: Any, remedy: str) -> EngineError:
-    said = complaint(logger)
-    kind = DeviceMemoryError if said.memory else EngineError
-    return kind(f"{what}: {said.reason}; {remedy}")
+def _failure(subject: Path | str, problem: str, logger: Recorder, remedy: str) -> EngineError:
+    """The error of a failed call, with what the library said."""
+    heard = complaint(logger)
+    kind = DeviceMemoryError if heard.memory else EngineError
+    return kind(f"{problem}: {heard.reason}", subject=subject, remedy=remedy)

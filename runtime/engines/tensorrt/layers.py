@@ -1,6 +1,6 @@
 """What a builder made of a graph: the data types that its products run in, and which attention became one kernel.
 
-Two sources say it: the dump that a builder logs (TensorRT-RTX, also without a GPU), and the inspector of a loaded
+There are two sources: the dump that a builder logs (TensorRT-RTX, also without a GPU), and the inspector of a loaded
 engine.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 _LINE = re.compile(
     r"^\s*Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (?:Constants: \[.*?\], )?"
@@ -20,7 +19,7 @@ _DATATYPE = re.compile(r"Datatype: (\w+)")
 _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _PRODUCTS = re.compile(r"correlation|gemm|fusion|conv|matrix|mha", re.IGNORECASE)
 _FUSED = re.compile(r"mha", re.IGNORECASE)
-# As the inspector of TensorRT 10 says it, "Row major linear FP16 format".
+# As the inspector of TensorRT 10 writes it, "Row major linear FP16 format".
 _FORMATS = (("FP32", "Float"), ("FP16", "Half"), ("INT8", "Int8"), ("Int8", "Int8"), ("BF16", "BFloat16"))
 
 
@@ -28,9 +27,12 @@ _FORMATS = (("FP32", "Float"), ("FP16", "Half"), ("INT8", "Int8"), ("Int8", "Int
 class LayerReport:
     """Products of matrices (convolutions, linear layers, attention) by the data type that goes into them.
 
-    products: layers by data type ("Half", "Float", "Int8"). attention: those of them that are a whole attention in one
-    kernel. A layer is called by the ONNX nodes that it computes, "conv_1+relu_1"; one that serves several profiles
-    counts once.
+    A layer is named after the ONNX nodes that it computes, "conv_1+relu_1"; one that serves several profiles counts
+    once.
+
+    Attributes:
+        products: The layers by data type ("Half", "Float", "Int8").
+        attention: Those of them that compute a complete attention in one kernel.
     """
 
     products: dict[str, tuple[str, ...]]
@@ -38,13 +40,20 @@ class LayerReport:
 
     @property
     def summary(self) -> str:
-        """As one line: "60 Half, 2 Float, 4 fused attention"."""
+        """The report in one line: "60 Half, 2 Float, 4 fused attention"."""
         parts = [f"{len(layers)} {kind}" for kind, layers in self.products.items()]
         return ", ".join([*parts, *([f"{len(self.attention)} fused attention"] if self.attention else [])])
 
 
 def read_dump(text: str) -> LayerReport | None:
-    """From the "Layers:" that a builder logs when it is verbose; None where there is none."""
+    """Read what a builder logs when it is verbose.
+
+    Args:
+        text: The message that begins with "Layers:".
+
+    Returns:
+        The report; None where the text lists no layers.
+    """
     found = [match for line in text.splitlines() if (match := _LINE.match(line))]
     layers = (
         (match["name"], match["kind"], _DATATYPE.findall(match["inputs"]), _NODE.findall(match["metadata"]))
@@ -54,7 +63,17 @@ def read_dump(text: str) -> LayerReport | None:
 
 
 def read_inspector(text: str) -> LayerReport | None:
-    """From an engine inspector's JSON; None where the engine keeps no details."""
+    """Read what an engine inspector tells.
+
+    Args:
+        text: Its JSON.
+
+    Returns:
+        The report; None where the engine keeps no details.
+
+    Raises:
+        ValueError: The text is no JSON.
+    """
     layers = [layer for layer in json.loads(text).get("Layers", []) if isinstance(layer, dict)]
     details = (
         (
@@ -69,6 +88,7 @@ def read_inspector(text: str) -> LayerReport | None:
 
 
 def _report(layers: Iterable[tuple[str, str, list[str], list[str]]]) -> LayerReport:
+    """The report of layers: name, kind, data types of the inputs, and ONNX nodes of each."""
     products: dict[str, set[str]] = {}
     attention = set()
     for name, kind, inputs, nodes in layers:
@@ -83,6 +103,7 @@ def _report(layers: Iterable[tuple[str, str, list[str], list[str]]]) -> LayerRep
     )
 
 
-def _datatype(tensor: dict[str, Any]) -> str:
-    said = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "")
-    return next((name for mark, name in _FORMATS if mark in said), said)
+def _datatype(tensor: Mapping[str, object]) -> str:
+    """The data type of a tensor, as the dump names it."""
+    text = str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "")
+    return next((name for mark, name in _FORMATS if mark in text), text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from ...cuda.arrays import DeviceArray, as_device_array
 from ...cuda.tensors import Tensor
@@ -11,53 +10,68 @@ from ...errors import RasterError
 from ...tiling.turns import Turn
 from ..batches import grid_of
 from ..pipeline import segment_strips
-from .merge import DeviceMerger, Target
+from .accumulate import DeviceAccumulator, Target
 from .network import DeviceNetwork
 from .windows import DeviceSource
 
 
 def segment_on_device(
-    network: DeviceNetwork, image: Any, turns: tuple[Turn, ...], probabilities: bool
+    network: DeviceNetwork, image: object, turns: tuple[Turn, ...], probabilities: bool
 ) -> tuple[DeviceArray, DeviceArray | None]:
-    """Image (height, width, bands) of any library -> ids (height, width) uint8, and probabilities (classes, height,
-    width) float32 where they are asked for. They are ready when this returns.
+    """Segment an image that lies on the network's GPU.
 
-    Raises InputError for an array that is not on a GPU, RasterError for another dtype or number of bands,
-    DeviceMemoryError where the sums and the mask do not fit.
+    Args:
+        network: The network.
+        image: An array (height, width, bands) of any library with DLPack or ``__cuda_array_interface__``.
+        turns: The ways in which each patch is segmented before scores are averaged (§4.2).
+        probabilities: Whether probabilities are wanted.
+
+    Returns:
+        Class ids (height, width) uint8, and probabilities (classes, height, width) float32 or None. They are ready.
+
+    Raises:
+        InputError: The array does not lie on a GPU.
+        RasterError: The array has another dtype, another number of bands, or lies on another GPU.
+        DeviceMemoryError: The sums and the mask do not fit into the GPU's memory.
     """
-    source = DeviceSource(_checked(network, image))
-    grid = grid_of(network.manifest, source.height, source.width)
+    source, work = DeviceSource(_checked(network, image)), network.work
     size = (source.height, source.width)
-    with network.device.active():
-        ids = Tensor.allocate(network.device, size, "uint8")
+    band = grid_of(network.manifest, *size).all_rows()
+    with work.active():
+        ids = Tensor.allocate(work.device, size, "uint8")
         planes = (len(network.manifest.classes), *size)
-        shares = Tensor.allocate(network.device, planes, "float32") if probabilities else None
-        merger = DeviceMerger(network, grid, probabilities, Target(ids, shares))
+        found = Tensor.allocate(work.device, planes, "float32") if probabilities else None
+        target = Target(ids, found)
+        accumulator = DeviceAccumulator(work, network.manifest, band, turns, probabilities, target)
         with ThreadPoolExecutor(1, "fctl-cut") as reader:
-            for _ in segment_strips(network, source, grid, merger, reader, turns, None):
+            for _ in segment_strips(network, source, band, accumulator, reader, None):
                 pass
-        network.compute.synchronize()
-        network.kernels.tidy()
-    return _array(network, ids), _array(network, shares) if shares else None
+        work.compute.synchronize()
+        work.kernels.tidy()
+    return _array(network, ids), _array(network, found) if found else None
 
 
-def _checked(network: DeviceNetwork, image: Any) -> DeviceArray:
-    spec = network.manifest.input
-    with network.device.active():
-        array = as_device_array(image, network.compute)
+def _checked(network: DeviceNetwork, image: object) -> DeviceArray:
+    """The image, once the work that fills it is waited for; raises what `segment_on_device` does."""
+    spec, work = network.manifest.input, network.work
+    with work.active():
+        array = as_device_array(image, work.compute)
         if isinstance(array.stream, int):
-            network.compute.follow(array.stream)
+            work.compute.follow(array.stream)
     if len(array.shape) != 3 or array.shape[2] != spec.bands or array.dtype != spec.dtype or 0 in array.shape:
         raise RasterError(
-            f"expected an image (height, width, {spec.bands}) of {spec.dtype}, found {array.shape} of {array.dtype}"
+            expected=f"an image (height, width, {spec.bands}) of {spec.dtype}",
+            found=f"{array.shape} of {array.dtype}",
         )
-    if array.device not in (None, network.device.index):
-        raise RasterError(f"expected an image on GPU {network.device.index}, found one on GPU {array.device}; move it")
+    if array.device not in (None, work.device.index):
+        raise RasterError(
+            expected=f"an image on GPU {work.device.index}", found=f"one on GPU {array.device}", remedy="move it"
+        )
     return array
 
 
 def _array(network: DeviceNetwork, tensor: Tensor) -> DeviceArray:
     tensor.memory.give_away()  # it may outlive the segmenter
     return DeviceArray.dense(
-        tensor.pointer, tensor.shape, tensor.dtype, device=network.device.index, owner=tensor.memory
+        tensor.pointer, tensor.shape, tensor.dtype, device=network.work.device.index, owner=tensor.memory
     )

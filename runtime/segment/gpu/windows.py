@@ -1,4 +1,4 @@
-"""Windows of an image that lies on a GPU: they are cut there when a graph needs them."""
+"""Windows of an image that lies on a GPU; they are cut there when a graph needs them."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ from ...tiling.windows import Window
 
 @dataclass(frozen=True)
 class DeviceSource:
-    """An image (height, width, bands) on a GPU; it has data everywhere."""
+    """An image on a GPU, which has data everywhere.
+
+    Attributes:
+        image: Array (height, width, bands) in the GPU's memory.
+    """
 
     image: DeviceArray
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Number of rows."""
         return self.image.shape[0]
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Number of columns."""
         return self.image.shape[1]
 
     def read(self, window: Window) -> NDArray[np.generic]:
-        """Nobody reads it on the host."""
+        """Raise NotImplementedError: nobody reads the image on the host."""
         raise NotImplementedError("an image on a GPU is cut by its kernels")
 
     def valid(self, window: Window) -> None:
-        """It has data everywhere."""
+        """The image has data everywhere."""
         return
 
-    def stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> DeviceStack:
-        """Windows, black beyond the image, resampled: (count, bands, side, side), black where there are fewer."""
-        return DeviceStack(self, tuple(windows), side, resampling, count, UPRIGHT)
+    def stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> DeviceWindows:
+        """Windows (count, bands, side, side) that are cut and shrunk later, see `Source.stack`."""
+        return DeviceWindows(self, tuple(windows), side, resampling, count, UPRIGHT)
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceStack:
-    """Windows that are still to be cut: `source.stack` of these arguments, turned."""
+class DeviceWindows:
+    """Windows that are still to be cut: `DeviceSource.stack` with these arguments, then turned."""
 
     source: DeviceSource
     windows: tuple[Window, ...]
@@ -55,13 +59,13 @@ class DeviceStack:
     turn: Turn
 
     @classmethod
-    def joined(cls, stacks: Sequence[DeviceStack]) -> DeviceStack:
-        """One stack of the windows of several."""
-        windows = tuple(window for stack in stacks for window in stack.windows)
-        return replace(stacks[0], windows=windows, count=len(windows))
+    def joined(cls, parts: Sequence[DeviceWindows]) -> DeviceWindows:
+        """The windows of several as one."""
+        windows = tuple(window for part in parts for window in part.windows)
+        return replace(parts[0], windows=windows, count=len(windows))
 
-    def turned(self, turn: Turn) -> DeviceStack:
-        """Turned, from upright."""
+    def turned(self, turn: Turn) -> DeviceWindows:
+        """The same windows, turned from upright."""
         return replace(self, turn=turn)
 
     def __len__(self) -> int:

@@ -45,8 +45,8 @@ def test_a_missing_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["c.pt", "--out", "out.fctl", "--fmt", "tvm"], "--fmt: expected onnx or trt or triton, found 'tvm'"),
-        (["c.pt", "--out", "out.fctl", "--weights", "fp8"], "--weights: expected fp32 or fp16, found 'fp8'"),
+        (["c.pt", "--out", "out.fctl", "--fmt", "tvm"], "'tvm' is not one of 'onnx', 'trt', 'triton'"),
+        (["c.pt", "--out", "out.fctl", "--weights", "fp8"], "'fp8' is not one of 'fp32', 'fp16'"),
         (["c.pt"], "--out"),
         (["--out", "out.fctl"], "NETWORK"),
         (["c.pt", "--out", "out.fctl", "--gsd", "coarse"], "--gsd"),

@@ -25,7 +25,8 @@ from onnx.reference import ReferenceEvaluator
 from fctl.calib.watch import peaks, types_of
 from fctl.export.foreign import ForeignOptions, export_foreign_onnx
 from fctl.export.precision.add import PrecisionOptions, add_precision
-from fctl.export.precision.half import EXCEPTIONS, to_half
+from fctl.export.precision.half import to_half
+from fctl.export.precision.half_exceptions import EXCEPTIONS
 from fctl.export.precision.rounding import rounded
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle, read_bundle
@@ -183,7 +184,7 @@ def test_hand_made_bundles(folder: Path, tmp_path: Path) -> None:
 def test_sixteen_bit_pixels(folder: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 65536, (40, 40, 4), np.uint16)
     image = write_geotiff(tmp_path / "image.tif", pixels)
-    with pytest.raises(InputError, match="--patches"):
+    with pytest.raises(InputError, match="`patches`"):
         add_precision(read_bundle(folder), tmp_path / "half.fctl", FP16)
     manifest = add_precision(read_bundle(folder), tmp_path / "half.fctl", replace(FP16, patches=(image,)))
     assert manifest.parity[-1].max_error < 1e-3
@@ -200,7 +201,7 @@ def test_bytes_are_deterministic(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path, converted: Export) -> None:
     bundle = read_bundle(converted("default"))
-    with pytest.raises(BundleError, match="holds fp16 graphs already: run it with --precision fp16"):
+    with pytest.raises(BundleError, match="holds fp16 graphs already: run it with `precision` fp16"):
         add_precision(bundle, tmp_path / "half.fctl", FP16)
     only = tuple(graph for graph in bundle.manifest.graphs if graph.precision == "fp16")
     relabelled = tuple(replace(graph, precision="int8") for graph in only)

@@ -31,23 +31,23 @@ from fctl.calib.ranges import METHODS
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.search import sensitivities
 from fctl.calib.speed import Speed, speeds
-from fctl.calib.trials import Fp32Graphs, Names, Trials
+from fctl.calib.trials import Fp32Graphs, Names, Numbers, Trials
 from fctl.calib.watch import peaks
-from fctl.export.cli.command import _CHOICES, app
-from fctl.export.precision import int8
+from fctl.export.cli.command import app
+from fctl.export.precision import int8, int8_budget, int8_patches, int8_speed
 from fctl.export.precision.int8 import REPORT, Int8Options, add_int8
 from fctl.export.verify import Samples
 from fctl.runtime import Segmenter
 from fctl.runtime.bundle.manifest import SEGMENTER, Manifest
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
 from fctl.runtime.cli.info import info_app
+from fctl.runtime.engines import base
 from fctl.runtime.engines.tensorrt.builder import build_plan, machine_for
 from fctl.runtime.engines.tensorrt.plans import BuildOptions
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError, RasterError
 from fctl.runtime.evaluate.datasets import Dataset, open_dataset
 from fctl.runtime.evaluate.evaluation import evaluate
 from fctl.runtime.evaluate.runs import plan_runs
-from fctl.runtime.segment import segmenter
 from tests.conftest import InProcess, write_geotiff
 from tests.runtime import labelled, tiny
 
@@ -67,8 +67,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreference
 def fewer() -> Iterator[None]:
     """Patches, rounds and points."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(int8, "_CHECKS", 2)
-        patch.setattr(int8, "_VERIFIED", 2)
+        patch.setattr(int8_patches, "_TRIED", 2)
+        patch.setattr(int8_patches, "_JUDGING", 2)
         patch.setattr(int8, "_ALONE", 1)
         patch.setattr(search, "_CURVE", (0.5,))
         patch.setattr(speed, "_ROUNDS", 1)
@@ -78,7 +78,8 @@ def fewer() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Is timed, but for the shipped bundle: OpenVINO takes longest to load."""
-    monkeypatch.setattr(int8, "speeds", lambda bundle, batch, engines=("onnxruntime",): speeds(bundle, batch, engines))
+    only = ("onnxruntime",)
+    monkeypatch.setattr(int8_speed, "speeds", lambda bundle, batch, engines=only: speeds(bundle, batch, engines))
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ def test_it_runs_by_the_name_of_its_precision(backend: str, shipped: Path) -> No
 def test_a_processor_that_cannot_is_told(
     exact: bool, shipped: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segmenter, "adds_int8_exactly", lambda: exact)
+    monkeypatch.setattr(base, "adds_int8_exactly", lambda: exact)
     for precision in ("fp32", "int8"):
         Segmenter(shipped, backend="onnxruntime", precision=precision).close()
     assert caplog.text.count("without VNNI") == (0 if exact else 1)
@@ -305,16 +306,14 @@ def test_a_budget_that_cannot_be_kept_is_told_with_numbers_and_layers(tmp_path: 
 
 
 def gate(folder: Path, loss: Callable[[Names], float], agreement: float, images: Sequence[Path]) -> Any:
-    """What `_within` makes of tiny.fctl: ranges that are far too short, a made-up loss, and patches of images."""
+    """What `within` makes of tiny.fctl: ranges that are far too short, a made-up loss, and patches of images."""
     bundle = read_bundle(tiny.TINY)
     graphs, batches = Fp32Graphs.of(bundle), sample_patches(bundle.manifest, images, 3, seed=1)
     largest = peaks(bundle, batches, inputs=True)
-    numbers = int8.Numbers(
-        amax={role: {n: 0.7 * p for n, p in found.items()} for role, found in largest.items()}, biases={}
-    )
+    numbers = Numbers(amax={role: {n: 0.7 * p for n, p in found.items()} for role, found in largest.items()}, biases={})
     order = sorted(sensitivities(Trials(graphs, batches), numbers, 1), key=lambda one: one.macs)
-    budget = int8._Budget(name="made up", loss=loss, allowed=1.0, agreement=agreement, margins=(0.8, 0.5, 0.3))
-    return int8._within(graphs, numbers, order, budget, Samples(batches=batches, source="images"), folder)
+    budget = int8_budget.Budget(name="made up", loss=loss, allowed=1.0, agreement=agreement, margins=(0.8, 0.5, 0.3))
+    return int8_budget.within(graphs, numbers, order, budget, Samples(batches=batches, source="images"), folder)
 
 
 def layers_by_tens(names: Names) -> float:
@@ -392,7 +391,7 @@ def test_classes_that_do_not_match_are_told_at_once(tmp_path: Path) -> None:
 @given(st.integers(1, 400), st.integers(1, 80), st.integers(1, 300))
 def test_patches_are_parted_as_they_were_asked_for(found: int, first: int, second: int) -> None:
     chosen = [Chosen(image="a.tif", y=index, x=0, valid=1.0, shares=()) for index in range(found)]
-    taken, rest = int8._split(chosen, first, second)
+    taken, rest = int8_patches._split(chosen, first, second)
     assert taken and rest
     if found == 1:
         assert taken == rest == (chosen[0],)
@@ -406,23 +405,24 @@ def test_patches_are_parted_as_they_were_asked_for(found: int, first: int, secon
 
 
 def test_patches_to_judge_by_are_all_data_where_there_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "_CHECKS", 6)
-    monkeypatch.setattr(int8, "_VERIFIED", 4)
-    for every, whole_ones in ((2, True), (4, False)):
+    monkeypatch.setattr(int8_patches, "_TRIED", 6)
+    monkeypatch.setattr(int8_patches, "_JUDGING", 4)
+    for every, all_data in ((2, True), (4, False)):
         chosen = [
             Chosen(image="a.tif", y=index, x=0, valid=0.6 if index % every else 1.0, shares=()) for index in range(32)
         ]
-        calibrating, tried, judging = int8._parts(chosen, 22)
-        assert (len(calibrating), len(tried), len(judging)) == (22, 6, 4)
-        assert sorted((*calibrating, *tried, *judging), key=lambda patch: patch.y) == chosen
-        assert all(patch.valid == 1 for patch in (*tried, *judging)) == whole_ones
+        made = int8_patches._parts(chosen, 22, 4)
+        assert (len(made.calibrating), len(made.tried), len(made.judging)) == (22, 6, 4)
+        assert sorted((*made.calibrating, *made.tried, *made.judging), key=lambda patch: patch.y) == chosen
+        assert all(patch.valid == 1 for patch in (*made.tried, *made.judging)) == all_data
+        assert int8_patches._parts(chosen, 22, 3).judging == made.judging[:3]
 
 
 def test_few_patches_are_told(tmp_path: Path, rng: np.random.Generator, caplog: pytest.LogCaptureFixture) -> None:
     image = write_geotiff(tmp_path / "a.tif", rng.integers(1, 256, (17, 18, 3), np.uint8))
     with caplog.at_level(logging.INFO, "fctl"):
         add_int8(read_bundle(tiny.TINY), tmp_path / "x.fctl", replace(LOOSE, calib=(image,), min_agreement=0.3))
-    assert "warning: the images hold 6 different patches, fewer than the 12 wanted" in caplog.text
+    assert "the images hold 6 different patches, fewer than the 12 wanted" in caplog.text
     report = report_of(tmp_path / "x.fctl")
     assert (len(report["patches"]), len(report["checks"])) == (4, 1)
     places = [(patch["y"], patch["x"]) for patch in (*report["patches"], *report["checks"])]
@@ -446,15 +446,15 @@ def test_slow_engines_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
         Speed(engine="onnxruntime", seconds={"fp32": 0.1, "int8": 0.4}),
     )
     with caplog.at_level(logging.INFO, "fctl"):
-        int8._tell(best, timed)
+        int8_speed.log_result(best, timed)
         assert "2 layers, 50.0 % of the multiply-accumulates, are int8" in caplog.text
         assert "openvino runs int8 at 2.00 times the speed of its fastest other precision" in caplog.text
         assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == [
-            "warning: onnxruntime runs int8 at 0.25 times the speed of its fastest other precision: run without "
-            "--precision int8 there"
+            "onnxruntime runs int8 at 0.25 times the speed of its fastest other precision: run without `precision` int8 "
+            "there"
         ]
         assert "not timed" not in caplog.text
-        int8._tell(best, timed[1:])
+        int8_speed.log_result(best, timed[1:])
     assert "not timed, for they are not here or cannot run it: openvino" in caplog.text
 
 
@@ -462,7 +462,13 @@ def test_about_every_fifth_point_is_timed() -> None:
     shares = (0.0, 0.1, 0.19, 0.23, 0.4, 0.55, 0.78, 0.83, 0.95)
     points = tuple(search.Point(chosen={}, share=share, loss=0.0) for share in shares)
     found = search.Found(best=points[4], points=points)
-    assert [point.share for point in points if int8._worth_timing(point, found)] == [0.19, 0.4, 0.55, 0.78, 0.95]
+    assert [point.share for point in points if int8_speed._is_worth_timing(point, found)] == [
+        0.19,
+        0.4,
+        0.55,
+        0.78,
+        0.95,
+    ]
 
 
 def test_points_that_were_timed_have_their_speed_in_the_report(tmp_path: Path) -> None:
@@ -477,7 +483,7 @@ def test_points_that_were_timed_have_their_speed_in_the_report(tmp_path: Path) -
 
 
 def test_where_no_engine_is_timed_the_report_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(int8, "speeds", lambda bundle, batch: speeds(bundle, batch, ()))
+    monkeypatch.setattr(int8_speed, "speeds", lambda bundle, batch: speeds(bundle, batch, ()))
     add_int8(read_bundle(tiny.TINY), tmp_path / "x.fctl", LOOSE)
     assert report_of(tmp_path / "x.fctl")["speeds"] == []
 
@@ -494,7 +500,7 @@ def test_what_exists_is_never_replaced(tmp_path: Path) -> None:
 
 def test_int8_is_made_once_and_from_fp32(shipped: Path, tmp_path: Path) -> None:
     bundle = read_bundle(shipped)
-    with pytest.raises(BundleError, match="holds int8 graphs already: run it with --precision int8"):
+    with pytest.raises(BundleError, match="holds int8 graphs already: run it with `precision` int8"):
         add_int8(bundle, tmp_path / "x.fctl", LOOSE)
     halves = tuple(replace(graph, precision="fp16") for graph in bundle.manifest.graphs if graph.precision == "int8")
     with pytest.raises(BundleError, match="int8 graphs are made from fp32 ones, found fp16"):
@@ -585,7 +591,7 @@ INT8 = ("--precision", "int8", "--out", "x.fctl")
             [tiny.TINY, *INT8, "--calib", "a", "--eval", "b", "--min-agreement", "98"],
             "--min-agreement is for int8 without --eval",
         ),
-        ([tiny.TINY, *INT8, "--calib", "a", "--ranges", "kl"], "--ranges: expected auto or minmax or percentile or"),
+        ([tiny.TINY, *INT8, "--calib", "a", "--ranges", "kl"], "'kl' is not one of 'auto', 'minmax', 'percentile',"),
         ([tiny.TINY, *INT8, "--calib", "a", "--min-agreement", "101"], "--min-agreement"),
         ([tiny.TINY, *INT8, "--calib", "a", "--count", "0"], "--count"),
         ([tiny.TINY, *INT8, "--calib", "a", "--patches", "b"], "--patches is for other precisions of a bundle"),
@@ -597,10 +603,6 @@ def test_a_wrong_call_exits_with_two(arguments: list[object], told: str, call: C
     assert done.returncode == 2
     assert told in " ".join(done.stderr.replace("│", " ").split())
     assert list(tmp_path.iterdir()) == []
-
-
-def test_all_ranges_are_choices() -> None:
-    assert _CHOICES["ranges"] == ("auto", *METHODS)
 
 
 @pytest.mark.parametrize("network", [tiny.TINY, "absent.pt"], ids=["bundle", "checkpoint"])

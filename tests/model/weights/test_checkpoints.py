@@ -155,7 +155,7 @@ def test_weights_of_another_network_are_named_ten_at_most() -> None:
     message = str(caught.value)
     assert message.startswith("other.pt: the weights do not fit efficientnet_lite0: ")
     assert message.count("(missing)") == 10
-    assert f" and {missing - 10} more; choose the --arch" in message
+    assert f" and {missing - 10} more; choose the `arch`" in message
 
 
 def test_unknown_and_misshapen_weights_are_named(network: FCtL) -> None:
@@ -167,7 +167,7 @@ def test_unknown_and_misshapen_weights_are_named(network: FCtL) -> None:
 
 def test_exactly_ten_problems_leave_none_to_count(network: FCtL) -> None:
     state = {**network.state_dict(), **{f"extra{i}": torch.zeros(1) for i in range(10)}}
-    with pytest.raises(CheckpointError, match=re.escape("extra9 (unknown); choose the --arch")):
+    with pytest.raises(CheckpointError, match=re.escape("extra9 (unknown); choose the `arch`")):
         load_network(network.config, state, "other.pt")
 
 

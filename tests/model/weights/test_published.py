@@ -68,7 +68,7 @@ def refused(branch: Branch, role: str, state: State) -> str:
     with pytest.raises(CheckpointError) as caught:
         load(branch, shapes_only(branch) | {role: state})
     head = f"{branch.files[role]}: not {ROLES[role]} of {branch.arch}: "
-    tail = "; choose the --arch it was trained as"
+    tail = "; choose the `arch` it was trained as"
     message = str(caught.value)
     assert message.startswith(head)
     assert message.endswith(tail)

@@ -345,7 +345,7 @@ def test_a_global_context_may_do_without_cells_and_with_a_scene(tmp_path: Path) 
         document["contexts"][1] |= {"factor": "global", "scene": 17}
 
     context = read_bundle(tiny.variant(tiny.TINY, tmp_path, change)).manifest.contexts[1]
-    assert (context.cells, context.window.moves, context.window.scene) == (None, True, 17)
+    assert (context.cells, context.window.shared, context.scene) == (None, True, 17)
 
 
 def test_a_factor_may_be_a_rounded_fraction(tmp_path: Path) -> None:

@@ -11,11 +11,7 @@ import pytest
 from PIL import Image
 
 from fctl.runtime import Segmenter
-from fctl.runtime.cli.eval import _CONTEXTS, _FORMS, _ORDERS, _PRECISIONS, eval_app
-from fctl.runtime.engines.base import RUN_PRECISIONS
-from fctl.runtime.evaluate.datasets import FOLDER, FORMS
-from fctl.runtime.evaluate.results import ORDERS
-from fctl.runtime.evaluate.runs import CONTEXT_MODES
+from fctl.runtime.cli.eval import eval_app
 from tests.conftest import InProcess
 from tests.runtime import labelled, tiny
 from tests.runtime.cli.test_run import assert_fine, assert_one_error, assert_usage, files_in
@@ -50,26 +46,6 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_help_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = """
-import sys
-from fctl.runtime.eval_cli import eval_app
-try:
-    eval_app(["--help"])
-except SystemExit as end:
-    assert end.code == 0
-heavy = {"rasterio", "numpy", "PIL", "onnxruntime", "openvino", "torch", "onnx"} & set(sys.modules)
-assert not heavy, heavy
-"""
-    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-
-
-def test_what_options_know_is_what_the_library_knows() -> None:
-    assert ("auto", *FORMS, FOLDER) == _FORMS
-    assert (RUN_PRECISIONS, CONTEXT_MODES, ORDERS) == (_PRECISIONS, _CONTEXTS, _ORDERS)
-
-
 def test_scores_are_printed(folder: Path, measure: Measure) -> None:
     before = files_in(folder)
     result = measure(folder, "--data", "data")
@@ -88,9 +64,14 @@ def test_scores_are_printed(folder: Path, measure: Measure) -> None:
     assert files_in(folder) == before
 
 
-def test_runs_side_by_side_into_a_report(folder: Path, measure: Measure) -> None:
+@pytest.mark.parametrize(
+    "compared",
+    [("--compare-tta", "--show-contexts", "all,none,each"), ("--tta", "off,on", "--contexts", "all,none,each")],
+    ids=["today", "as it was"],
+)
+def test_runs_side_by_side_into_a_report(folder: Path, measure: Measure, compared: tuple[str, ...]) -> None:
     result = measure(
-        folder, "--data", "data", "--out", "out/report", "--tta", "off,on", "--contexts", "all,none,each",
+        folder, "--data", "data", "-o", "out/report", *compared,
         "--split", "every=2:0", "--pictures", "1", "--show", "best",
     )  # fmt: skip
     assert_fine(result)
@@ -144,7 +125,6 @@ def test_nothing_is_left_of_a_report_that_fails(folder: Path, measure: Measure) 
         (("--data", "data", "--split", "rome*"), ("--split rome*", "3 images")),
         (("--data", "data", "--form", "inria"), ("form inria",)),
         (("--data", "data", "--description", "gone.json"), ("gone.json", "no such file")),
-        (("--data", "data", "--backend", "tvm"), ("unknown backend 'tvm'",)),
         (("--data", "data", "--precision", "fp32,fp16"), ("no fp16 graph",)),
         (("--data", "data", "--bands", "1,2"), ("expected 3 bands, found 2",)),
         (("--data", "data", "--out", "data/images/0.png/x"), ("cannot write",)),
@@ -164,11 +144,13 @@ def test_a_missing_bundle_is_one_line(folder: Path, call: Measure) -> None:
     ("args", "told"),
     [
         ((), ("--data",)),
-        (("--data", "data", "--form", "coco"), ("--form", "'coco'", "deepglobe or inria")),
+        (("--data", "data", "--form", "coco"), ("--form", "'coco'", "'deepglobe', 'inria'")),
         (("--data", "data", "--precision", "fp8"), ("--precision", "'fp8'")),
         (("--data", "data", "--precision", "fp32,"), ("--precision", "''")),
-        (("--data", "data", "--tta", "yes"), ("--tta", "'yes'", "off or on")),
-        (("--data", "data", "--contexts", "some"), ("--contexts", "'some'")),
+        (("--data", "data", "--backend", "tvm"), ("--backend", "'tvm'", "openvino or onnxruntime")),
+        (("--data", "data", "--tta=yes"), ("--tta",)),
+        (("--data", "data", "--show-contexts", "some"), ("--show-contexts", "'some'", "all or none or each")),
+        (("--data", "data", "--contexts", "some"), ("--show-contexts", "'some'")),
         (("--data", "data", "--show", "all"), ("--show", "'all'")),
         (("--data", "data", "--bands", "x"), ("--bands", "'x'")),
         (("--data", "data", "--pictures", "-1"), ("--pictures",)),
@@ -178,3 +160,19 @@ def test_a_wrong_call_exits_with_two(
     folder: Path, args: tuple[str, ...], told: tuple[str, ...], measure: Measure
 ) -> None:
     assert_usage(measure(folder, *args), *told)
+
+
+def test_without_matplotlib_scores_are_printed_and_reports_refused_at_once(folder: Path) -> None:
+    code = "import sys; sys.modules['matplotlib'] = None; from fctl.runtime.cli.eval import eval_app; eval_app()"
+    arguments = [str(tiny.TINY), "--data", "data", "--split", "1", "--backend", "onnxruntime"]
+    plain, refused = (
+        subprocess.run(
+            [sys.executable, "-c", code, *arguments, *more], cwd=folder, capture_output=True, text=True, check=False
+        )
+        for more in ((), ("--out", "report"))
+    )
+    assert plain.returncode == 0 and "mIoU" in plain.stdout, plain.stderr
+    assert refused.returncode == 1 and refused.stdout == ""
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("error: charts need matplotlib, which is not installed; pip install ") and "[report]" in line
+    assert not (folder / "report").exists()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fctl.runtime.cuda import arrays
+from fctl.runtime.cuda import arrays, dlpack
 from fctl.runtime.cuda.arrays import DeviceArray, as_device_array
 from fctl.runtime.errors import InputError
 
@@ -132,7 +132,7 @@ def test_the_owner_lives_as_long_as_somebody_has_the_capsule_or_the_tensor(versi
     del taken
     gc.collect()
     assert owner() is None
-    assert not arrays._exported
+    assert not dlpack._exported
 
 
 @pytest.mark.parametrize("version", [None, (1, 0)])
@@ -141,7 +141,7 @@ def test_a_capsule_that_nobody_takes_lets_go(version: tuple[int, int] | None) ->
     owner = weakref.ref(original.owner)
     for _ in range(100):
         original.__dlpack__(max_version=version)
-    assert not arrays._exported
+    assert not dlpack._exported
     del original
     assert owner() is None
 
@@ -179,7 +179,7 @@ def test_numpys_capsules_are_read(dtype: str, view: Any) -> None:
 @pytest.mark.parametrize("view", [np.s_[:], np.s_[::2, ::-1], np.s_[1:, :, 0]], ids=str)
 def test_numpy_reads_our_capsules(view: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     host = np.arange(60, dtype=np.int16).reshape(4, 5, 3)[view]
-    monkeypatch.setattr(arrays, "_CUDA", arrays._HOST)
+    monkeypatch.setattr(dlpack, "CUDA", dlpack.HOST)
     ours = DeviceArray(
         pointer=host.ctypes.data, shape=host.shape, dtype=host.dtype, strides=host.strides, device=0, owner=host
     )
@@ -188,7 +188,7 @@ def test_numpy_reads_our_capsules(view: Any, monkeypatch: pytest.MonkeyPatch) ->
     assert taken.ctypes.data == host.ctypes.data
     del ours, taken
     gc.collect()
-    assert not arrays._exported
+    assert not dlpack._exported
 
 
 @pytest.mark.parametrize("device", [(1, 0), (3, 0)])

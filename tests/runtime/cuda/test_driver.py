@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fctl.runtime import remedies
+
 from .simulated import SimulatedGpu
 
 TOLD = """
@@ -60,7 +62,7 @@ def test_without_a_driver_the_remedy_is_told(tmp_path: Path) -> None:
 
 def test_without_a_provider_the_remedy_is_told() -> None:
     hidden = without("cuda", "cuda.bindings", "pycuda")
-    expected = "neither cuda-bindings nor pycuda is installed: pip install 'fctl[cuda]'"
+    expected = f"neither cuda-bindings nor pycuda is installed; {remedies.install('cuda')}"
     assert python(hidden + TOLD).splitlines() == [expected, expected]
 
 

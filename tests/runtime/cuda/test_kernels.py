@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fctl.runtime.cuda import driver, kernels, make_kernels
-from fctl.runtime.cuda.kernels import PTX, columns_first, taps
+from fctl.runtime.cuda import driver, make_kernels
+from fctl.runtime.cuda import taps as pillow
+from fctl.runtime.cuda.kernels import PTX
+from fctl.runtime.cuda.taps import taps
 from fctl.runtime.tiling.resampling import Resampling
-from fctl.runtime.tiling.windows import Window
 
 SOURCE = PTX.with_name("kernels.cu")
 
@@ -76,9 +77,9 @@ def test_weights_are_pillows(resampling: Resampling, side: int, size: int) -> No
 
 
 def test_newer_pillow_shrinks_tall_windows_along_columns_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    windows = Window(0, 0, 121, 60), Window(0, 0, 120, 60), Window(0, 0, 60, 121), Window(0, 0, 51, 10)
-    monkeypatch.setattr(kernels.PIL, "__version__", "13.0.0")
-    assert [columns_first(window, 50) for window in windows] == [True, True, False, True]
-    assert not columns_first(Window(0, 0, 70, 60), 50)
-    monkeypatch.setattr(kernels.PIL, "__version__", "12.3.0")
-    assert not any(columns_first(window, 50) for window in windows)
+    windows = (121, 60), (120, 60), (60, 121), (51, 10)
+    monkeypatch.setattr(pillow.PIL, "__version__", "13.0.0")
+    assert [pillow.columns_first(*window, 50) for window in windows] == [True, True, False, True]
+    assert not pillow.columns_first(70, 60, 50)
+    monkeypatch.setattr(pillow.PIL, "__version__", "12.3.0")
+    assert not any(pillow.columns_first(*window, 50) for window in windows)

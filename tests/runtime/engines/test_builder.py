@@ -47,7 +47,7 @@ def test_every_graph_of_a_bundle_is_built(bundle: Path, tmp_path: Path) -> None:
 
 
 def test_uint16_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"TensorRT has no uint16, .*--backend onnxruntime-cuda") as caught:
+    with pytest.raises(EngineError, match=r"TensorRT has no uint16, .*`backend` onnxruntime-cuda") as caught:
         build(tiny.TINY_PLAIN, tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -78,9 +78,12 @@ def test_options_reach_the_builder(tmp_path: Path) -> None:
     ("options", "told"),
     [
         (replace(SM86, compute_capability=87), "tensorrt-rtx knows 75, 80, 86, 89, 120, 121, found 87"),
-        (replace(SM86, hardware_compatible=True), "--hardware-compatible"),
-        (replace(SM86, flavour="tensorrt"), "--compute-capability: tensorrt builds for the GPU of this machine"),
-        (replace(SM86, batches=()), "--batch: expected numbers from 1"),
+        (
+            replace(SM86, hardware_compatible=True),
+            "`hardware_compatible` and `version_compatible` are for `flavour` tensorrt",
+        ),
+        (replace(SM86, flavour="tensorrt"), "`compute_capability`: tensorrt builds for the GPU of this machine"),
+        (replace(SM86, batches=()), "`batch`: expected numbers from 1"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: BuildOptions, told: str) -> None:
@@ -91,7 +94,7 @@ def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: BuildOpt
 @pytest.mark.skipif(driver.missing() is None, reason="for machines without a GPU")
 def test_without_a_gpu_the_error_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(
-        EngineError, match=r"builds for the GPU of this machine: no NVIDIA driver .*--compute-capability"
+        EngineError, match=r"builds for the GPU of this machine: no NVIDIA driver .*`compute_capability`"
     ):
         build(tiny.TINY, tmp_path, replace(SM86, compute_capability=None))
 
@@ -130,8 +133,8 @@ def test_out_of_memory_halves_the_batch_for_all_graphs_and_says_so(
     assert {plan.record.profiles for plan in plans.values()} == {(2,)}
     assert len(list(tmp_path.glob("*.engine"))) == len(list(tmp_path.glob("*.json"))) == len(plans)
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == [
-        "warning: out of memory at batch 8: building for batch 4 instead",
-        "warning: out of memory at batch 4: building for batch 2 instead",
+        "out of memory at batch 8: building for batch 4 instead",
+        "out of memory at batch 4: building for batch 2 instead",
     ]
 
 

@@ -209,14 +209,14 @@ def test_a_damaged_mask_is_told(tmp_path: Path) -> None:
 
 def test_no_known_form(tmp_path: Path) -> None:
     labelled.save(tmp_path / "a.png", labelled.image_of(8, 8))
-    with pytest.raises(InputError, match=r"known form .*deepglobe: \*_sat.jpg.*none of these.*--form.*dataset.json"):
+    with pytest.raises(InputError, match=r"known form .*deepglobe: \*_sat.jpg.*none of these.*`form`.*dataset.json"):
         open_dataset(tmp_path)
 
 
 def test_two_forms_at_once(tmp_path: Path) -> None:
     labelled.save(tmp_path / "1_sat.jpg", labelled.image_of(8, 8))
     labelled.save(tmp_path / "images" / "a.tif", labelled.image_of(8, 8))
-    with pytest.raises(InputError, match="several: deepglobe and inria; choose a --form"):
+    with pytest.raises(InputError, match="several: deepglobe and inria; choose a `form`"):
         open_dataset(tmp_path)
     assert open_dataset(tmp_path, form="inria").form == "inria"
 
@@ -335,7 +335,7 @@ def test_a_list_with_an_unknown_name(ten: Dataset, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["rome*", "gone.txt", "every=2", "every=3:3", ""])
 def test_an_empty_split(ten: Dataset, split: str) -> None:
-    with pytest.raises(InputError, match=r"--split .*: expected .*every=N:K"):
+    with pytest.raises(InputError, match=r"`split` .*: expected .*every=N:K"):
         select(ten, split)
 
 

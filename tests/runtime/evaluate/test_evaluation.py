@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ from PIL import Image
 
 from fctl.runtime import Segmenter
 from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines import base
 from fctl.runtime.errors import BundleError, EngineError, InputError, RasterError
 from fctl.runtime.evaluate import labels
 from fctl.runtime.evaluate.datasets import Dataset, open_dataset
+from fctl.runtime.evaluate.document import document
 from fctl.runtime.evaluate.evaluation import evaluate, mask_file
 from fctl.runtime.evaluate.labels import MaskReader, open_ids
 from fctl.runtime.evaluate.metrics import Confusion
-from fctl.runtime.evaluate.report import document, summary, tables, write_report
+from fctl.runtime.evaluate.report import write_report
 from fctl.runtime.evaluate.results import Evaluation, Pick
 from fctl.runtime.evaluate.runs import plan_runs
 from fctl.runtime.evaluate.selection import select
+from fctl.runtime.evaluate.tables import summary, tables
 from tests.runtime import labelled, naive, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -372,6 +376,25 @@ def test_the_report_in_markdown_shows_every_file(reported: tuple[Evaluation, Pat
         assert Image.open(path).convert("RGB").getextrema() != ((255, 255),) * 3
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_what_the_engine_has_to_say_is_in_the_report(
+    data: Dataset, bundle: Bundle, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    """Graphs in int8 are slow where the processor has no VNNI; these are the fp32 ones under another name."""
+    monkeypatch.setattr(base, "adds_int8_exactly", lambda: exact)
+    graphs = tuple(replace(graph, precision="int8") for graph in bundle.manifest.graphs)
+    both = replace(bundle, manifest=replace(bundle.manifest, graphs=(*bundle.manifest.graphs, *graphs)))
+    evaluation = evaluate(data, plan_runs([both], **CPU, precisions=("fp32", "int8")), kept)
+    write_report(evaluation, kept, tmp_path / "report")
+    found = [result.notes for result in evaluation.results]
+    assert [len(notes) for notes in found] == [0, 0 if exact else 1]
+    assert [run["notes"] for run in json.loads((tmp_path / "report" / "report.json").read_text("utf-8"))["runs"]] == [
+        list(notes) for notes in found
+    ]
+    what_ran = (tmp_path / "report" / "report.md").read_text("utf-8").partition("## What ran")[2]
+    assert ("\n  - without VNNI this processor would overflow in int8" in what_ran) != exact
+
+
 @pytest.mark.parametrize("order", ["worst", "best", "first"])
 def test_which_images_are_drawn(data: Dataset, bundle: Bundle, kept: Path, order: Any) -> None:
     found = evaluate(data, plan_runs([bundle], **CPU), kept, pick=Pick(count=2, order=order))
@@ -396,7 +419,7 @@ def test_a_score_without_meaning_is_null_and_a_dash(tmp_path: Path, bundle: Bund
 
 
 def test_a_part_of_dubai_on_its_own(shared: Path, kept: Path) -> None:
-    """As benchmarks/score_dubai.py defines it."""
+    """As `experiments.dubai` defines it."""
     described = Path(__file__).parents[3] / "docs" / "dubai.json"
     if not described.is_file():
         pytest.skip("needs the source tree")

@@ -348,9 +348,9 @@ def test_the_mask_of_a_mask_is_refused_with_a_remedy(tmp_path: Path, segmenter: 
 @pytest.mark.parametrize(
     ("bands", "told"),
     [
-        (None, "expected 3 bands, found 5; name 3 with --bands"),
-        ((1, 2), "expected 3 bands, found 2; name 3 with --bands"),
-        ((1, 2, 6), "--bands names 6, the image has bands 1 to 5"),
+        (None, "expected 3 bands, found 5; name 3 with `bands`"),
+        ((1, 2), "expected 3 bands, found 2; name 3 with `bands`"),
+        ((1, 2, 6), "`bands` names 6, the image has bands 1 to 5"),
     ],
 )
 def test_bands_that_do_not_fit(tmp_path: Path, bands: tuple[int, ...] | None, told: str) -> None:

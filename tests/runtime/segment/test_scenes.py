@@ -19,9 +19,9 @@ from fctl.runtime.bundle.manifest import Context
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import InputError
-from fctl.runtime.segment import pipeline
+from fctl.runtime.segment import batches, pipeline
 from fctl.runtime.segment.host import HostNetwork
-from fctl.runtime.tiling.contexts import ContextWindow, scene_starts
+from fctl.runtime.tiling.contexts import context_window, scene_starts
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL
 from fctl.runtime.tiling.windows import Window
@@ -81,7 +81,7 @@ class Size(ArraySource):
 
 
 def block_of(tile: int, scene: int | None, y: int, x: int, size: tuple[int, int]) -> Window:
-    window = ContextWindow(factor="global", size=8, resampling="box", scene=scene)
+    window = context_window("global", size=8, resampling="box", scene=scene)
     return window.around(Window(y, x, tile, tile), Size(*size))
 
 
@@ -200,14 +200,14 @@ class WatchedNetwork(HostNetwork):
         return super().segment(*inputs)
 
     def watch(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        cut = pipeline.cut_scene
+        cut = batches.cut_scene
 
         def cut_scene(*inputs: Any) -> Array:
             pixels = cut(*inputs)
             self._pixels.append(weakref.ref(pixels))
             return pixels
 
-        monkeypatch.setattr(pipeline, "cut_scene", cut_scene)
+        monkeypatch.setattr(batches, "cut_scene", cut_scene)
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_blocks_are_warned_of_once_with_their_numbers(caplog: pytest.LogCaptureF
         ids_of(slope_of(*LARGE), scene_size=SCENE, tta=tta)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
-    for told in ("warning: context global", "about 40 pixels", "100 x 70:", "4 x 3 scene blocks", "--scene-size"):
+    for told in ("context global", "about 40 pixels", "100 x 70:", "4 x 3 scene blocks", "`scene_size`"):
         assert told in record.getMessage()
 
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fctl.runtime.errors import InputError
-from fctl.runtime.tiling.contexts import Cells, ContextWindow, cell_positions, cut_context
+from fctl.runtime.tiling.contexts import Cells, cell_positions, context_window, cut_context
 from fctl.runtime.tiling.resampling import Resampling, resample
 from fctl.runtime.tiling.sources import ArraySource, read_padded
 from fctl.runtime.tiling.windows import Window
@@ -22,13 +22,13 @@ def ramp(height: int, width: int, bands: int, dtype: str) -> NDArray[np.generic]
 
 def test_a_context_is_centred_on_its_patch() -> None:
     source = ArraySource(ramp(40, 50, 1, "uint16"))
-    window = ContextWindow(factor=3.0, size=24, resampling="box")
+    window = context_window(3.0, size=24, resampling="box")
     context = cut_context(source, Window(16, 20, 8, 8), window)
     np.testing.assert_array_equal(context, source.pixels[8:32, 12:36])
 
 
 def test_a_fractional_factor_keeps_the_centre() -> None:
-    window = ContextWindow(factor=1.5, size=12, resampling="box")
+    window = context_window(1.5, size=12, resampling="box")
     assert window.around(Window(10, 20, 8, 8), ArraySource(ramp(40, 50, 1, "uint16"))) == Window(8, 18, 12, 12)
 
 
@@ -36,7 +36,7 @@ def test_a_fractional_factor_keeps_the_centre() -> None:
 def test_beyond_the_raster_is_black(y: int, x: int) -> None:
     source = ArraySource(ramp(40, 50, 3, "uint16"))
     padded = np.pad(source.pixels, ((40, 40), (50, 50), (0, 0)))
-    context = cut_context(source, Window(y, x, 8, 8), ContextWindow(factor=2.0, size=16, resampling="box"))
+    context = cut_context(source, Window(y, x, 8, 8), context_window(2.0, size=16, resampling="box"))
     np.testing.assert_array_equal(context, padded[40 + y - 4 : 40 + y + 12, 50 + x - 4 : 50 + x + 12])
     assert (context == 0).any()
 
@@ -99,7 +99,7 @@ def test_a_window_of_the_right_size_is_not_touched(rng: np.random.Generator, res
 
 def test_the_global_context_is_the_whole_image_wherever_the_patch_is(rng: np.random.Generator) -> None:
     pixels = rng.integers(0, 256, (30, 44, 3), np.uint8)
-    window = ContextWindow(factor="global", size=8, resampling="pillow-bilinear")
+    window = context_window("global", size=8, resampling="pillow-bilinear")
     expected = np.asarray(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BILINEAR))
     assert window.moves
     for tile in (Window(0, 0, 16, 16), Window(14, 28, 16, 16)):

@@ -97,7 +97,7 @@ def test_no_strip_is_higher_than_a_tile(case: Case) -> None:
 @settings(deadline=None, max_examples=30)
 @given(cases())
 def test_softmax_is_that_of_the_average(case: Case) -> None:
-    shares = np.concatenate([strip.shares() for strip in strips_of(case)], axis=1)
+    shares = np.concatenate([strip.probabilities() for strip in strips_of(case)], axis=1)
     powers = np.exp(whole_average(case))
     assert shares.dtype == np.float32
     np.testing.assert_allclose(shares.sum(axis=0), 1, rtol=1e-5)
@@ -105,7 +105,7 @@ def test_softmax_is_that_of_the_average(case: Case) -> None:
 
 
 def test_softmax_of_large_logits_is_finite() -> None:
-    shares = Strip(0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).shares()
+    shares = Strip(0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).probabilities()
     np.testing.assert_array_equal(shares[:, 0, 0], [1, 0, 0])
 
 

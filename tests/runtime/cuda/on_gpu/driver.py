@@ -68,7 +68,7 @@ def test_what_nobody_holds_is_freed_and_outlives_the_name_of_its_device() -> Non
 
 
 def test_a_view_of_pinned_memory_keeps_it(device: Device) -> None:
-    view = device.pinned(100).array((3, 5), "uint16")
+    view = device.pinned(100).array((3, 5), np.uint16)
     gc.collect()
     assert left()["pinned"] == 1
     view[:] = 7
@@ -77,7 +77,7 @@ def test_a_view_of_pinned_memory_keeps_it(device: Device) -> None:
     gc.collect()
     assert left()["pinned"] == 0
     with pytest.raises(EngineError, match="at most 8 bytes of pinned memory, found 12"):
-        device.pinned(8).array(3, "float32")
+        device.pinned(8).array(3, np.float32)
 
 
 def test_out_of_memory_is_told_as_such(device: Device) -> None:
@@ -139,7 +139,7 @@ def test_without_a_wait_the_numbers_are_wrong(device: Device) -> None:
 
 def test_a_buffer_that_is_filled_again_too_early_gives_wrong_numbers(device: Device) -> None:
     stream, memory, back = device.stream(), device.allocate(4), np.zeros(1, np.int32)
-    host = device.pinned(4).array(1, "int32")
+    host = device.pinned(4).array(1, np.int32)
     with device.active():
         host[0] = 1
         stream.copy_in(memory.pointer, host)

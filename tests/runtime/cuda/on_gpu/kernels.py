@@ -161,7 +161,7 @@ def test_what_the_kernels_cannot_read_is_refused(gpu: Gpu) -> None:
 
 
 def merge(gpu: Gpu, grid: Grid, rule: str, scores: NDArray[np.float32], mode: str) -> tuple[NDArray, NDArray]:  # type: ignore[type-arg]
-    """Ids and shares of a raster, its tiles added on the GPU in the order in which the host adds them."""
+    """Ids and scores (or probabilities) of a raster, its tiles added on the GPU in the same order as on the host."""
     classes = scores.shape[1]
     weight = WEIGHTS[rule](grid.tile)
     rows, columns = covered(grid.rows, grid.height, weight), covered(grid.columns, grid.width, weight)
@@ -172,15 +172,15 @@ def merge(gpu: Gpu, grid: Grid, rule: str, scores: NDArray[np.float32], mode: st
         sums=sums_at.pointer, weight=placed[0].pointer, rows=placed[1].pointer, columns=placed[2].pointer,
         classes=classes, tile=grid.tile, height=grid.height, width=grid.width,
     )  # fmt: skip
-    ids_at, shares_at = gpu.device.allocate(grid.tile * grid.width), gpu.device.allocate(sums_at.nbytes)
-    ids, shares = [], []
+    ids_at, values_at = gpu.device.allocate(grid.tile * grid.width), gpu.device.allocate(sums_at.nbytes)
+    ids, values = [], []
 
     def finish(y: int, rows: int) -> None:
-        wanted = None if mode == "ids" else shares_at.pointer
+        wanted = None if mode == "ids" else values_at.pointer
         gpu.kernels.finish(gpu.stream, sums, y, rows, ids_at.pointer, wanted, softmax=mode == "softmax")
         ids.append(gpu.fetch(ids_at.pointer, (rows, grid.width), "uint8"))
         if wanted:
-            shares.append(gpu.fetch(shares_at.pointer, (classes, rows, grid.width), "float32"))
+            values.append(gpu.fetch(values_at.pointer, (classes, rows, grid.width), "float32"))
 
     y = 0
     for index, tile in enumerate(grid):
@@ -189,7 +189,7 @@ def merge(gpu: Gpu, grid: Grid, rule: str, scores: NDArray[np.float32], mode: st
             y = tile.y
         gpu.kernels.add_tile(gpu.stream, sums, tile, placed[3].pointer + 4 * index * classes * grid.tile**2)
     finish(y, grid.height - y)
-    return np.concatenate(ids), np.concatenate(shares, axis=1) if shares else np.zeros(0)
+    return np.concatenate(ids), np.concatenate(values, axis=1) if values else np.zeros(0)
 
 
 @pytest.mark.parametrize("rule", sorted(WEIGHTS))
@@ -205,12 +205,12 @@ def test_tiles_are_merged_as_on_the_host(
     strips: list[Strip] = [*merger.add(list(grid), scores), *merger.flush()]
     ids, _ = merge(gpu, grid, rule, scores, "ids")
     np.testing.assert_array_equal(ids, np.concatenate([strip.ids() for strip in strips]))
-    ids, shares = merge(gpu, grid, rule, scores, "scores")
+    ids, values = merge(gpu, grid, rule, scores, "scores")
     np.testing.assert_array_equal(ids, np.concatenate([strip.ids() for strip in strips]))
-    np.testing.assert_array_equal(shares, np.concatenate([strip.scores for strip in strips], axis=1))
-    _, shares = merge(gpu, grid, rule, scores, "softmax")
-    expected = np.concatenate([strip.shares() for strip in strips], axis=1)
-    np.testing.assert_allclose(shares, expected, rtol=2e-6, atol=1e-9)
+    np.testing.assert_array_equal(values, np.concatenate([strip.scores for strip in strips], axis=1))
+    _, values = merge(gpu, grid, rule, scores, "softmax")
+    expected = np.concatenate([strip.probabilities() for strip in strips], axis=1)
+    np.testing.assert_allclose(values, expected, rtol=2e-6, atol=1e-9)
 
 
 def test_nan_and_infinity_are_treated_as_on_the_host(gpu: Gpu) -> None:
@@ -220,12 +220,12 @@ def test_nan_and_infinity_are_treated_as_on_the_host(gpu: Gpu) -> None:
     merger = Merger(grid, 4, "uniform")
     assert not list(merger.add(list(grid), scores))
     (strip,) = merger.flush()
-    ids, shares = merge(gpu, grid, "uniform", scores, "scores")
+    ids, values = merge(gpu, grid, "uniform", scores, "scores")
     np.testing.assert_array_equal(ids, strip.ids())
-    np.testing.assert_array_equal(shares, strip.scores)
-    _, shares = merge(gpu, grid, "uniform", scores, "softmax")
+    np.testing.assert_array_equal(values, strip.scores)
+    _, values = merge(gpu, grid, "uniform", scores, "softmax")
     with np.errstate(invalid="ignore"):
-        np.testing.assert_allclose(shares, strip.shares(), rtol=2e-6)
+        np.testing.assert_allclose(values, strip.probabilities(), rtol=2e-6)
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import logging
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from fctl.runtime.cuda.arrays import DeviceArray
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import DeviceMemoryError, InputError, RasterError
 from fctl.runtime.raster.source import read_thumbnail
-from fctl.runtime.segment.gpu import network as device_network
-from fctl.runtime.segment.gpu.merge import DownloadingMerger
+from fctl.runtime.segment.gpu import runner
 from fctl.runtime.segment.host import HostNetwork
+from fctl.runtime.segment.network import HostAccumulator
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.sources import ArraySource
-from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT
+from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT, Turn
 from tests.conftest import write_geotiff
 from tests.runtime import tiny
 from tests.runtime.cuda import simulated
@@ -46,7 +47,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def graphs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether CUDA graphs are kept: the clock that decides is not asked."""
     times = iter(range(10000, 0, -1) if request.param else range(10000))
-    monkeypatch.setattr(device_network._Runner, "_seconds", lambda self, run: (run(), next(times))[1])
+    monkeypatch.setattr(runner.Runner, "_seconds", lambda self, run: (run(), next(times))[1])
     return bool(request.param)
 
 
@@ -251,8 +252,8 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     gc.disable()  # what a smaller batch needs must be free at once
     with caplog.at_level(logging.WARNING), Segmenter(tiny.TINY, batch=8) as segmenter:
         found = segmenter.segment(image)
-    assert [record.getMessage().split(":")[1] for record in caplog.records][:2] == [
-        " out of memory at batch 8, trying 4", " out of memory at batch 4, trying 2",
+    assert [record.getMessage().split(":")[0] for record in caplog.records][:2] == [
+        "out of memory at batch 8, trying 4", "out of memory at batch 4, trying 2",
     ]  # fmt: skip
     gc.enable()
     assert set(engines.StreamEngine.closed) == {8, 4, 2}
@@ -274,8 +275,8 @@ def test_a_raster_too_wide_for_the_gpu_is_merged_on_the_host(
         limited(monkeypatch, 4 * 3 * 16 * 300 - 1)  # the sums
         with caplog.at_level(logging.WARNING):
             found = segmenter.segment(image, probabilities=True)
-        merger = segmenter._loaded().merger(_grid(segmenter, image), False)
-    assert isinstance(merger, DownloadingMerger)
+        merger = segmenter._loaded().accumulator(_grid(segmenter, image).all_rows(), (UPRIGHT,), False)
+    assert isinstance(merger, HostAccumulator)
     assert "merging on the host" in caplog.text
     assert_same(found, expected_of(tiny.TINY, image))
 
@@ -288,10 +289,32 @@ def _grid(segmenter: Segmenter, image: NDArray[Any]) -> Any:
 
 def test_graphs_are_captured_once_for_each_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter(range(10000, 0, -1))
-    monkeypatch.setattr(device_network._Runner, "_seconds", lambda self, run: (run(), next(times))[1])
+    monkeypatch.setattr(runner.Runner, "_seconds", lambda self, run: (run(), next(times))[1])
     with Segmenter(tiny.TINY, batch=2) as segmenter:
         segmenter.segment(image_of(tiny.TINY))
         runs = len(segmenter.engine.sessions["segmenter", 2].runs)  # type: ignore[attr-defined]
         segmenter.segment(image_of(tiny.TINY))
         assert len(segmenter.engine.sessions["segmenter", 2].runs) == runs  # type: ignore[attr-defined]
     assert runs > 2
+
+
+@pytest.mark.parametrize("turns", [(UPRIGHT,), DIHEDRAL], ids=["upright", "tta"])
+@pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL], ids=lambda path: str(path.stem))
+def test_bands_give_the_bytes_of_the_whole(bundle: Path, turns: tuple[Turn, ...]) -> None:
+    """As on the host, see tests/runtime/segment/test_bands.py."""
+    source = ArraySource(image_of(bundle, 100, 50))
+    with Segmenter(bundle, batch=3) as segmenter:
+        network = segmenter._loaded()
+        grid = _grid(segmenter, source.pixels)
+        ends = (0, 1, 4, len(grid.rows))
+        bands = [grid.all_rows(), *(grid.band(first, stop) for first, stop in pairwise(ends))]
+        found = [
+            [
+                (rows.ids, rows.probabilities)
+                for rows in segment_rows(network, source, probabilities=True, turns=turns, band=b)
+            ]
+            for b in bands
+        ]
+    whole, *parts = ([np.concatenate(arrays, axis=-2) for arrays in zip(*rows, strict=True)] for rows in found)
+    for index in (0, 1):
+        assert np.concatenate([part[index] for part in parts], axis=-2).tobytes() == whole[index].tobytes()

@@ -150,7 +150,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     """Every bundle with engines, by fctl-export in a process that has no GPU at all."""
     folder = tmp_path_factory.mktemp("built")
-    code = "import sys; from fctl.export.cli import app; app(sys.argv[1:])"
+    code = "import sys; from fctl.export.cli.command import app; app(sys.argv[1:])"
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     found = {}
     for bundle in BUNDLES:
@@ -248,18 +248,16 @@ def test_too_large_a_batch_is_halved_on_the_same_engine(
     assert_same(found, expected_of(tiny.TINY, image))
 
 
-def test_a_broken_library_does_not_keep_auto_from_going_on(
-    tiny_built: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_library_does_not_keep_auto_from_going_on(tiny_built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(flavour: str) -> None:
         raise EngineError(f"{flavour} is installed but cannot be imported (libnvdla_compiler.so)")
 
     monkeypatch.setattr(tensorrt, "load_flavour", broken)
-    monkeypatch.setattr("fctl.runtime.engines.tensorrt.builder.load_flavour", broken)
-    with caplog.at_level(logging.WARNING):
-        engine = choose_engine("auto", "fp32", read_bundle(tiny_built), batch=3)
+    monkeypatch.setattr("fctl.runtime.engines.tensorrt.machines.load_flavour", broken)
+    engine = choose_engine("auto", "fp32", read_bundle(tiny_built), batch=3)
     assert engine.name in ("openvino", "onnxruntime")
-    assert "the GPU is not used: " in caplog.text and "libnvdla_compiler.so" in caplog.text
+    (note,) = (note for note in engine.notes if note.startswith("the GPU is not used: "))
+    assert "libnvdla_compiler.so" in note
     with pytest.raises(EngineError, match=r"libnvdla_compiler\.so"):
         choose_engine("tensorrt-rtx", "fp32", read_bundle(tiny_built), batch=3)
 

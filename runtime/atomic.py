@@ -1,4 +1,4 @@
-"""Outputs appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,15 +9,24 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import FctlError, OutputError
+from .errors import FctlError, OutputError
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it when the block ends well and removed when it does not.
+    """Make a file or a folder under a temporary name, which becomes its own when the block ends well.
 
-    It keeps the suffix, by which formats are told. Raises OutputError where it cannot be written, at once if the folder
-    does not allow it.
+    The temporary name lies beside the other one and keeps its suffix, by which formats are told. It is removed when
+    the block does not end well, as are folders that were made for it.
+
+    Args:
+        path: The file or folder to make.
+
+    Yields:
+        The temporary name.
+
+    Raises:
+        OutputError: It cannot be written; at once, if the folder does not allow it.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
     new_folders = [folder for folder in path.parents if not folder.exists()]
@@ -31,7 +40,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     except OSError as error:
         reason = error.strerror or error.__cause__ or error  # GDAL's own words are in the cause
-        raise OutputError(f"cannot write {path}: {reason}; choose another --out") from error
+        raise OutputError(f"cannot write {path}: {reason}", remedy="choose another `out`") from error
     finally:
         _remove(temporary)
         for folder in new_folders:
@@ -40,9 +49,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path, *, remedy: str) -> None:
-    """Raise OutputError where `path` exists."""
+    """Raise OutputError with a remedy where a file or folder exists."""
     if path.exists():
-        raise OutputError(f"{path} exists already; {remedy}")
+        raise OutputError(f"{path} exists already", remedy=remedy)
 
 
 def _remove(path: Path) -> None:

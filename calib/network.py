@@ -1,0 +1,76 @@
+"""A network over sessions of ONNX Runtime: graphs that are on their way into a bundle, or watched as they run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fctl.runtime.bundle.manifest import SEGMENTER, Context, Manifest
+from fctl.runtime.segment.batches import PatchBatch, Positions, joined, on_host
+from fctl.runtime.segment.network import Features, Network, Scores, segmenter_inputs
+from fctl.runtime.tiling.turns import Windows
+
+from .onnx_session import InferenceSession
+
+Array = NDArray[np.generic]
+
+
+class Runs(Protocol):
+    """A graph that can be run."""
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Outputs by name, from arrays by the names of the inputs."""
+        ...
+
+
+@dataclass(frozen=True)
+class LoadedGraph:
+    """A graph in ONNX Runtime.
+
+    Attributes:
+        session: The session.
+    """
+
+    session: InferenceSession
+
+    def run(self, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """All outputs by name, from arrays by the names of the inputs."""
+        names = [value.name for value in self.session.get_outputs()]
+        return dict(zip(names, self.session.run(names, dict(inputs)), strict=True))
+
+
+class GraphNetwork(Network):
+    """Graphs of one bundle, run on one patch at a time, or on as many as the bundle's fixed batch.
+
+    Args:
+        manifest: The bundle's manifest.
+        graphs: The graphs, by role.
+    """
+
+    def __init__(self, manifest: Manifest, graphs: Mapping[str, Runs]) -> None:
+        super().__init__(manifest, manifest.fixed_batch or 1)
+        self._graphs = graphs
+
+    def encode(self, context: Context, windows: Windows) -> Features:
+        """Features (N, C, H, W) of raw windows (N, bands, S, S)."""
+        pixels = on_host(windows)
+        return self._graphs[context.encoder].run({"window": pixels})["features"] if context.encoder else pixels
+
+    def join(self, context: Context, features: Sequence[Features]) -> Features:
+        """The features of the one patch; a bundle whose batch is fixed has no contexts."""
+        (only,) = features
+        return only
+
+    def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
+        """Scores (N, classes, P, P) of raw patches (N, bands, P, P)."""
+        inputs = segmenter_inputs(self.manifest, patch, features, positions)
+        arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
+        return self._graphs[SEGMENTER].run(arrays)[self.manifest.scores]
+
+    def filled(self, batch: PatchBatch) -> PatchBatch:
+        """A batch of one patch, repeated as often as a bundle whose batch is fixed asks for."""
+        return joined([batch], self.batch)

@@ -1,0 +1,114 @@
+"""The network that a configuration names, and the part of it that each stage trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TypeVar
+
+from fctl.runtime.bundle.records import RecordError, decode, encode
+from fctl.runtime.errors import InputError
+
+from ..backbones import stage_of
+from ..config import ConfigError, NetworkConfig, ServingConfig
+from ..presets import Preset, preset
+from .config import stage_settings
+from .settings import PATCH, WHOLE, TrainingConfig
+
+T = TypeVar("T", NetworkConfig, ServingConfig)
+
+
+def network_of(config: TrainingConfig, classes: int) -> Preset:
+    """The network of a training, and how it is run.
+
+    Args:
+        config: The training.
+        classes: How many classes the data set has.
+
+    Returns:
+        The preset with the training's overrides.
+
+    Raises:
+        InputError: An override does not fit, or the network lacks what a stage trains; the error names the field.
+    """
+    settings = config.network
+    if "classes" in settings.overrides:
+        raise InputError("the data set tells the classes", subject="network.overrides.classes", remedy="leave it out")
+    try:
+        base = preset(settings.preset, classes=classes)
+        network = _changed(base.network, settings.overrides, "network.overrides")
+        serving = _changed(base.serving, settings.serving, "network.serving")
+    except RecordError as error:
+        raise InputError(str(error)) from None
+    except ConfigError as error:
+        raise InputError(str(error), subject="network") from None
+    _check_scene(config, network, serving)
+    if not 0 <= serving.overlap < network.patch:
+        raise InputError(subject="network.serving.overlap", expected=f"0 to {network.patch - 1}", found=serving.overlap)
+    _check_stages(config, network)
+    return Preset(network=network, serving=serving)
+
+
+def part_of(network: NetworkConfig, part: str) -> NetworkConfig:
+    """The part of a network that a stage trains (`Stage.network`).
+
+    Args:
+        network: The network.
+        part: "whole", "patch" or the name of a context.
+
+    Returns:
+        The network itself, the patch alone without contexts, or the patch with one context and a shared encoder, as
+        the public release trains encoders of contexts.
+    """
+    if part == WHOLE:
+        return network
+    if part == PATCH:
+        return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
+    contexts = tuple(context for context in network.contexts if context.name == part)
+    return replace(network, contexts=contexts, encoders="shared", ale=None if network.lcf else network.ale)
+
+
+def _changed(record: T, changes: Mapping[str, object], path: str) -> T:
+    """A record with some fields, nested at will, that differ. path: The changes' place in the file, for errors."""
+    return decode(type(record), _merged(encode(record), changes), path)
+
+
+def _merged(old: object, new: object) -> object:
+    """Plain values with changes; objects are merged key by key, all else is replaced."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {key: _merged(old.get(key), value) for key, value in new.items()}
+
+
+def _check_scene(config: TrainingConfig, network: NetworkConfig, serving: ServingConfig) -> None:
+    """Check that the blocks that a global context shows of large images hold the largest patches."""
+    if serving.scene is None or all(context.centred for context in network.contexts):
+        return
+    scale = max(stage_settings(config, index)[1].scale for index in range(len(config.stages)))
+    largest = 2 * math.ceil(scale * network.patch / 2)
+    if serving.scene <= largest:
+        raise InputError(
+            subject="network.serving.scene",
+            expected="the side of the images that the global context shows, more than scale x patch = "
+            f"{largest} pixels",
+            found=serving.scene,
+        )
+
+
+def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:
+    """Check that the network has the parts that stages train."""
+    known = (WHOLE, PATCH, *(network.context_names if network.encoders == "separate" else ()))
+    for index, stage in enumerate(config.stages):
+        if stage.network not in known:
+            raise InputError(
+                subject=f"stages[{index}].network",
+                expected=f"{', '.join(known)} (a context needs an encoder of its own)",
+                found=repr(stage.network),
+            )
+        try:
+            part_of(network, stage.network)
+            if stage.stem:
+                stage_of(network.backbone, stage.stem)
+        except ConfigError as error:
+            raise InputError(str(error), subject=f"stages[{index}]") from None

@@ -1,0 +1,178 @@
+"""Random patches with their contexts: cut by the runtime's own code, so that training sees what serving does."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fctl.runtime.evaluate.metrics import IGNORE
+from fctl.runtime.tiling.contexts import ContextWindow, cut_context
+from fctl.runtime.tiling.resampling import Pixels, resample
+from fctl.runtime.tiling.sources import ArraySource, read_padded
+from fctl.runtime.tiling.windows import Window
+
+from ..backbones import backbone_class, stage_of
+from ..config import NetworkConfig
+from ..geometry import cells_of_patch
+from .recipe import Recipe
+from .scenes import Scene
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """A batch of patches.
+
+    Attributes:
+        patch: Patches (N, bands, P, P) uint8.
+        contexts: By name the contexts' windows (N, bands, S, S) uint8.
+        positions: By name of the contexts that are placed (`NetworkConfig.placed`), positions (N, 2, h) float32 of the
+            patch's cells, rows then columns, in cells of the context.
+        labels: Class ids (N, P, P) int64, 255 where unlabelled.
+    """
+
+    patch: Tensor
+    contexts: dict[str, Tensor]
+    positions: dict[str, Tensor]
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """One patch (P, P, bands) of a batch: contexts (S, S, bands) and positions (2, h) by name, labels (P, P)."""
+
+    patch: Pixels
+    contexts: dict[str, Pixels]
+    positions: dict[str, Tensor]
+    labels: NDArray[np.uint8]
+
+
+class Sampler:
+    """Draws random patches of scenes.
+
+    Some patches are drawn around a pixel of a class that is drawn evenly, so that rare classes are seen; the others
+    lie anywhere.
+
+    Args:
+        scenes: The scenes.
+        config: The network that the patches are for.
+        windows: By name, how the contexts of the network are cut.
+        recipe: How patches are drawn.
+    """
+
+    def __init__(
+        self, scenes: Sequence[Scene], config: NetworkConfig, windows: Mapping[str, ContextWindow], recipe: Recipe
+    ) -> None:
+        self.windows, self.recipe, self.config = dict(windows), recipe, config
+        turns = 8 if recipe.turns else 1
+        self.views = [view for scene in scenes for view in itertools.islice(_dihedral(scene), turns)]
+        labelled = np.array([(scene.labels != IGNORE).sum() for scene in scenes], dtype=np.float64).repeat(turns)
+        self.chances = labelled / labelled.sum()
+
+    def batch(self, seed: int) -> TrainingBatch:
+        """Draw a batch.
+
+        Args:
+            seed: Which batch; together with the recipe's seed it determines all that is drawn.
+
+        Returns:
+            The batch.
+        """
+        random, dropped = (np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,)))
+        items = [self._patch(random) for _ in range(self.recipe.batch)]
+        for item in items:  # drawn apart: patches are the same whatever contexts there are
+            for name, context in item.contexts.items():
+                if dropped.random() < self.recipe.context_dropout:
+                    item.contexts[name] = np.zeros_like(context)
+        return TrainingBatch(
+            patch=_stack([item.patch for item in items]),
+            contexts={name: _stack([item.contexts[name] for item in items]) for name in self.windows},
+            positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
+            labels=torch.from_numpy(np.stack([item.labels for item in items]).astype(np.int64)),
+        )
+
+    def batches(self, seeds: Sequence[int], workers: int = 1) -> Iterator[TrainingBatch]:
+        """Draw batches in the background.
+
+        Args:
+            seeds: Which batches, in order.
+            workers: Threads that cut patches, each two batches ahead.
+
+        Yields:
+            The batches, in the order of the seeds.
+        """
+        waiting = iter(seeds)
+        with ThreadPoolExecutor(workers) as pool:
+            pending = [pool.submit(self.batch, seed) for seed in itertools.islice(waiting, 2 * workers)]
+            while pending:
+                batch = pending.pop(0).result()
+                pending += [pool.submit(self.batch, seed) for seed in itertools.islice(waiting, 1)]
+                yield batch
+
+    def _patch(self, random: np.random.Generator) -> _Drawn:
+        """Draw one patch."""
+        index = random.choice(len(self.views), p=self.chances)
+        source, labels = self.views[index]
+        side = round(self.config.patch * self.recipe.scale ** random.uniform(-1, 1) / 2) * 2
+        y, x = self._corner(random, labels, side)
+        tile = Window(y, x, side, side)
+        return _Drawn(
+            patch=resample(read_padded(source, tile), self.config.patch, "box"),
+            contexts={name: cut_context(source, tile, window) for name, window in self.windows.items()},
+            positions={name: self._positions(tile, source, self.windows[name]) for name in self.config.placed},
+            labels=_cut_labels(labels, tile, self.config.patch),
+        )
+
+    def _positions(self, tile: Window, source: ArraySource, context: ContextWindow) -> Tensor:
+        """Where the cells of a patch, cut from a larger or smaller tile, lie in a global context: (2, h)."""
+        stage, patch = stage_of(self.config.backbone, self.config.stage), self.config.patch
+        cells = backbone_class(self.config.backbone).grid(patch, stage)
+        window, scale = context.around(tile, source), patch / tile.height
+        axes = ((tile.y - window.y, window.height), (tile.x - window.x, window.width))
+        return torch.stack([
+            cells_of_patch(cells, stage, start=scale * start, window=scale * side, size=context.size)
+            for start, side in axes
+        ])  # fmt: skip
+
+    def _corner(self, random: np.random.Generator, labels: NDArray[np.uint8], side: int) -> tuple[int, int]:
+        """Draw the first row and column of a tile: around a pixel of a class, or anywhere."""
+        height, width = labels.shape
+        wanted = int(random.integers(self.config.classes))
+        if random.random() < self.recipe.balance and len(candidates := _pixels_of(labels, wanted)):
+            y, x = candidates[random.integers(len(candidates))] - random.integers(0, side, 2)
+        else:
+            y, x = random.integers(0, [max(height - side, 0) + 1, max(width - side, 0) + 1])
+        return int(np.clip(y, 0, max(height - side, 0))), int(np.clip(x, 0, max(width - side, 0)))
+
+
+def _dihedral(scene: Scene) -> Iterator[tuple[ArraySource, NDArray[np.uint8]]]:
+    """The eight turns and flips of a scene, as views: patches and contexts turn together."""
+    for pixels, labels in ((scene.pixels, scene.labels), (scene.pixels[:, ::-1], scene.labels[:, ::-1])):
+        for turns in range(4):
+            yield ArraySource(np.rot90(pixels, turns)), np.rot90(labels, turns)
+
+
+def _pixels_of(labels: NDArray[np.uint8], index: int) -> NDArray[np.int64]:
+    """Rows and columns (n, 2) of pixels of a class, one of 64 being looked at: enough to aim at."""
+    return np.argwhere(labels[::8, ::8] == index) * 8
+
+
+def _cut_labels(labels: NDArray[np.uint8], tile: Window, side: int) -> NDArray[np.uint8]:
+    """Nearest labels (side, side) of a tile, 255 beyond the scene."""
+    index = ((np.arange(side) + 0.5) * tile.height / side).astype(int)
+    rows, columns = tile.y + index, tile.x + index
+    cut = np.full((side, side), IGNORE, np.uint8)
+    inside = np.ix_(rows < labels.shape[0], columns < labels.shape[1])
+    cut[inside] = labels[np.ix_(rows[rows < labels.shape[0]], columns[columns < labels.shape[1]])]
+    return cut
+
+
+def _stack(images: list[Pixels]) -> Tensor:
+    """Images (H, W, bands) as one tensor (N, bands, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))

@@ -1,0 +1,29 @@
+"""What options can be set to, as types.
+
+They have a module of their own because command lines show them in ``--help``, which loads neither numpy nor an engine.
+The rooms that give them their meaning offer them under the same names.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""What the graphs of a bundle compute in."""
+
+RunPrecision = Literal["fp32", "bf16", "fp16", "int8"]
+"""What a run computes in: bf16 is how an engine runs fp32 graphs."""
+
+Backend = Literal[
+    "auto", "tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime", "onnxruntime-tensorrt"
+]
+"""The engine that runs; "auto" is the fastest that is installed and ready."""
+
+Form = Literal["auto", "deepglobe", "inria", "release", "folder"]
+"""How a labelled data set lies on disk; "auto" tells it by the files."""
+
+ContextMode = Literal["all", "none", "each"]
+"""Which contexts the runs of an evaluation show: all, none, or all but one for each of them."""
+
+Order = Literal["worst", "best", "first"]
+"""Which images an evaluation draws."""

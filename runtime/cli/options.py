@@ -1,0 +1,77 @@
+"""Options that several commands have, and how lists with commas are read."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeVar, get_args
+
+import typer
+
+from .console import usage
+
+_Word = TypeVar("_Word", bound=str)
+
+Bands = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Bands to use, from 1, in the bundle's order, as 3,2,1. Default: all but alpha."),
+]
+Batch = Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")]
+BuildEngines = Annotated[
+    bool,
+    typer.Option("--build-engines", help="TensorRT: build engines that are missing, which takes minutes."),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+def one_of(choices: object) -> str:
+    """The values of a Literal for a help text, with commas between them."""
+    return ", ".join(get_args(choices))
+
+
+def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
+    """Numbers from 1, with commas between them.
+
+    Args:
+        option: The option, for the error message.
+        text: Its value.
+        example: A value that would do, for the error message.
+
+    Returns:
+        The numbers, as many as were given.
+
+    Raises:
+        typer.BadParameter: The text is anything else.
+    """
+    try:
+        found = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        found = (0,)
+    if min(found) < 1:
+        raise usage(f"{option}: expected numbers from 1 as in {example}, found {text!r}")
+    return found
+
+
+def band_numbers(text: str | None) -> tuple[int, ...] | None:
+    """The value of ``--bands``: numbers of bands, or None where all are used."""
+    return None if text is None else numbers("--bands", text, "3,2,1")
+
+
+def listed(option: str, text: str, known: tuple[_Word, ...]) -> tuple[_Word, ...]:
+    """Words that an option knows, with commas between them.
+
+    Args:
+        option: The option, for the error message.
+        text: Its value.
+        known: All the words that it knows.
+
+    Returns:
+        The words, each once.
+
+    Raises:
+        typer.BadParameter: One of them is not known.
+    """
+    found = []
+    for word in dict.fromkeys(text.split(",")):
+        if word not in known:
+            raise usage(f"{option}: expected {' or '.join(known)}, found {word!r}")
+        found.append(known[known.index(word)])
+    return tuple(found)

@@ -1,0 +1,211 @@
+"""Scores of tiles on a GPU, averaged over turns and merged there into finished rows.
+
+This does what `HostAccumulator` and `Merger` do on the host, number by number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bundle.manifest import Manifest
+from ...cuda.driver import Device
+from ...cuda.kernels import Sums
+from ...cuda.tensors import Tensor
+from ...tiling.merge import WEIGHTS, covered
+from ...tiling.turns import UPRIGHT, Turn
+from ...tiling.windows import Band, Window
+from ..network import Scores
+from .work import GpuWork
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the mask of a whole image is left on the GPU.
+
+    Attributes:
+        ids: Class ids (height, width) uint8.
+        probabilities: Probabilities (classes, height, width) float32, or None.
+    """
+
+    ids: Tensor
+    probabilities: Tensor | None
+
+
+class DeviceAccumulator:
+    """Adds tiles on the compute stream; finished rows are averaged there, and copied out beside the next batch.
+
+    The sums are a ring: row y of the raster lies in row y modulo the tile.
+
+    Args:
+        work: The GPU and its streams.
+        manifest: Classes, scores and the rule of merging.
+        band: The rows that are wanted.
+        turns: The ways in which each batch is segmented.
+        probabilities: Whether rows will be asked for probabilities.
+        target: Where to leave all rows on the GPU instead of handing them out; for a band that is the whole image.
+
+    Raises:
+        DeviceMemoryError: The sums do not fit into the GPU's memory.
+    """
+
+    def __init__(
+        self,
+        work: GpuWork,
+        manifest: Manifest,
+        band: Band,
+        turns: tuple[Turn, ...],
+        probabilities: bool,
+        target: Target | None = None,
+    ) -> None:
+        self._work, self._band, self._turns, self._target = work, band, turns, target
+        self._classes, self._softmax = len(manifest.classes), manifest.scores == "logits"
+        self._bytes = 1 + 4 * self._classes if probabilities else 1  # of a finished pixel
+        self._total: Tensor | None = None
+        grid, device, compute = band.grid, work.device, work.compute
+        weight = WEIGHTS[manifest.merge](grid.tile)
+        lines = (weight, covered(grid.rows, grid.height, weight), covered(grid.columns, grid.width, weight))
+        nbytes = 4 * self._classes * grid.tile * grid.width
+        with work.active():
+            self._memory = [device.allocate(size) for size in (nbytes, *(line.nbytes for line in lines))]
+            compute.fill(self._memory[0].pointer, 0, nbytes)
+            for memory, line in zip(self._memory[1:], lines, strict=True):
+                compute.copy_in(memory.pointer, line)
+            compute.synchronize()  # the lines may go
+        sums, weights, rows, columns = (memory.pointer for memory in self._memory)
+        self._sums = Sums(
+            sums=sums, weight=weights, rows=rows, columns=columns,
+            classes=self._classes, tile=grid.tile, height=grid.height, width=grid.width,
+        )  # fmt: skip
+        self._y = band.tile_rows[0]
+        # For the rows in work and those on their way out; here, so that what does not fit shows before the first tile.
+        most = grid.tile * grid.width * self._bytes
+        self._idle = [_Buffer(device, most, on_host=target is None) for _ in range(1 if target else 2)]
+
+    def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[DeviceStrip]:
+        """Add a batch; yields the rows above its tiles."""
+        scores = self._averaged(infer)
+        size = scores.nbytes // scores.shape[0]
+        for index, tile in enumerate(tiles):
+            yield from self._advance(tile.y)
+            with self._work.active():
+                at = scores.pointer + index * size
+                self._work.kernels.add_tile(self._work.compute, self._sums, tile, at)
+
+    def flush(self) -> Iterator[DeviceStrip]:
+        """The rows of the band that are left after its last tile."""
+        yield from self._advance(self._band.bottom)
+
+    def _averaged(self, infer: Callable[[Turn], Scores]) -> Tensor:
+        """Scores (N, classes, tile, tile) of a batch in each turn, turned back and averaged."""
+        if self._turns == (UPRIGHT,):
+            return _tensor(infer(UPRIGHT))
+        kernels, stream, total = self._work.kernels, self._work.compute, None
+        for turn in self._turns:
+            scores = _tensor(infer(turn))
+            with self._work.active():
+                total = total or self._sum_of_turns(scores)
+                begin = turn == self._turns[0]
+                kernels.add_turned(stream, total.pointer, scores.pointer, total.shape, turn, begin=begin)
+        assert total is not None
+        with self._work.active():
+            kernels.divide(stream, total.pointer, math.prod(total.shape), len(self._turns))
+        return total
+
+    def _sum_of_turns(self, like: Tensor) -> Tensor:
+        """Memory for the sum over the turns, made when it is first needed."""
+        self._total = self._total or Tensor.allocate(self._work.device, like.shape, str(like.dtype))
+        return self._total
+
+    def _advance(self, y: int) -> Iterator[DeviceStrip]:
+        """Move on to a row of the raster; rows above the band were computed for its sake and are dropped."""
+        for until in (min(y, self._band.y), y):
+            if until > self._y:
+                yield from self._finish(until - self._y)
+
+    def _finish(self, rows: int) -> Iterator[DeviceStrip]:
+        """Queue the averaging of the next rows, and their copy to wherever they go."""
+        work, width, y = self._work, self._band.grid.width, self._y
+        with work.active():
+            buffer = self._buffer(rows * width * self._bytes)
+            probabilities = buffer.memory.pointer if self._bytes > 1 else None
+            ids = buffer.memory.pointer + rows * width * (self._bytes - 1)
+            work.kernels.finish(work.compute, self._sums, y, rows, ids, probabilities, self._softmax)
+            self._y += rows
+            if self._target or y < self._band.y:
+                if self._target:
+                    self._keep(self._target, buffer, y, rows, ids)
+                self._idle.append(buffer)  # the stream itself keeps the order
+                return
+            buffer.merged.record(work.compute)
+            work.drain.wait(buffer.merged)
+            coming = buffer.host(rows * width * self._bytes)
+            work.drain.copy_out(coming, buffer.memory.pointer)
+            buffer.copied.record(work.drain)
+        yield DeviceStrip(y, (self._classes, rows, width), coming, buffer, self._idle)
+
+    def _keep(self, target: Target, buffer: _Buffer, y: int, rows: int, ids: int) -> None:
+        """Queue the copy of finished rows to the mask of the whole image."""
+        stream, grid = self._work.compute, self._band.grid
+        stream.copy(target.ids.pointer + y * grid.width, ids, rows * grid.width)
+        if target.probabilities:
+            for index in range(self._classes):
+                to = target.probabilities.pointer + 4 * grid.width * (index * grid.height + y)
+                stream.copy(to, buffer.memory.pointer + 4 * rows * grid.width * index, 4 * rows * grid.width)
+
+    def _buffer(self, nbytes: int) -> _Buffer:
+        """A buffer that is idle and large enough, or a new one."""
+        for buffer in self._idle:
+            if buffer.memory.nbytes >= nbytes:
+                self._idle.remove(buffer)
+                return buffer
+        return _Buffer(self._work.device, nbytes, on_host=self._target is None)
+
+
+def _tensor(scores: Scores) -> Tensor:
+    assert isinstance(scores, Tensor)
+    return scores
+
+
+class _Buffer:
+    """Finished rows on the GPU and on the host: probabilities, then ids. The events tell when each place has them."""
+
+    def __init__(self, device: Device, nbytes: int, *, on_host: bool) -> None:
+        self._pinned = device.pinned(nbytes) if on_host else None
+        self.memory = device.allocate(nbytes)
+        self.merged, self.copied = device.event(), device.event()
+
+    def host(self, nbytes: int) -> NDArray[np.uint8]:
+        """The first bytes of page-locked memory of the host."""
+        assert self._pinned is not None
+        return self._pinned.array(nbytes, np.uint8)
+
+
+class DeviceStrip:
+    """Finished rows that are on their way to the host; whoever asks waits for them."""
+
+    def __init__(
+        self, y: int, shape: tuple[int, int, int], coming: NDArray[np.uint8], buffer: _Buffer, idle: list[_Buffer]
+    ) -> None:
+        self.y, self.rows = y, shape[1]
+        self._shape, self._coming, self._buffer, self._idle = shape, coming, buffer, idle
+        self._bytes: NDArray[np.uint8] | None = None
+
+    def ids(self) -> NDArray[np.uint8]:
+        """Class ids (rows, width)."""
+        return self._fetched()[-math.prod(self._shape[1:]) :].reshape(self._shape[1:])
+
+    def probabilities(self) -> NDArray[np.float32]:
+        """Probabilities (classes, rows, width) float32, where they were asked for."""
+        return self._fetched()[: 4 * math.prod(self._shape)].view(np.float32).reshape(self._shape)
+
+    def _fetched(self) -> NDArray[np.uint8]:
+        if self._bytes is None:
+            self._buffer.copied.synchronize()
+            self._bytes = self._coming.copy()
+            self._idle.append(self._buffer)
+        return self._bytes

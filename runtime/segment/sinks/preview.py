@@ -1,0 +1,109 @@
+"""The preview: a small picture of the image with its mask laid over it, and a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ...atomic import atomic_write
+from ...bundle.manifest import ClassInfo
+from ...tiling.merge import NODATA
+from ...tiling.resampling import Pixels
+from ..pipeline import Rows
+from .base import MaskedRaster, RowWriter
+
+_PREVIEW_SIDE = 1600
+_OPACITY = 0.45
+
+
+class PreviewSink:
+    """A PNG of at most 1600 pixels a side; the mask in it is sampled as rows come by."""
+
+    name = "preview"
+    suffix = "_preview.png"
+    needs_probabilities = False
+
+    def disk(self, height: int, width: int, classes: int) -> int:
+        """Three bytes for each pixel of the picture."""
+        small = preview_size(height, width)
+        return 3 * small[0] * small[1]
+
+    @contextmanager
+    def open(self, path: Path, raster: MaskedRaster) -> Iterator[RowWriter]:
+        """Start a preview, see `Sink.open`."""
+        height, width = raster.source.height, raster.source.width
+        small = preview_size(height, width)
+        lines, columns = _nearest(height, small[0]), _nearest(width, small[1])
+        ids = np.full(small, NODATA, np.uint8)
+
+        def write(rows: Rows) -> None:
+            wanted = np.flatnonzero((lines >= rows.y) & (lines < rows.y + len(rows.ids)))
+            ids[wanted] = rows.ids[lines[wanted] - rows.y][:, columns]
+
+        with atomic_write(path) as temporary:
+            yield write
+            draw_preview(raster.source.thumbnail(*small), ids, raster.classes).save(temporary)
+
+
+def _nearest(side: int, size: int) -> NDArray[np.intp]:
+    """For each pixel of a shrunken side, the pixel of the side that lies nearest to its centre."""
+    return (2 * np.arange(size) + 1) * side // (2 * size)
+
+
+def preview_size(height: int, width: int) -> tuple[int, int]:
+    """Size (height, width) of the preview of a raster: at most 1600 pixels a side."""
+    scale = min(1.0, _PREVIEW_SIDE / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def draw_preview(image: Pixels, ids: NDArray[np.uint8], classes: tuple[ClassInfo, ...]) -> Image.Image:
+    """Lay a mask over its image, and put a legend of the classes that occur below.
+
+    Args:
+        image: Pixels (height, width, bands) of any dtype, of which the first three bands are shown.
+        ids: Class ids (height, width) uint8.
+        classes: The classes, by id.
+
+    Returns:
+        The picture.
+    """
+    colours = np.zeros((NODATA + 1, 3), np.float32)
+    colours[: len(classes)] = [info.colour for info in classes]
+    ground = displayable(image).astype(np.float32)
+    opacity = np.where(ids == NODATA, 0, _OPACITY)[:, :, None]
+    blended = ground * (1 - opacity) + colours[ids] * opacity
+    canvas = Image.fromarray(blended.astype(np.uint8))
+    fractions = np.bincount(ids.ravel(), minlength=NODATA + 1) / ids.size
+    return _with_legend(
+        canvas, [(info, fractions[index]) for index, info in enumerate(classes) if fractions[index] > 0]
+    )
+
+
+def displayable(image: Pixels) -> NDArray[np.uint8]:
+    """Three bands (height, width, 3) of uint8; other dtypes are stretched between their 2nd and 98th percentile."""
+    bands = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+    if bands.dtype == np.uint8:
+        return bands.astype(np.uint8, copy=False)
+    values = bands.astype(np.float64)
+    low, high = np.nanpercentile(values, (2, 98))
+    stretched = np.nan_to_num((values - low) / max(high - low, 1e-6)).clip(0, 1) * 255
+    found: NDArray[np.uint8] = stretched.astype(np.uint8)
+    return found
+
+
+def _with_legend(picture: Image.Image, entries: list[tuple[ClassInfo, float]]) -> Image.Image:
+    line, margin = 28, 10
+    width = max(picture.width, 260)
+    canvas = Image.new("RGB", (width, picture.height + line * len(entries) + 2 * margin), "white")
+    canvas.paste(picture, (0, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
+    for index, (info, fraction) in enumerate(entries):
+        y = picture.height + margin + index * line
+        draw.rectangle((margin, y + 4, margin + 28, y + line - 4), fill=info.colour, outline="black")
+        draw.text((margin + 40, y + 5), f"{info.name}  {fraction:.1%}", fill="black", font=font)
+    return canvas

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+import torch
+
+from fctl.model.train.checks import choose_device
+from fctl.model.train.config import read_config
+from fctl.model.train.run import run_training
+from fctl.runtime.errors import FctlError, InputError
+
+from .helpers import CONFIG, ROOT, stage, write_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+DATA_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
+    "no folder": ({"data": {"root": "nowhere"}}, r"data\.root: expected a folder, found nothing"),
+    "empty validation": ({"data": {"validation": "x*"}}, r"data\.validation x\*: expected a file of names"),
+    "empty training": ({"data": {"training": "x*"}}, r"data\.training x\*: expected a file of names"),
+    "all validation": ({"data": {"validation": "*"}}, r"data\.validation: .* nothing is left to train on"),
+    "in both": ({"data": {"training": "*"}}, r"data\.training: .* found 1 in both, as 2"),
+    "unknown class": (
+        {"optimisation": {"class_weights": {"pink": 2.0}}}, r"optimisation\.class_weights\.pink: unknown class",
+    ),
+    "bands": ({"data": {"bands": [1, 2]}}, "expected 3 bands, found 2"),
+    "unknown preset": ({"network": {"preset": "unet"}}, "network: unknown architecture 'unet'; known: fctl-lite0"),
+    "unknown override": ({"network": {"overrides": {"depth": 3}}}, r"network\.overrides\.depth: unknown key"),
+    "override's type": ({"network": {"overrides": {"patch": "64"}}}, r"network\.overrides\.patch: expected a whole"),
+    "classes": ({"network": {"overrides": {"classes": 3}}}, r"network\.overrides\.classes: the data set tells"),
+    "patch": ({"network": {"overrides": {"patch": 70}}}, "network: efficientnet_lite0 needs sides divisible by 32"),
+    "scene": (
+        {
+            "network": {
+                "overrides": {"contexts": [{"name": "medium", "factor": "global", "size": 64}]},
+                "serving": {"scene": 84},
+            }
+        },
+        r"network\.serving\.scene: expected .* more than scale x patch = 84 pixels, found 84",
+    ),
+    "overlap": ({"network": {"serving": {"overlap": 64}}}, r"network\.serving\.overlap: expected 0 to 63, found 64"),
+    "imagenet": (
+        {"network": {"preset": "fcn8s-vgg16", "overrides": {"contexts": []}, "weights": "imagenet"}},
+        r"network\.",
+    ),
+    "no weights": ({"network": {"weights": "no.pt"}}, "expected a checkpoint, found no such file"),
+    "unknown part": (
+        {"stages": [stage(name="one", network="large"), stage()]},
+        r"stages\[0\]\.network: expected whole, patch, medium",
+    ),
+    "unknown frozen": ({"stages": [stage(frozen=["neck"])]}, r"stages\[0\]\.frozen: expected encoder.*found 'neck'"),
+    "unknown stem": ({"stages": [stage(stem="s5")]}, r"stages\[0\]: .*has no stage 's5'"),
+    "all frozen": (
+        {"stages": [stage(frozen=["encoder", "context_encoders", "lcf", "decoder"])]},
+        r"stages\[0\]: expected something to train",
+    ),
+    "device": ({"device": "tpu"}, "device: expected auto, cpu, cuda or cuda:N, found 'tpu'"),
+    "fp16": ({"precision": "fp16"}, "precision: fp16 needs a GPU"),
+    "mosaic": ({"data": {"mosaic": {"columns": 2, "first": 1}}}, r"data\.mosaic: .*a number from 1 on, found 0"),
+    "uneven mosaic": ({"data": {"mosaic": {"columns": 2, "first": 0}}}, r"data\.mosaic: .*of one size"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DATA_ERRORS)
+def test_what_does_not_fit_names_the_field(folder: Path, name: str) -> None:
+    changes, message = DATA_ERRORS[name]
+    with pytest.raises(FctlError, match=message) as error:
+        run_training(write_config(folder, changes))
+    assert "\n" not in str(error.value)
+    assert not (folder / "run").exists()
+
+
+CONFIG_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"epochs": 3}, "epochs: unknown key"),
+    "type": ({"optimisation": {"batch": 2.5}}, r"optimisation\.batch: expected a whole number, found 2\.5"),
+    "rate": ({"optimisation": {"rate": 0}}, r"optimisation\.rate: expected a number above 0"),
+    "batch": ({"optimisation": {"batch": 0}}, r"optimisation\.batch: expected 1 or more, found 0"),
+    "average": ({"optimisation": {"average": 1.0}}, r"optimisation\.average: expected 0, or more and below 1"),
+    "scale": ({"augmentation": {"scale": 0.5}}, r"augmentation\.scale: expected 1 to 4"),
+    "weight": ({"optimisation": {"class_weights": {"red": -1}}}, r"optimisation\.class_weights\.red: expected 0"),
+    "no stage": ({"stages": []}, "stages: expected at least one stage"),
+    "epochs": ({"stages": [stage(epochs=0)]}, r"stages\[0\]\.epochs: expected 1 or more, found 0"),
+    "same names": ({"stages": [stage(), stage()]}, r"stages\[0\]\.name: expected a name that no other stage has"),
+    "last": ({"stages": [stage(network="patch")]}, r"stages\[0\]\.network: expected 'whole', found 'patch'"),
+    "change": ({"stages": [stage(changes={"steps": 3})]}, r"stages\[0\]\.changes\.steps: unknown key"),
+    "changed": ({"stages": [stage(changes={"gamma": "2"})]}, r"stages\[0\]\.changes\.gamma: expected a number"),
+    "file name": ({"stages": [stage(name="a/b")]}, r"stages\[0\]\.name: expected letters"),
+    "taken": ({"stages": [stage(name="best")]}, r"stages\[0\]\.name: expected letters"),
+    "seed": ({"seed": -1}, "seed: expected 0 or more, found -1"),
+    "form": ({"data": {"form": "coco"}}, r"data\.form: expected 'auto' or"),
+}
+
+
+@pytest.mark.parametrize("name", CONFIG_ERRORS)
+def test_a_config_that_cannot_be_names_the_field(tmp_path: Path, name: str) -> None:
+    changes, message = CONFIG_ERRORS[name]
+    with pytest.raises(InputError, match=message) as error:
+        read_config(write_config(tmp_path, changes))
+    assert str(error.value).startswith(str(tmp_path / "config.json"))
+
+
+def test_a_missing_field_and_a_missing_config_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({key: value for key, value in CONFIG.items() if key != "seed"}))
+    with pytest.raises(InputError, match="seed: expected a value, found none"):
+        read_config(path)
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"config\.json: Expecting"):
+        read_config(path)
+    with pytest.raises(InputError, match="found no such file"):
+        read_config(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize("name", ["dubai-alone.json", "dubai-contexts.json", "dubai-training.json"])
+def test_the_example_is_a_config(name: str) -> None:
+    config = read_config(ROOT / "docs" / name)
+    assert config.data.mosaic is not None
+
+
+def test_the_device_is_what_there_is(folder: Path) -> None:
+    assert choose_device(read_config(write_config(folder))).type == "cpu"
+    if not torch.cuda.is_available():
+        assert choose_device(read_config(write_config(folder, {"device": "auto"}))).type == "cpu"
+        with pytest.raises(InputError, match="device: expected a GPU"):
+            choose_device(read_config(write_config(folder, {"device": "cuda"})))
