@@ -18,7 +18,7 @@ test-runtime: ## the runtime's tests on the built wheel, where neither torch nor
 	$(PYTHON) -m venv build/runtime-venv
 	$(PYTHON) -m pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel .
 	build/runtime-venv/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
-		build/wheel/*.whl onnxruntime cuda-bindings pytest pytest-xdist hypothesis
+		build/wheel/*.whl onnxruntime cuda-bindings matplotlib pytest pytest-xdist hypothesis
 	build/runtime-venv/bin/python -c "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('onnx')"
 	build/runtime-venv/bin/python -m pytest --numprocesses auto --dist loadfile tests/runtime
 
@@ -28,14 +28,14 @@ lint: ## needs `make test` once, for the tools
 	$(BIN)/mypy
 
 bench: ## patches a second of the default bundle in every engine (needs `make test` once)
-	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python -m benchmarks.engines
 
 matrix: ## every preset at full width: size, work, parity, speed, TensorRT builds (hours; needs `make test` once)
-	$(BIN)/python benchmarks/matrix.py
-	$(BIN)/python benchmarks/builds.py
+	$(BIN)/python -m benchmarks.matrix
+	$(BIN)/python -m benchmarks.builds
 
 gpu-check: ## verify and time everything that this CUDA machine can run (needs `make test` once)
-	$(BIN)/python benchmarks/gpu_check.py --out gpu-check
+	$(BIN)/python -m benchmarks.gpu_check --out gpu-check
 
 clean:
 	rm -rf .venv build demo gpu-check dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
-"""Presets through TensorRT-RTX's builder at full width, without a GPU: do they parse and build, and as what.
+"""Presets through TensorRT-RTX's builder at full width, without a GPU: whether they build, and in which data types.
 
-python benchmarks/builds.py [--only default,fctl-vgg16,city.fctl] [--width 0.125] [--capability 86]
+python -m benchmarks.builds [--only default,fctl-vgg16,city.fctl] [--width 0.125] [--capability 86]
 
 Presets are exported with random weights; bundles are taken as they are. fp16 graphs are made as `fctl-export
 --precision fp16` makes them, int8 ones with Q/DQ on all layers that may have it: that shows what the builder makes of
@@ -14,15 +14,10 @@ import argparse
 import gc
 import logging
 import re
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
-
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' quantisation
-
-from parts.random_weights import make_preset
 
 from fctl.export.precision.add import PrecisionOptions, add_precision
 from fctl.model.presets import PRESETS
@@ -32,6 +27,8 @@ from fctl.runtime.engines.tensorrt.builder import build_plan, machine_for
 from fctl.runtime.engines.tensorrt.plans import BuildOptions
 from fctl.runtime.errors import FctlError, ParityError
 from tests.export.builds import halved, quantised
+
+from .parts.random_weights import make_preset
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 HEADER = (
@@ -60,7 +57,7 @@ def main() -> None:
         f"TensorRT-RTX {machine_for(options).version}, compute capability {arguments.capability / 10:.1f}, batch 1.\n"
     )
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
-    logging.disable(logging.WARNING)  # the quantizer's advice
+    logging.disable(logging.WARNING)  # the quantiser's advice
     for name in arguments.only.split(",") if arguments.only else ("default", *PRESETS):
         for graph in _graphs(name):
             with tempfile.TemporaryDirectory() as folder:
@@ -73,11 +70,22 @@ def main() -> None:
 
 
 def _graphs(name: str) -> tuple[Literal["staged", "fused"], ...]:
+    """The kinds of graphs to build: both of presets that have contexts."""
     return ("staged", "fused") if name in PRESETS and PRESETS[name].network.contexts else ("staged",)
 
 
 def rows(bundle: Bundle, folder: Path, options: BuildOptions, gate: bool) -> Iterator[list[str]]:
-    """One row for each precision; what fails says why."""
+    """Build a bundle in each precision.
+
+    Args:
+        bundle: A bundle of fp32 graphs.
+        folder: Where graphs of other precisions are written.
+        options: What to build for.
+        gate: Whether fp16 graphs go through the parity gate.
+
+    Yields:
+        The cells of a row, from the precision on; what fails names the reason.
+    """
     for precision in PRECISIONS:
         agreement = "reference" if precision == "fp32" else "-"
         try:
@@ -92,7 +100,15 @@ def rows(bundle: Bundle, folder: Path, options: BuildOptions, gate: bool) -> Ite
 
 
 def half(bundle: Bundle, folder: Path) -> tuple[Bundle, str]:
-    """The bundle with fp16 graphs, and how they agree; those of a random network are built even if they are refused."""
+    """Make fp16 graphs; those that the parity gate refuses, as random weights may be, are made without it.
+
+    Args:
+        bundle: A bundle of fp32 graphs.
+        folder: Where the fp16 graphs are written.
+
+    Returns:
+        A bundle with fp16 graphs, and how they agree with fp32.
+    """
     try:
         parity = add_precision(bundle, folder / "half.fctl", PrecisionOptions(precision="fp16")).parity[-1]
         return read_bundle(folder / "half.fctl"), f"{parity.agreement:.3%}, max {parity.max_error:.0e}"
@@ -102,7 +118,19 @@ def half(bundle: Bundle, folder: Path) -> tuple[Bundle, str]:
 
 
 def built(bundle: Bundle, precision: Precision, options: BuildOptions) -> list[str]:
-    """Build all graphs of a precision."""
+    """Build all graphs of a precision.
+
+    Args:
+        bundle: The bundle.
+        precision: The precision.
+        options: What to build for.
+
+    Returns:
+        The cells of a row, from "builds" to "layers by data type".
+
+    Raises:
+        EngineError: A graph does not parse or does not build.
+    """
     machine, seconds, plans, graphs = machine_for(options), 0.0, 0, 0
     layers: dict[str, int] = {}
     for graph in bundle.manifest.graphs:
@@ -114,8 +142,8 @@ def built(bundle: Bundle, precision: Precision, options: BuildOptions) -> list[s
             counts = {kind: len(nodes) for kind, nodes in record.layers.products.items()}
             for kind, count in (counts | {"fused": len(record.layers.attention)}).items():
                 layers[kind] = layers.get(kind, 0) + count
-    told = ", ".join(f"{count} {kind}" for kind, count in layers.items() if count)
-    return ["yes", f"{seconds:.1f}", f"{plans / 1e6:.0f}", f"{graphs / 1e6:.0f}", told]
+    counted = ", ".join(f"{count} {kind}" for kind, count in layers.items() if count)
+    return ["yes", f"{seconds:.1f}", f"{plans / 1e6:.0f}", f"{graphs / 1e6:.0f}", counted]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Patches a second of the default bundle in every engine, in one process: python benchmarks/engines.py [--bundle B].
+"""Patches a second of one bundle in every engine of a CPU: python -m benchmarks.engines [--bundle B].
 
 A patch is counted with all of its contexts encoded. Rounds alternate between the engines, because the machine's speed
 drifts; the median is printed, with the ratio to ONNX Runtime. PyTorch takes part where a checkpoint is given.
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-
-from parts.networks import scores_of, stacked
-from parts.timing import in_turn
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.runtime.bundle.store import Bundle, read_bundle
-from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.choices import Backend
+from fctl.runtime.engines.base import RunPrecision
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.batches import PatchBatch
-from fctl.runtime.segment.opening import load_network
+from fctl.runtime.segment.batches import joined
+from fctl.runtime.segment.network import Network
 
-RUNS = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
+from .parts import pytorch
+from .parts.networks import load_engine, runs
+from .parts.timing import in_turn
+
+RUNS: tuple[tuple[Backend, RunPrecision], ...] = (
+    ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"),
+)  # fmt: skip
 
 
 def main() -> None:
@@ -34,41 +38,27 @@ def main() -> None:
     arguments = parser.parse_args()
 
     bundle = read_bundle(arguments.bundle)
-    batch = stacked(sample_patches(bundle.manifest, shipped_images(), arguments.batch, seed=1))
+    batch = joined(sample_patches(bundle.manifest, shipped_images(), arguments.batch, seed=1))
     steps: dict[str, Callable[[], object]] = {}
     for backend, precision in RUNS:
         try:
-            steps[f"{backend} {precision}"] = _staged(bundle, backend, precision, batch)
+            steps[f"{backend} {precision}"] = runs(load_engine(bundle, backend, precision, arguments.batch), batch)
         except EngineError as error:
             print(f"skipped {backend} {precision}: {error}")
     if arguments.checkpoint:
-        steps["PyTorch fp32"] = _torch(arguments.checkpoint, batch)
+        steps["PyTorch fp32"] = runs(_torch(bundle, arguments.checkpoint, arguments.batch), batch)
     _report(in_turn(steps, arguments.rounds), arguments.batch)
 
 
-def _staged(bundle: Bundle, backend: str, precision, batch: PatchBatch) -> Callable[[], object]:
-    network = load_network(bundle, choose_engine(backend, precision), len(batch.patch))
-    return lambda: network.on_host(scores_of(network, batch))
+def _torch(bundle: Bundle, checkpoint: Path, batch: int) -> Network:
+    """The checkpoint's network in PyTorch on the CPU."""
+    from fctl.model.serving.module_network import ModuleNetwork
+
+    module = pytorch.channels_last(pytorch.module_of(bundle, checkpoint))
+    return ModuleNetwork(bundle.manifest, module, batch)
 
 
-def _torch(checkpoint: Path, batch: PatchBatch) -> Callable[[], object]:
-    import torch
-
-    from fctl.model.weights.checkpoints import load_network, read_checkpoint
-
-    read = read_checkpoint(checkpoint)
-    assert read.card, "a checkpoint of fctl is needed"
-    network = load_network(read.card.network, read.state, str(checkpoint)).to(memory_format=torch.channels_last)
-    tensors = {name: torch.from_numpy(window) for name, window in batch.contexts.items()}
-
-    def step() -> object:
-        with torch.inference_mode():
-            return network(torch.from_numpy(batch.patch), tensors)
-
-    return step
-
-
-def _report(seconds: dict[str, list[float]], batch: int) -> None:
+def _report(seconds: Mapping[str, list[float]], batch: int) -> None:
     base = statistics.median(next(iter(seconds.values())))
     print("| engine | patches/s (median) | lowest - highest | ratio to the first |\n|---|---|---|---|")
     for name, times in seconds.items():

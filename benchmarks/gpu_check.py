@@ -1,8 +1,8 @@
-"""Verify and time every engine on this machine: python benchmarks/gpu_check.py, or make gpu-check.
+"""Verify and time every engine on this machine: python -m benchmarks.gpu_check, or make gpu-check.
 
-It uses what is installed, says what it skipped and why, and writes report.md and report.json: agreement with ONNX
-Runtime, speed, a soak, and the machine. Without a GPU, the CPU's engines take part alone. It exits with 1 if an engine
-disagrees or memory grows.
+The check uses what is installed, notes what it skipped and why, and writes report.md and report.json: agreement with
+ONNX Runtime, speed, a soak, and the machine. Without a GPU, the CPU's engines take part alone. The exit status is 1 if
+an engine disagrees or memory grows.
 """
 
 from __future__ import annotations
@@ -18,33 +18,34 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from parts.agreement import compare, expectation
-from parts.candidates import CHOICES, Candidate, Subject, build, candidates
-from parts.findings import Findings, say
-from parts.machine import Memory, commit, describe, versions
-from parts.networks import picture
-from parts.pytorch import tf32
-from parts.report import write
-from parts.soak import soak
-from parts.speed import Plan, time_images, time_patches
-
 from fctl.calib.sample import find_images, sample_patches, shipped_images
-from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
-from fctl.runtime.errors import EngineError, FctlError, InputError
+from fctl.runtime.errors import FctlError, InputError
+
+from .parts.agreement import compare, expectation
+from .parts.candidates import CHOICES, Candidate, Subject, build, candidates_for
+from .parts.findings import Findings, announce
+from .parts.image_speed import time_images
+from .parts.machine import Memory, commit, describe, versions
+from .parts.networks import mosaic
+from .parts.plan import Plan
+from .parts.pytorch import tf32
+from .parts.report import write
+from .parts.soak import soak
+from .parts.speed import time_patches
+from .parts.subjects import subjects
 
 ROOT = Path(__file__).parents[1]
 CHECKED_SIDE = 1000  # of the image whose masks are compared, at most
-PRESET_CLASSES = 6
 
 
 def main() -> int:
-    """Run all parts, and write the report after each of them."""
+    """Run all parts, and write the report after each of them; the exit status."""
     arguments = _arguments()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     memory = Memory()
     findings = Findings(
         date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        command=shlex.join(["python", *sys.argv]),
+        command=shlex.join(["python", "-m", "benchmarks.gpu_check", *sys.argv[1:]]),
         commit=commit(ROOT),
         machine=describe(memory),
         versions=versions(),
@@ -54,13 +55,13 @@ def main() -> int:
     if findings.machine.gpu and importlib.util.find_spec("torch"):
         findings.versions["fp32 in torch"] = findings.loading("-", "pytorch", tf32, foreign=True) or "unknown"
     with tempfile.TemporaryDirectory(prefix="fctl-check-") as scratch:
-        for subject in _subjects(findings, arguments, Path(scratch)):
+        for subject in subjects(findings, arguments.bundle, arguments.checkpoint, arguments.preset, Path(scratch)):
             findings.running(subject.name, "the check", partial(_check, findings, subject, arguments, memory))
     findings.peak_host_memory = memory.peak()
     _headline(findings)
     memory.close()
     write(findings, arguments.out)
-    say(f"wrote {arguments.out / 'report.md'} and report.json: {'failed' if findings.problems else 'passed'}")
+    announce(f"wrote {arguments.out / 'report.md'} and report.json: {'failed' if findings.problems else 'passed'}")
     return 1 if findings.problems else 0
 
 
@@ -90,120 +91,67 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _subjects(findings: Findings, arguments: argparse.Namespace, scratch: Path) -> list[Subject]:
-    """The bundles asked for; one that cannot be read or made is skipped."""
-    checkpoints = {sha256(path): path for path in arguments.checkpoint if path.is_file()}
-    for path in arguments.checkpoint:
-        if not path.is_file():
-            findings.skip("-", f"--checkpoint {path}", "there is no such file")
-    wanted = arguments.bundle or ([] if arguments.preset else ["default"])
-    found = []
-    for name in wanted:
-        bundle = findings.loading(name, "the bundle", partial(read_bundle, name))
-        if bundle and not arguments.bundle:
-            bundle = _with_half(findings, bundle, scratch)
-        if bundle:
-            checkpoint = checkpoints.pop(bundle.manifest.provenance.checkpoint_sha256, None)
-            found.append(Subject(name=bundle.manifest.name, bundle=bundle, checkpoint=checkpoint))
-    for path in checkpoints.values():
-        findings.skip("-", f"--checkpoint {path}", "none of the bundles was exported from it")
-    for name in arguments.preset:
-        made = findings.loading(name, "the preset", partial(_preset, findings, name, scratch))
-        found += [made] if made else []
-    return found
-
-
-def _with_half(findings: Findings, bundle: Bundle, scratch: Path) -> Bundle:
-    """A copy of a bundle with fp16 graphs beside the others; the bundle itself where there can be none."""
-
-    def convert() -> Bundle:
-        if importlib.util.find_spec("onnx") is None:
-            raise EngineError("onnx is not installed (pip install 'fctl[quant]')")
-        from fctl.export.precision.add import PrecisionOptions, add_precision
-
-        out = scratch / "half" / f"{bundle.manifest.name}.fctl"
-        add_precision(bundle, out, PrecisionOptions(precision="fp16"))
-        return read_bundle(out)
-
-    if "fp16" in bundle.manifest.precisions:
-        return bundle
-    say(f"making fp16 graphs of {bundle.manifest.name}")
-    return findings.loading(bundle.manifest.name, "fp16 graphs", convert) or bundle
-
-
-def _preset(findings: Findings, name: str, scratch: Path) -> Subject:
-    missing = [package for package in ("torch", "onnx", "onnxscript") if importlib.util.find_spec(package) is None]
-    if missing:
-        raise EngineError(f"{', '.join(missing)} not installed (pip install 'fctl[export]')")
-    from parts.random_weights import make_preset, with_half
-
-    from fctl.model.config import ConfigError
-
-    say(f"exporting {name} with random weights")
-    try:
-        made = make_preset(name, scratch, classes=PRESET_CLASSES)
-    except ConfigError as error:
-        raise InputError(str(error)) from error
-    half = partial(with_half, made.bundle, scratch / "half" / f"{name}.fctl")
-    bundle = findings.loading(name, "fp16 graphs", half) or made.bundle
-    return Subject(name=name, bundle=bundle, checkpoint=made.checkpoint, random=True)
-
-
 def _check(findings: Findings, subject: Subject, arguments: argparse.Namespace, memory: Memory) -> None:
-    """All parts on one bundle."""
+    """Run all parts on one bundle."""
     images = findings.loading(subject.name, "real patches", partial(_images, subject, arguments.patches))
     if images is None:
         return
     batches = subject.batches(arguments.batch)
-    ways = candidates(subject.bundle, arguments.backends)
-    if arguments.build:
-        ways = [way for way in ways if build(findings, subject, way, batches)]
-    elif "onnxruntime-tensorrt" in arguments.backends:
-        ways = [way for way in ways if way.backend != "onnxruntime-tensorrt"]
-        findings.skip(
-            subject.name, "onnxruntime-tensorrt", "builds engines whenever it loads a graph: not with --no-build"
-        )
-    _agree(findings, subject, ways, images, arguments)
+    found = _candidates(findings, subject, arguments)
+    _agree(findings, subject, found, images, arguments)
     write(findings, arguments.out)
     plan = Plan(
         images=images, rounds=arguments.rounds, burst=arguments.burst, patience=arguments.patience,
         baseline=arguments.baseline,
     )  # fmt: skip
     for batch in batches:
-        time_patches(findings, subject, ways, batch, plan, memory)
+        time_patches(findings, subject, found, batch, plan, memory)
         write(findings, arguments.out)
     for side in (side for side in arguments.sides if side):
-        time_images(findings, subject, ways, side, plan)
+        time_images(findings, subject, found, side, plan)
         write(findings, arguments.out)
     if arguments.soak:
-        for way, batch in _to_soak(findings, subject, ways):
-            action = partial(soak, findings, subject, way, batch, arguments.soak, images, memory)
-            findings.running(subject.name, way.label, action, part="soak")
+        for candidate, batch in _to_soak(findings, subject, found):
+            action = partial(soak, findings, subject, candidate, batch, arguments.soak, images, memory)
+            findings.running(subject.name, candidate.label, action, part="soak")
             write(findings, arguments.out)
 
 
+def _candidates(findings: Findings, subject: Subject, arguments: argparse.Namespace) -> list[Candidate]:
+    """The candidates that take part, with their engines built."""
+    found = candidates_for(subject.bundle, arguments.backends)
+    if arguments.build:
+        batches = subject.batches(arguments.batch)
+        return [candidate for candidate in found if build(findings, subject, candidate, batches)]
+    if "onnxruntime-tensorrt" in arguments.backends:
+        reason = "builds engines whenever it loads a graph: not with --no-build"
+        findings.skip(subject.name, "onnxruntime-tensorrt", reason)
+    return [candidate for candidate in found if candidate.backend != "onnxruntime-tensorrt"]
+
+
 def _agree(
-    findings: Findings, subject: Subject, ways: Sequence[Candidate], images: Sequence[Path],
+    findings: Findings, subject: Subject, candidates: Sequence[Candidate], images: Sequence[Path],
     arguments: argparse.Namespace,
 ) -> None:  # fmt: skip
+    """Compare all candidates with the reference; PyTorch takes part where it has the bundle's weights."""
     manifest = subject.bundle.manifest
     side = min([CHECKED_SIDE, *(side for side in arguments.sides if side)])
-    image = picture(manifest, images, side, side * 3 // 4 + 1)  # wider or taller than any tile fits evenly
+    image = mosaic(manifest, images, side, side * 3 // 4 + 1)  # wider or taller than any tile fits evenly
     patches = sample_patches(manifest, images, arguments.count, seed=0)
     expected = findings.loading(subject.name, "agreement", partial(expectation, subject, patches, image))
     if expected is None:
         return
-    for way in ways:
-        if way.foreign and subject.checkpoint is None and manifest.network is not None:
+    for candidate in candidates:
+        if candidate.foreign and subject.checkpoint is None and manifest.network is not None:
             reason = "no --checkpoint of this bundle was given: random weights, of which only the speed counts"
-            findings.skip(subject.name, way.label, reason, "agreement")
+            findings.skip(subject.name, candidate.label, reason, "agreement")
         else:
-            compare(findings, subject, way, subject.batches(arguments.batch), expected)
+            compare(findings, subject, candidate, subject.batches(arguments.batch), expected)
 
 
-def _to_soak(findings: Findings, subject: Subject, ways: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
-    """The fastest precision and batch size of each backend on a GPU; without one, of the fastest engine."""
-    known = {way.label: way for way in ways if not way.foreign}
+def _to_soak(findings: Findings, subject: Subject, candidates: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
+    """The fastest precision and batch size of each backend on a GPU; without a GPU, of the fastest engine alone."""
+    known = {one.label: one for one in candidates if not one.foreign}
     speeds = [row for row in findings.speed if row.bundle == subject.name and row.engine in known]
     on_gpu = [row for row in speeds if row.device != "CPU"]
     fastest: dict[str, tuple[Candidate, int]] = {}
@@ -213,6 +161,7 @@ def _to_soak(findings: Findings, subject: Subject, ways: Sequence[Candidate]) ->
 
 
 def _images(subject: Subject, places: Sequence[Path]) -> tuple[Path, ...]:
+    """The images of some places; without places those that come with fctl, where they fit the bundle."""
     if places:
         return find_images(places)
     spec = subject.bundle.manifest.input
@@ -225,7 +174,7 @@ def _images(subject: Subject, places: Sequence[Path]) -> tuple[Path, ...]:
 
 
 def _headline(findings: Findings) -> None:
-    """One line on what this report is about."""
+    """Set the line on what this report is about."""
     gpu = findings.machine.gpu
     if gpu is None:
         findings.headline = f"No GPU was used: {findings.machine.no_gpu}. The CPU's engines took part alone."

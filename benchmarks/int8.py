@@ -1,4 +1,6 @@
-"""Agreement of int8 with fp32 by method and number of patches: benchmarks/int8.py BUNDLE --calib IMAGES --check IMAGES
+"""Agreement of int8 with fp32, by method and number of patches.
+
+python -m benchmarks.int8 BUNDLE --calib IMAGES --check IMAGES
 
 All layers that may be int8 are. Ranges come from 8, 32 and 128 patches of the images of --calib, drawn by three seeds;
 agreement is that of patches of other images, --check.
@@ -48,7 +50,16 @@ def main() -> None:
 
 
 def agreements(graphs: Fp32Graphs, trials: Trials, chosen: Sequence[Chosen]) -> Mapping[str, float]:
-    """Share of pixels that keep their class, by method."""
+    """Compare int8 with fp32 for ranges of every method.
+
+    Args:
+        graphs: The bundle's fp32 graphs.
+        trials: The patches to compare on.
+        chosen: The patches that ranges come from.
+
+    Returns:
+        By method, the share of pixels that keep their class.
+    """
     bundle = graphs.bundle
     tensors = {role: {layer.input for layer in layers} for role, layers in graphs.layers.items()}
     largest = peaks(bundle, cut_patches(bundle.manifest, chosen), inputs=True)

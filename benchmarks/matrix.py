@@ -1,4 +1,4 @@
-"""Every preset in one table: size, work, parity and speed in every engine. python benchmarks/matrix.py [--only a,b].
+"""Size, work, parity and speed of every preset in one table: python -m benchmarks.matrix [--only a,b].
 
 Weights are random, scaled so that signals neither fade nor explode: parity and speed need no trained ones. GMAC are
 those of the exported graphs for one patch with all of its contexts. Rounds alternate between engines, because the
@@ -16,25 +16,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from parts.networks import scores_of
-from parts.random_weights import make_preset
-from parts.timing import in_turn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.graphs import frozen
 from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS
+from fctl.model.serving.module_network import ModuleNetwork
 from fctl.runtime.bundle.store import Bundle
-from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.batches import PatchBatch
-from fctl.runtime.segment.opening import load_network
+from fctl.runtime.segment.batches import PatchBatch, on_host
+
+from .engines import RUNS
+from .parts.networks import load_engine, runs
+from .parts.pytorch import channels_last
+from .parts.random_weights import make_preset
+from .parts.timing import in_turn
 
 CLASSES = 6
-ENGINES = (("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"))
 HEADER = (
     "preset", "parameters, M", "GMAC: patch", "contexts", "LCF + ALE", "decoder", "bundle, MB", "max error",
     "same class", "PyTorch", "ONNX Runtime", "OpenVINO fp32", "OpenVINO bf16",
@@ -43,7 +44,14 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Work:
-    """Multiply-accumulates of one patch, in 10^9."""
+    """Multiply-accumulates of one patch, in 10^9.
+
+    Attributes:
+        patch: Of the patch's encoder.
+        contexts: Of the encoders of all contexts.
+        fusion: Of LCF and ALE (§3.2, §3.4).
+        decoder: Of the decoder.
+    """
 
     patch: float
     contexts: float
@@ -67,12 +75,22 @@ def main() -> None:
 
 
 def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
-    """One preset's cells."""
+    """Measure one preset.
+
+    Args:
+        name: The preset.
+        width: What every number of channels is multiplied by.
+        rounds: How many times each engine is timed.
+        folder: Where checkpoint and bundle are written.
+
+    Returns:
+        The cells of its row, in the order of `HEADER`.
+    """
     made = make_preset(name, folder, classes=CLASSES, width=width)
     bundle, network, manifest = made.bundle, made.network, made.bundle.manifest
     batch = sample_patches(manifest, shipped_images(), 1, seed=1)[0]
     work = count(network, batch)
-    speeds = timed(bundle, network, batch, rounds)
+    speeds = speeds_of(bundle, network, batch, rounds)
     base = speeds.get("onnxruntime fp32")
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     size = sum(file.stat().st_size for file in bundle.folder.iterdir()) / 1e6
@@ -80,17 +98,19 @@ def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
     cells = [name, *(f"{figure:.1f}" for figure in figures), f"{size:.0f}"]
     parity = manifest.parity[0]
     cells += [f"{parity.max_error:.0e}", f"{parity.agreement:.3%}"]
-    for engine in ("PyTorch", *(f"{backend} {precision}" for backend, precision in ENGINES)):
+    for engine in ("PyTorch", *(f"{backend} {precision}" for backend, precision in RUNS)):
         cells.append(f"{speeds[engine]:.2f} ({speeds[engine] / base:.2f})" if engine in speeds and base else "-")
     return cells
 
 
 def count(network: FCtL, batch: PatchBatch) -> Work:
-    """The work of the exported network, from the operators that really run."""
+    """Count the work of a network on a batch of one patch, from the operators that run once it is exported."""
     exported = frozen(network)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         exported(*_tensors(batch))
-    totals = {name: sum(by_operator.values()) / 2e9 for name, by_operator in counter.get_flop_counts().items()}
+    totals: dict[str, float] = {
+        name: sum(by_operator.values()) / 2e9 for name, by_operator in counter.get_flop_counts().items()
+    }
 
     def of(*parts: str) -> float:
         return sum(totals.get(f"FCtL.{part}", 0.0) for part in parts)
@@ -100,36 +120,34 @@ def count(network: FCtL, batch: PatchBatch) -> Work:
     return Work(patch, contexts, totals["Global"] - patch - contexts - decoder, decoder)
 
 
-def timed(bundle: Bundle, network: FCtL, batch: PatchBatch, rounds: int) -> dict[str, float]:
-    """Patches a second of every engine that this machine has."""
-    steps: dict[str, Callable[[], object]] = {"PyTorch": _torch(network, batch)}
-    for backend, precision in ENGINES:
+def speeds_of(bundle: Bundle, network: FCtL, batch: PatchBatch, rounds: int) -> dict[str, float]:
+    """Time a network in PyTorch and its bundle in every engine that this machine has.
+
+    Args:
+        bundle: The bundle.
+        network: The network that it was exported from.
+        batch: One patch.
+        rounds: How many times each is timed.
+
+    Returns:
+        Patches a second, by engine and precision.
+    """
+    module = ModuleNetwork(bundle.manifest, channels_last(network), 1)
+    steps: dict[str, Callable[[], object]] = {"PyTorch": runs(module, batch)}
+    for backend, precision in RUNS:
         try:
-            steps[f"{backend} {precision}"] = _staged(bundle, backend, precision, batch)
+            steps[f"{backend} {precision}"] = runs(load_engine(bundle, backend, precision, 1), batch)
         except EngineError:
             continue
     return {name: 1 / statistics.median(times) for name, times in in_turn(steps, rounds).items()}
 
 
-def _staged(bundle: Bundle, backend: str, precision, batch: PatchBatch) -> Callable[[], object]:
-    network = load_network(bundle, choose_engine(backend, precision), 1)
-    return lambda: network.on_host(scores_of(network, batch))
-
-
-def _torch(network: FCtL, batch: PatchBatch) -> Callable[[], object]:
-    network = network.to(memory_format=torch.channels_last)
-    tensors = _tensors(batch)
-
-    def step() -> object:
-        with torch.inference_mode():
-            return network(*tensors)
-
-    return step
-
-
-def _tensors(batch: PatchBatch) -> tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    contexts = {name: torch.from_numpy(np.ascontiguousarray(window)) for name, window in batch.contexts.items()}
-    return torch.from_numpy(batch.patch), contexts, {k: torch.from_numpy(v) for k, v in batch.positions.items()}
+def _tensors(batch: PatchBatch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """A batch as `FCtL.forward` takes it."""
+    names = (*batch.contexts, *batch.shared)
+    contexts = {name: torch.from_numpy(batch.pixels_of(name)) for name in names}
+    positions = {name: torch.from_numpy(place) for name, place in batch.positions.items()}
+    return torch.from_numpy(on_host(batch.patch)), contexts, positions
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What the benchmarks share, and the parts of gpu_check.py."""
+"""What the benchmarks share, and the parts of `benchmarks.gpu_check`."""

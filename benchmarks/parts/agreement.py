@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fctl.export.verify import TOLERANCES, Tolerance
 from fctl.runtime.engines.base import GpuEngine, RunPrecision
-from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.segment.batches import PatchBatch
-from fctl.runtime.segment.host import HostNetwork
-from fctl.runtime.segment.network import Network
 from fctl.runtime.segment.segmenter import Segmenter
 from fctl.runtime.tiling.resampling import Pixels
 
 from .candidates import Candidate, Subject
-from .findings import Agreement, Findings, say
-from .networks import ids_of, scores_of_all
+from .findings import Findings, announce
+from .networks import Loaded, load_engine, mask_of, scores_of
 from .producers import producer
+from .records import Agreement
 
 REFERENCE = "onnxruntime fp32"
 
 COARSE = Tolerance(error=0.5, agreement=0.9)
-"""Where the parity gate has no limit: it only tells a coarse precision from a broken engine."""
+"""The limit where the parity gate has none: it only tells a coarse precision from a broken engine."""
+
+LIMITS: Mapping[RunPrecision, Tolerance] = {
+    "fp32": TOLERANCES["fp32"], "fp16": TOLERANCES["fp16"], "bf16": COARSE, "int8": COARSE,
+}  # fmt: skip
+"""How far from fp32 trained networks may be."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What ONNX Runtime gives on the CPU in fp32: scores of real patches, and the mask of an image."""
+    """What ONNX Runtime computes on the CPU in fp32.
+
+    Attributes:
+        patches: Real patches, each as a batch of its own.
+        scores: Their scores (patches, classes, P, P).
+        image: An image (height, width, bands).
+        ids: Its class ids (height, width).
+    """
 
     patches: Sequence[PatchBatch]
     scores: NDArray[np.float32]
@@ -41,33 +50,55 @@ class Expected:
 
 
 def limit_of(subject: Subject, precision: RunPrecision) -> Tolerance:
-    """The parity gate's limit. Random weights have near ties everywhere: only fp32 is held to it."""
+    """How far a precision may be from fp32: the limit of the parity gate.
+
+    Random weights have near ties everywhere, so that only fp32 is held to it.
+    """
     if subject.random and precision != "fp32":
         return COARSE
-    return {"bf16": COARSE, "int8": COARSE, **TOLERANCES}[precision]
+    return LIMITS[precision]
 
 
 def expectation(subject: Subject, patches: Sequence[PatchBatch], image: Pixels) -> Expected:
-    """The reference. Raises EngineError where ONNX Runtime is missing, BundleError without fp32 graphs."""
-    network = HostNetwork(subject.bundle, choose_engine("onnxruntime", "fp32"), 1)
-    return Expected(patches, scores_of_all(network, patches), image, ids_of(network, image))
+    """Run the reference.
+
+    Args:
+        subject: The bundle.
+        patches: Real patches, each as a batch of its own.
+        image: An image (height, width, bands).
+
+    Returns:
+        What the engines are compared with.
+
+    Raises:
+        EngineError: ONNX Runtime is missing.
+        BundleError: The bundle has no fp32 graphs.
+    """
+    network = load_engine(subject.bundle, "onnxruntime", "fp32", 1)
+    return Expected(patches, scores_of(network, patches), image, mask_of(network, image))
 
 
 def compare(
     findings: Findings, subject: Subject, candidate: Candidate, batches: Sequence[int], expected: Expected
 ) -> None:
-    """One engine's row, in the largest batch that it loads; where it does not run, that is noted."""
-    say(f"comparing {subject.name}, {candidate.label}")
+    """Compare one engine with the reference, in the largest batch that it loads.
+
+    Args:
+        findings: Where the row is added; where the engine does not run, that is noted.
+        subject: The bundle.
+        candidate: The engine.
+        batches: The batch sizes to try.
+        expected: The reference.
+    """
+    announce(f"comparing {subject.name}, {candidate.label}")
     for batch in sorted(batches, reverse=True):
         load = partial(candidate.load, subject, batch)
-        network = findings.loading(
-            subject.name, candidate.label, load, part=f"batch {batch}", foreign=candidate.foreign
-        )
-        if network is not None:
+        loaded = findings.loading(subject.name, candidate.label, load, part=f"batch {batch}", foreign=candidate.foreign)
+        if loaded is not None:
             break
     else:
         return
-    measure = partial(_measured, subject, candidate, network, expected)
+    measure = partial(_measured, subject, candidate, loaded, expected)
     row = findings.running(subject.name, candidate.label, measure, part="agreement", foreign=candidate.foreign)
     if row is None:
         return
@@ -78,20 +109,21 @@ def compare(
 
 @dataclass(frozen=True)
 class _Masks:
-    """Masks of the image; of `segment_device` too where the engine is on a GPU."""
+    """Class ids of the image: by `segment`, and where the engine is on a GPU also by `segment_device`."""
 
     host: NDArray[np.uint8]
     device: NDArray[np.uint8] | None
     producer: str | None
 
 
-def _measured(subject: Subject, candidate: Candidate, network: Network[Any, Any], expected: Expected) -> Agreement:
-    device, batch = network.engine.device, network.batch
+def _measured(subject: Subject, candidate: Candidate, loaded: Loaded, expected: Expected) -> Agreement:
+    network = loaded.network
     try:
-        scores = scores_of_all(network, expected.patches)
+        scores = scores_of(network, expected.patches)
     finally:
         network.close()
-    return _row(subject, candidate, device, expected, scores, _masks(subject, candidate, batch, expected))
+    masks = _masks(subject, candidate, network.batch, expected)
+    return _row(subject, candidate, loaded.device, expected, scores, masks)
 
 
 def _masks(subject: Subject, candidate: Candidate, batch: int, expected: Expected) -> _Masks:

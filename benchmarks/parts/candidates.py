@@ -1,4 +1,4 @@
-"""Which engines could run a bundle, and loading them."""
+"""Which engines may run a bundle, and loading the bundle into them."""
 
 from __future__ import annotations
 
@@ -7,33 +7,48 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TypeAlias, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fctl.runtime.bundle.manifest import Precision
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.cuda import driver
 from fctl.runtime.engines.base import RunPrecision, graphs_for
 from fctl.runtime.engines.choose import BACKENDS, choose_engine
 from fctl.runtime.engines.tensorrt.builder import build_plans
 from fctl.runtime.engines.tensorrt.flavours import Flavour, missing_flavour
-from fctl.runtime.engines.tensorrt.plans import BuildOptions, cache_folder
+from fctl.runtime.engines.tensorrt.plans import BuildOptions, StoredPlan, cache_folder
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.network import Network
-from fctl.runtime.segment.opening import load_network
 from fctl.runtime.segment.segmenter import Segmenter
 from fctl.runtime.tiling.resampling import Pixels
 
 from . import pytorch
-from .findings import Built, Findings, say
-from .networks import ids_of
+from .findings import Findings, announce
+from .networks import Loaded, load_engine, mask_of
+from .records import Built
 
 PYTORCH = (pytorch.EAGER, pytorch.COMPILED)
 CHOICES = (*PYTORCH, *(name for name in BACKENDS if name != "auto"))
 
+_GRAPHS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+_FLAVOURS: tuple[Flavour, ...] = get_args(Flavour)
+
+Segment: TypeAlias = Callable[[Pixels], NDArray[np.uint8]]
+"""Makes class ids (height, width) of an image (height, width, bands)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A bundle to check. checkpoint: its weights for PyTorch; None: random ones, of which only the speed counts.
-    random: whether the bundle's own weights are random."""
+    """A bundle to check.
+
+    Attributes:
+        name: The bundle's name in the report.
+        bundle: The bundle.
+        checkpoint: Its weights for PyTorch; None for random ones, of which only the speed counts.
+        random: Whether the bundle's own weights are random.
+    """
 
     name: str
     bundle: Bundle
@@ -41,48 +56,68 @@ class Subject:
     random: bool = False
 
     def batches(self, wanted: Sequence[int]) -> tuple[int, ...]:
-        """Those that it runs in."""
+        """The batch sizes to run in, ascending: those that are wanted, unless the bundle fixes one."""
         fixed = self.bundle.manifest.fixed_batch
         return (fixed,) if fixed else tuple(sorted(set(wanted)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One way to run a bundle. backend: of fctl's, or of `PYTORCH`."""
+    """One way to run a bundle.
+
+    Attributes:
+        backend: One of fctl's engines, or of `PYTORCH`.
+        precision: In what precision it runs.
+    """
 
     backend: str
     precision: RunPrecision
 
     @property
     def label(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         return f"{self.backend} {self.precision}"
 
     @property
     def foreign(self) -> bool:
-        """Whether it is there for comparison only."""
+        """Whether it takes part for comparison only."""
         return self.backend in PYTORCH
 
-    def load(self, subject: Subject, batch: int) -> Network[Any, Any]:
-        """The network in it. Raises EngineError, or what PyTorch raises."""
+    def load(self, subject: Subject, batch: int) -> Loaded:
+        """Load a bundle.
+
+        Args:
+            subject: The bundle.
+            batch: Patches at once.
+
+        Returns:
+            The network.
+
+        Raises:
+            EngineError: The engine is missing, or refuses the bundle. PyTorch may raise its own exceptions.
+        """
         if self.foreign:
             if importlib.util.find_spec("torch") is None:
                 raise EngineError("torch is not installed")
             return pytorch.load(subject.bundle, subject.checkpoint, self.backend, self.precision, batch)
-        engine = choose_engine(self.backend, self.precision, subject.bundle, batch=batch)
-        try:
-            return load_network(subject.bundle, engine, batch)
-        except BaseException:
-            engine.close()
-            raise
+        network = load_engine(subject.bundle, self.backend, self.precision, batch)
+        return Loaded(network=network, device=network.engine.device)
 
     @contextmanager
-    def segmenting(self, subject: Subject, batch: int) -> Iterator[tuple[Callable[[Pixels], Any], Segmenter | None]]:
-        """What makes masks of images; and the `Segmenter` that does it, None where it is PyTorch."""
+    def segmenting(self, subject: Subject, batch: int) -> Iterator[tuple[Segment, Segmenter | None]]:
+        """Load a bundle for images of any size.
+
+        Args:
+            subject: The bundle.
+            batch: Patches at once.
+
+        Yields:
+            What makes masks of images; and the `Segmenter` that does it, or None where it is PyTorch.
+        """
         if self.foreign:
-            network = self.load(subject, batch)
+            network = self.load(subject, batch).network
             try:
-                yield lambda image: ids_of(network, image), None
+                yield lambda image: mask_of(network, image), None
             finally:
                 network.close()
             return
@@ -90,45 +125,62 @@ class Candidate:
             yield lambda image: segmenter.segment(image).ids, segmenter
 
 
-def candidates(bundle: Bundle, backends: Sequence[str]) -> list[Candidate]:
-    """All that may be able to run a bundle's graphs: PyTorch first, then as `--backend` lists them."""
+def candidates_for(bundle: Bundle, backends: Sequence[str]) -> list[Candidate]:
+    """All that may be able to run a bundle's graphs.
+
+    Args:
+        bundle: The bundle.
+        backends: Some of `CHOICES`.
+
+    Returns:
+        PyTorch first, then the engines in the order of `BACKENDS`.
+    """
     held = bundle.manifest.precisions
-    ways: list[tuple[str, str]] = [(kind, precision) for kind in PYTORCH for precision in ("fp32", "fp16")]
+    pairs: list[tuple[str, RunPrecision]] = [(kind, name) for kind in PYTORCH for name in pytorch.PRECISIONS]
     for backend in BACKENDS[1:]:
-        ways += [(backend, precision) for precision in ("fp32", "fp16", "int8") if precision in held]
+        pairs += [(backend, precision) for precision in _GRAPHS if precision in held]
         if backend == "openvino" and "fp32" in held:
-            ways.append((backend, "bf16"))
-    return [Candidate(backend=b, precision=cast(RunPrecision, p)) for b, p in ways if b in backends]
+            pairs.append((backend, "bf16"))
+    return [Candidate(backend=backend, precision=name) for backend, name in pairs if backend in backends]
 
 
 def build(findings: Findings, subject: Subject, candidate: Candidate, batches: Sequence[int]) -> bool:
-    """Build the TensorRT engines that are missing, all batches in one; False where that failed, which is noted."""
-    if (
-        candidate.backend not in get_args(Flavour)
-        or missing_flavour(cast(Flavour, candidate.backend))
-        or driver.missing()
-    ):
-        return True  # nothing to build: loading it says why
+    """Build the TensorRT engines that a candidate lacks, for all batch sizes at once.
+
+    Args:
+        findings: Where engines that were built, and failures, are noted.
+        subject: The bundle.
+        candidate: The candidate; where nothing can be built for it, loading it tells why.
+        batches: The batch sizes.
+
+    Returns:
+        False where building failed.
+    """
+    flavour = next((name for name in _FLAVOURS if name == candidate.backend), None)
+    if flavour is None or missing_flavour(flavour) or driver.missing():
+        return True
     try:
         for batch in batches:
-            choose_engine(candidate.backend, candidate.precision, subject.bundle, batch=batch).close()
+            choose_engine(flavour, candidate.precision, subject.bundle, batch=batch).close()
     except EngineError:
-        say(f"building {subject.name}, {candidate.label}: this takes minutes, once")
+        announce(f"building {subject.name}, {candidate.label}: this takes minutes, once")
     else:
         return True
-    options = BuildOptions(flavour=cast(Flavour, candidate.backend), batches=tuple(batches))
+    options = BuildOptions(flavour=flavour, batches=tuple(batches))
     plans = findings.loading(
         subject.name,
         candidate.label,
         lambda: build_plans(subject.bundle, graphs_for(candidate.precision), options, cache_folder()),
     )
-    for plan in plans or ():
-        record = plan.record
-        findings.built.append(
-            Built(
-                bundle=subject.name, engine=candidate.label, graph=record.role, batches=record.profiles,
-                seconds=record.seconds, bytes=plan.path.stat().st_size,
-                layers=record.layers.summary if record.layers else None,
-            )
-        )  # fmt: skip
+    findings.built += [_built(subject, candidate, plan) for plan in plans or ()]
     return plans is not None
+
+
+def _built(subject: Subject, candidate: Candidate, plan: StoredPlan) -> Built:
+    """The report's row of an engine that was built."""
+    record = plan.record
+    return Built(
+        bundle=subject.name, engine=candidate.label, graph=record.role, batches=record.profiles,
+        seconds=record.seconds, bytes=plan.path.stat().st_size,
+        layers=record.layers.summary if record.layers else None,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a check found, as records; and the collector that keeps a run going whatever a backend says."""
+"""The collector of what a check found, which keeps a run going whatever an engine raises."""
 
 from __future__ import annotations
 
@@ -6,136 +6,46 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from fctl.runtime.errors import DeviceMemoryError, FctlError
 
 from .machine import Machine
+from .records import Agreement, Built, ImageSpeed, Skipped, Soak, Speed
 
 T = TypeVar("T")
 
 _PREFIX = re.compile(r"no engine for \w+: ")  # of `choose_engine`, which was asked for one engine
 
 
-@dataclass(frozen=True, kw_only=True)
-class Skipped:
-    """What did not run, and the reason in the words of who refused. part: of the check, "" for all that it had left."""
-
-    bundle: str
-    what: str
-    part: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """An engine that was built here. layers: how many of its products are in each data type, where that is known."""
-
-    bundle: str
-    engine: str
-    graph: str
-    batches: tuple[int, ...]
-    seconds: float
-    bytes: int
-    layers: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """One engine against ONNX Runtime on the CPU in fp32.
-
-    error: max |difference| / max |score| on real patches, None where it is not a number; pixels: share of the same
-    class there; mask: share of the same class in a whole image. device: share of pixels on which `segment_device`
-    equals `segment`, and producer whose array it took; None where the engine is not on a GPU.
-    """
-
-    bundle: str
-    engine: str
-    device_name: str
-    patches: int
-    error: float | None
-    pixels: float
-    mask: float
-    device: float | None
-    producer: str | None
-    limit_error: float
-    limit_pixels: float
-    agrees: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Patches a second, batch after batch without waiting; latency in milliseconds of one batch, host array to host
-    scores. memory: bytes by which loading and warming up grew the host's and the GPU's."""
-
-    bundle: str
-    engine: str
-    device: str
-    batch: int
-    patches: float
-    lowest: float
-    highest: float
-    ratio: float
-    baseline: str
-    p50: float
-    p90: float
-    p99: float
-    samples: int
-    host_memory: int | None
-    gpu_memory: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageSpeed:
-    """Images a second of `Segmenter.segment`, from array to mask, or of `segment_device` where the engine says so."""
-
-    bundle: str
-    engine: str
-    side: int
-    tiles: int
-    batch: int
-    images: float
-    lowest: float
-    highest: float
-    ratio: float
-    baseline: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Growth:
-    """Bytes in use: when the soak was warm, at its end, and the slope of a line through all samples between."""
-
-    warm: int
-    end: int
-    slope_per_hour: float
-    limit: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Soak:
-    """images: segmented by all threads. wrong: masks that were not the first one of the same image."""
-
-    bundle: str
-    engine: str
-    minutes: float
-    threads: int
-    images: int
-    wrong: int
-    samples: int
-    host: Growth | None
-    gpu: Growth | None
-
-
 @dataclass(kw_only=True)
 class Findings:
-    """Everything that was found so far."""
+    """Everything that was found so far.
+
+    Attributes:
+        date: When the check began, in UTC.
+        command: The command line.
+        commit: The commit of the checkout; None where that is not known.
+        machine: The machine.
+        versions: Versions of libraries, and settings that change numbers or speed, by name.
+        settings: The command line's arguments, by name.
+        headline: One line on what the report is about.
+        problems: What makes the check fail.
+        skipped: What did not run.
+        built: Engines that were built.
+        agreement: Engines against the reference.
+        speed: Speed of patches.
+        images: Speed of whole images.
+        soak: Soaks.
+        peak_host_memory: The most bytes that this process ever had; None until the end.
+    """
 
     date: str
     command: str
     commit: str | None
     machine: Machine
     versions: dict[str, str]
-    settings: dict[str, Any]
+    settings: dict[str, object]
     headline: str = ""
     problems: list[str] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -147,21 +57,33 @@ class Findings:
     peak_host_memory: int | None = None
 
     def skip(self, bundle: str, what: str, reason: str, part: str = "") -> None:
-        """Remember what did not run; the same reason is said once, not in every part."""
+        """Note what did not run; the arguments are those of `Skipped`. The same reason is noted once."""
         reason = _PREFIX.sub("", " ".join(reason.split()))
         if not any((bundle, what, reason) == (known.bundle, known.what, known.reason) for known in self.skipped):
             self.skipped.append(Skipped(bundle=bundle, what=what, part=part, reason=reason))
-            say(f"skipped {bundle}, {what}{part and ', '}{part}: {reason}")
+            announce(f"skipped {bundle}, {what}{part and ', '}{part}: {reason}")
 
     def problem(self, text: str) -> None:
-        """Remember what makes the check fail."""
+        """Note what makes the check fail."""
         self.problems.append(" ".join(text.split()))
-        say(f"problem: {self.problems[-1]}")
+        announce(f"problem: {self.problems[-1]}")
 
     def loading(
         self, bundle: str, what: str, action: Callable[[], T], *, part: str = "", foreign: bool = False
     ) -> T | None:
-        """What an action gives; None where it was refused, which is noted. foreign: not ours to mend."""
+        """Load or make something that may well be refused on this machine.
+
+        Args:
+            bundle: The bundle's name.
+            what: What is loaded.
+            action: Loads it.
+            part: The part of the check.
+            foreign: Whether it is not fctl's: then no failure is a problem.
+
+        Returns:
+            What the action returns; None where it was refused, which is noted as skipped, or where it failed in an
+            unexpected way, which is noted as a problem.
+        """
         try:
             return action()
         except FctlError as error:
@@ -173,7 +95,10 @@ class Findings:
     def running(
         self, bundle: str, what: str, action: Callable[[], T], *, part: str = "", foreign: bool = False
     ) -> T | None:
-        """Likewise of an engine that was loaded: whatever it says now but that memory is short is a problem."""
+        """Run something that was loaded: every failure is a problem, except that memory is short.
+
+        Arguments and result are those of `loading`.
+        """
         try:
             return action()
         except DeviceMemoryError as error:
@@ -184,14 +109,14 @@ class Findings:
 
     def _failed(self, bundle: str, what: str, error: Exception, part: str, foreign: bool) -> None:
         lines = str(error).strip().splitlines()
-        told = lines[0] if lines else "it does not say why"
-        reason = told if isinstance(error, FctlError) else f"{type(error).__name__}: {told}"
+        first = lines[0] if lines else "it does not say why"
+        reason = first if isinstance(error, FctlError) else f"{type(error).__name__}: {first}"
         if foreign:
             self.skip(bundle, what, reason, part)
         else:
             self.problem(f"{bundle}, {what}{part and ', '}{part}: {reason}")
 
 
-def say(text: str) -> None:
-    """Tell who watches."""
+def announce(text: str) -> None:
+    """Print a line of progress to the standard error."""
     print(text, file=sys.stderr, flush=True)

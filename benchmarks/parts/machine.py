@@ -1,4 +1,4 @@
-"""What a report says of the machine, and how much memory is in use."""
+"""The machine as a report describes it, and how much memory is in use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,15 @@ _VARIABLES = ("NVIDIA_TF32_OVERRIDE", "CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADI
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """driver: the CUDA version that it supports, and its own where the system tells. memory: bytes."""
+    """A GPU.
+
+    Attributes:
+        name: Its name, as the driver has it.
+        compute_capability: What it can do, as "8.6".
+        driver: The CUDA version that the driver supports, and the driver's own where the system tells.
+        provider: The package through which the driver is used.
+        memory: The GPU's memory in bytes.
+    """
 
     name: str
     compute_capability: str
@@ -34,8 +42,17 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """gpu: None where there is none, and then `no_gpu` says why. memory: bytes, and load: processes that wanted
-    a core in the minute before; None where the system does not tell."""
+    """A machine.
+
+    Attributes:
+        gpu: The GPU; None where none can be used.
+        no_gpu: Why none can be used; None where one can.
+        cpu: The processor's name.
+        cores: How many cores this process may use.
+        memory: The host's memory in bytes; None where the system does not tell.
+        load: How many processes wanted a core in the minute before; None likewise.
+        system: The operating system.
+    """
 
     gpu: Gpu | None
     no_gpu: str | None
@@ -47,12 +64,17 @@ class Machine:
 
     @property
     def busy(self) -> bool:
-        """Whether others used it too: then CPU figures mean little, for threads that wait for each other wait long."""
+        """Whether others used it too. CPU figures mean little then: threads that wait for each other wait long."""
         return self.load is not None and self.load > self.cores / 2
 
 
 class Memory:
-    """Memory in use, now: of this process on the host, of everybody on the GPU."""
+    """Measures the memory in use: by this process on the host, by everybody on the GPU.
+
+    Attributes:
+        reason: Why no GPU can be used; None where one can.
+        device: The GPU, open until `close`; None without one.
+    """
 
     def __init__(self) -> None:
         self.reason = driver.missing()
@@ -68,7 +90,7 @@ class Memory:
         return _field("VmRSS")
 
     def peak(self) -> int | None:
-        """The most that it ever had."""
+        """The most bytes that were ever resident; None likewise."""
         return _field("VmHWM")
 
     def gpu(self) -> int | None:
@@ -77,18 +99,18 @@ class Memory:
             return None
         try:
             free, total = self.device.free_memory()
-        except EngineError:  # after a failed kernel, every call fails: its engine has told
+        except EngineError:  # after a failed kernel every call fails, which its engine has reported
             return None
         return total - free
 
     def close(self) -> None:
-        """Let go of the GPU."""
+        """Release the GPU."""
         if self.device:
             self.device.close()
 
 
 def describe(memory: Memory) -> Machine:
-    """This machine."""
+    """Describe this machine; `memory` knows its GPU."""
     gpu, device = None, memory.device
     if device:
         released = _line(Path("/proc/driver/nvidia/version"))
@@ -109,7 +131,7 @@ def describe(memory: Memory) -> Machine:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that takes part, where it is installed; and the settings that change numbers or speed."""
+    """Versions of everything installed that takes part, and environment variables that change numbers or speed."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -120,7 +142,14 @@ def versions() -> dict[str, str]:
 
 
 def commit(folder: Path) -> str | None:
-    """The commit of the repository that a folder is the root of, with "+" where files differ from it; else None."""
+    """Find the commit that is checked out.
+
+    Args:
+        folder: The root of a checkout.
+
+    Returns:
+        The commit's hash, followed by "+" where files differ from it; None where the folder is no checkout.
+    """
     if not (folder / ".git").exists():
         return None
     try:
@@ -136,10 +165,12 @@ def commit(folder: Path) -> str | None:
 
 
 def _cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:
+    """The processor's name; lines of some ARM kernels have numbers in its place."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -150,6 +181,7 @@ def _cpu() -> str:
 
 
 def _field(name: str, path: str = "/proc/self/status") -> int | None:
+    """A size in kB of a file of the proc file system, in bytes; None where it is not there."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -159,6 +191,7 @@ def _field(name: str, path: str = "/proc/self/status") -> int | None:
 
 
 def _line(path: Path) -> str | None:
+    """The first line of a file; None where there is none."""
     try:
         return path.read_text(encoding="utf-8").splitlines()[0].strip()
     except (OSError, IndexError):

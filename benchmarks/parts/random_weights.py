@@ -1,4 +1,4 @@
-"""Presets with random weights: parity and speed need no trained ones. Needs torch and onnx."""
+"""Bundles of presets with random weights: parity and speed need no trained ones. Needs torch and onnx."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from torch import nn
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.calib.watch import peaks
+from fctl.export.card import ExportOptions
 from fctl.export.onnx_graph import save_model
-from fctl.export.pipeline import ExportOptions, export_bundle
-from fctl.export.precision.half import EXCEPTIONS, to_half
+from fctl.export.pipeline import export_bundle
+from fctl.export.precision.half import to_half
 from fctl.model.config import NetworkConfig
 from fctl.model.network import FCtL
 from fctl.model.presets import narrow, preset
@@ -27,7 +28,13 @@ _PATCHES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """A preset as a bundle, and what it was made from."""
+    """A preset as a bundle.
+
+    Attributes:
+        bundle: The bundle.
+        checkpoint: The checkpoint that it was exported from.
+        network: The network, in evaluation mode.
+    """
 
     bundle: Bundle
     checkpoint: Path
@@ -37,7 +44,22 @@ class Made:
 def make_preset(
     name: str, folder: Path, *, classes: int, width: float = 1.0, graph: Literal["staged", "fused"] = "staged"
 ) -> Made:
-    """Export a preset with random weights into `folder`. width: multiplies every number of channels."""
+    """Export a preset with random weights.
+
+    Args:
+        name: The preset.
+        folder: Where checkpoint and bundle are written.
+        classes: How many classes it has.
+        width: What every number of channels is multiplied by.
+        graph: Whether contexts are encoded by graphs of their own ("staged") or by one graph for all ("fused").
+
+    Returns:
+        The bundle and what it was made from.
+
+    Raises:
+        ConfigError: There is no such preset.
+        ParityError: The graphs do not compute what the network does.
+    """
     chosen = preset(name, classes=classes)
     config = chosen.network if width == 1 else narrow(chosen.network, width)
     network = stirred(config)
@@ -52,13 +74,23 @@ def make_preset(
 
 
 def with_half(bundle: Bundle, out: Path) -> Bundle:
-    """A copy with fp16 graphs, as `export.precision` makes them but without its gate: random weights have near ties."""
+    """Copy a bundle and add fp16 graphs as `fctl.export.precision` makes them, but without its parity gate.
+
+    Random weights have near ties, with which fp16 graphs may miss the gate.
+
+    Args:
+        bundle: A bundle of fp32 graphs.
+        out: The folder of the copy, which must not exist.
+
+    Returns:
+        The copy.
+    """
     ranges = peaks(bundle, sample_patches(bundle.manifest, shipped_images(), _PATCHES, seed=0))
     shutil.copytree(bundle.folder, out)
     halves = []
     for graph in bundle.manifest.graphs:
         path = out / f"{Path(graph.file).stem}.fp16.onnx"
-        half = to_half(onnx.load(bundle.folder / graph.file), graph.file, ranges[graph.role], tuple(EXCEPTIONS))
+        half = to_half(onnx.load(bundle.folder / graph.file), graph.file, ranges[graph.role])
         ins, outs = save_model(half.model, path)
         halves.append(replace(graph, precision="fp16", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs))
     write_manifest(out, replace(bundle.manifest, graphs=(*bundle.manifest.graphs, *halves)))
@@ -66,17 +98,17 @@ def with_half(bundle: Bundle, out: Path) -> Bundle:
 
 
 def stirred(config: NetworkConfig) -> FCtL:
-    """A random network whose every part matters, scaled so that signals neither fade nor explode."""
+    """A random network in which every part matters, scaled so that signals neither fade nor explode."""
     torch.manual_seed(0)
     network = FCtL(config)
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             nn.init.uniform_(parameter, 0.5, 1.0)
         elif config.backbone == "vgg16" and parameter.dim() == 4 and parameter.requires_grad:
-            nn.init.kaiming_normal_(parameter)  # it has no norms
+            nn.init.kaiming_normal_(parameter)  # VGG16 has no norms to scale signals
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
-        norm.momentum = None  # a plain mean over what it sees
+        norm.momentum = None  # a plain mean over all that it is shown
     if norms:
         contexts = {context.name: _noise(config, context.size) for context in config.contexts}
         with torch.no_grad():

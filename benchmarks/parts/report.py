@@ -6,18 +6,27 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from fctl.runtime.atomic import atomic_write
 from fctl.runtime.bundle.records import encode
-from fctl.runtime.raster.atomic import atomic_write
 
 from .agreement import REFERENCE
-from .findings import Findings, Growth, ImageSpeed, Soak, Speed
+from .findings import Findings
 from .machine import MB
+from .records import Growth, ImageSpeed, Soak, Speed
 
 SCHEMA = "1.0"
 
 
 def write(findings: Findings, folder: Path) -> None:
-    """report.md and report.json, as far as the run has come. Raises OutputError."""
+    """Write report.md and report.json, as far as the run has come.
+
+    Args:
+        findings: What was found so far.
+        folder: The folder of both files.
+
+    Raises:
+        OutputError: A file cannot be written.
+    """
     document = {"schema": SCHEMA, "passed": not findings.problems} | encode(findings)
     for name, text in (
         ("report.json", json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"),
@@ -28,7 +37,7 @@ def write(findings: Findings, folder: Path) -> None:
 
 
 def markdown(findings: Findings) -> str:
-    """The whole report."""
+    """The report as Markdown."""
     busy = "**Others used this machine at the same time: its CPU figures and ratios to them mean little.**"
     parts = ["# GPU check", findings.headline, _verdict(findings), busy if findings.machine.busy else ""]
     parts.append(_machine(findings))
@@ -181,7 +190,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _ratio(rows: Sequence[Speed | ImageSpeed]) -> str:
-    """A column's name: what the ratios are to."""
+    """The heading of a column of ratios, which names the baseline."""
     bases = dict.fromkeys(row.baseline for row in rows)
     return f"ratio to {' or '.join(bases)}"
 

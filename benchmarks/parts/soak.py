@@ -1,4 +1,4 @@
-"""Part (c): images for minutes, by threads that share one `Segmenter`; memory must not grow."""
+"""Part (c): threads that share one `Segmenter` segment images for minutes; memory must not grow."""
 
 from __future__ import annotations
 
@@ -16,37 +16,53 @@ from fctl.runtime.segment.segmenter import Segmenter
 from fctl.runtime.tiling.resampling import Pixels
 
 from .candidates import Candidate, Subject
-from .findings import Findings, Growth, Soak, say
+from .findings import Findings, announce
 from .machine import MB, Memory
-from .networks import picture
+from .networks import mosaic
 from .producers import producer
+from .records import Growth, Soak
 
 HOST_LIMIT, GPU_LIMIT = int(64 * MB), int(32 * MB)
 WARM_UP = 0.25  # of the time
-_FEWEST = 12  # samples that say something
+_FEWEST = 12  # samples from which growth can be judged
+
 _Mask = NDArray[np.uint8]
+_Sample = tuple[float, int | None, int | None]  # seconds, bytes of host memory, bytes of GPU memory
 
 
 def soak(
     findings: Findings,
     subject: Subject,
-    way: Candidate,
+    candidate: Candidate,
     batch: int,
     minutes: float,
     images: Sequence[Path],
     memory: Memory,
 ) -> None:
-    """One engine's row. Problems are growth beyond the limits, and masks that differ from time to time."""
-    say(f"soaking {subject.name}, {way.label}, for {minutes:g} minutes")
+    """Soak one engine. Growth beyond the limits is a problem, and so are masks that differ from time to time.
+
+    Args:
+        findings: Where the row is added.
+        subject: The bundle.
+        candidate: The engine.
+        batch: Patches at once.
+        minutes: How long to segment.
+        images: The images from which pictures of several sizes are made.
+        memory: Measures memory.
+
+    Raises:
+        Exception: Whatever a thread raised.
+    """
+    announce(f"soaking {subject.name}, {candidate.label}, for {minutes:g} minutes")
     manifest = subject.bundle.manifest
     tile = manifest.tile
     sizes = ((2 * tile, 3 * tile), (tile + 17, 2 * tile), (3 * tile, max(tile // 2, 1)))
-    pictures = [picture(manifest, images, height, width) for height, width in sizes]
-    with Segmenter(subject.bundle, backend=way.backend, precision=way.precision, batch=batch) as segmenter:
-        workers = [_Worker(mask, pictures) for mask in _ways(segmenter)]
+    pictures = [mosaic(manifest, images, height, width) for height, width in sizes]
+    with Segmenter(subject.bundle, backend=candidate.backend, precision=candidate.precision, batch=batch) as segmenter:
+        workers = [_Worker(mask, pictures) for mask in _masks(segmenter)]
         samples = _watch(workers, minutes * 60, memory)
     row = Soak(
-        bundle=subject.name, engine=way.label, minutes=minutes, threads=len(workers),
+        bundle=subject.name, engine=candidate.label, minutes=minutes, threads=len(workers),
         images=sum(worker.done for worker in workers), wrong=sum(worker.wrong for worker in workers),
         samples=len(samples), host=_growth(samples, 1, HOST_LIMIT), gpu=_growth(samples, 2, GPU_LIMIT),
     )  # fmt: skip
@@ -75,22 +91,22 @@ class _Worker:
                 found = self.mask(self.images[index])
                 self.wrong += not np.array_equal(self.first.setdefault(index, found), found)
                 self.done += 1
-        except Exception as error:  # raised again by who waits
+        except Exception as error:  # raised again by `soak`
             self.error = error
 
 
-def _ways(segmenter: Segmenter) -> list[Callable[[Pixels], _Mask]]:
-    """What the threads do: two of them `segment`; on a GPU a third has its images there."""
-    ways: list[Callable[[Pixels], _Mask]] = [lambda image: segmenter.segment(image).ids] * 2
+def _masks(segmenter: Segmenter) -> list[Callable[[Pixels], _Mask]]:
+    """What the threads call: two of them `segment`; on a GPU a third calls `segment_device`."""
+    masks: list[Callable[[Pixels], _Mask]] = [lambda image: segmenter.segment(image).ids] * 2
     if isinstance(segmenter.engine, GpuEngine):
         library = producer(segmenter.engine.gpu)
-        ways.append(lambda image: library.get(segmenter.segment_device(library.put(image)).ids))
-    return ways
+        masks.append(lambda image: library.get(segmenter.segment_device(library.put(image)).ids))
+    return masks
 
 
-def _watch(workers: Sequence[_Worker], seconds: float, memory: Memory) -> list[tuple[float, int | None, int | None]]:
-    """Seconds, host memory and GPU memory while the workers work; only after the warm-up."""
-    stop, samples = threading.Event(), []
+def _watch(workers: Sequence[_Worker], seconds: float, memory: Memory) -> list[_Sample]:
+    """Run the workers for a time; samples of memory after the warm-up."""
+    stop, samples = threading.Event(), list[_Sample]()
     threads = [threading.Thread(target=worker.work, args=(stop,)) for worker in workers]
     for thread in threads:
         thread.start()
@@ -107,8 +123,8 @@ def _watch(workers: Sequence[_Worker], seconds: float, memory: Memory) -> list[t
     return samples
 
 
-def _growth(samples: Sequence[tuple[float, int | None, int | None]], column: int, limit: int) -> Growth | None:
-    """Medians of the first and the last fifth: a moment's allocation is no growth."""
+def _growth(samples: Sequence[_Sample], column: int, limit: int) -> Growth | None:
+    """Compare the medians of the first and the last fifth: a moment's allocation is no growth."""
     found = [(sample[0], value) for sample in samples if (value := sample[column]) is not None]
     if len(found) < _FEWEST:
         return None

@@ -1,8 +1,8 @@
-"""What contexts do in trained networks: python benchmarks/contexts.py DATA CHECKPOINT...
+"""What contexts do in trained networks: python -m experiments.contexts DATA CHECKPOINT...
 
 Part 7 of every Dubai scene is cut into patches that do not overlap, with their contexts from the scene. For each
 network: mIoU by distance from the border of the patch, where contexts should matter most and overlapping tiles hide it;
-and how large X_LCF and X_ALE are beside X_I, the shares of the position terms, and the weights of the fusion.
+and how large X_LCF and X_ALE are beside X_I, the position gates s(z) of Eq. 2, and the weights of the fusion.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin
 
@@ -18,61 +19,79 @@ import itertools
 
 import numpy as np
 import torch
-from dubai import SCENES, at, read_scene
 from torch import Tensor, nn
 
-from fctl.model.lcf import AdaptiveFusion
+from fctl.model.lcf import AdaptiveFusion, ContextAttention
 from fctl.model.network import FCtL
 from fctl.model.serving.manifest import draft_manifest
+from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import load_network, read_checkpoint
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.evaluate.metrics import IGNORE, Confusion
 from fctl.runtime.segment.batches import PatchBatch, cut_batch
+from fctl.runtime.segment.network import Network
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.windows import Window
+
+from .scenes import SCENES, Image8, at, read_scene
 
 RINGS = (0, 8, 16, 32, 64, 128)  # pixels from the border
 
 
 def main() -> None:
-    """Print two Markdown tables."""
+    """Print a Markdown table and a list."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("checkpoints", type=Path, nargs="+")
     arguments = parser.parse_args()
     rings = [f"{near} - {far}" for near, far in itertools.pairwise(RINGS)]
     print(f"| mIoU by pixels from the border | {' | '.join(rings)} | all |\n|{'---|' * (2 + len(rings))}")
-    told = []
+    lines = []
     for path in arguments.checkpoints:
         read = read_checkpoint(path)
         assert read.card is not None
         network = load_network(read.card.network, read.state, str(path))
         terms = Terms(network)
         manifest = draft_manifest(path.parent.name, read.card, dict.fromkeys(network.config.context_names))
-        scores = by_distance(network, manifest, arguments.data)
+        scores = by_distance(ModuleNetwork(manifest, network, 1), arguments.data)
         print(f"| {path.parent.name} | {' | '.join(f'{100 * value:.1f}' for value in scores)} |", flush=True)
-        told += [f"- {path.parent.name}: {line}" for line in terms.told()]
-    print("\n".join(told))
+        lines += [f"- {path.parent.name}: {line}" for line in terms.lines()]
+    print("\n".join(lines))
 
 
-@torch.inference_mode()
-def by_distance(network: FCtL, manifest: Manifest, data: Path) -> list[float]:
-    """mIoU of each ring, and of all pixels."""
-    side, classes = manifest.tile, len(manifest.classes)
+def by_distance(network: Network, data: Path) -> list[float]:
+    """Score a network by distance from the border of the patch.
+
+    Args:
+        network: The network, for one patch at a time.
+        data: The folder of the data set.
+
+    Returns:
+        mIoU of each ring, and of all pixels.
+    """
+    side, classes = network.manifest.tile, len(network.manifest.classes)
     index = np.minimum(np.arange(side), np.arange(side)[::-1])
     distance = np.minimum(index[:, None], index[None, :])
     found = [Confusion.empty(classes) for _ in RINGS]
-    for batch, labels in patches(manifest, data):
-        ids = _logits(network, batch)[0].argmax(0).numpy().astype(np.uint8)
+    for batch, labels in patches(network.manifest, data):
+        ids = network.on_host(network.run(batch))[0].argmax(0).astype(np.uint8)
         for ring, (near, far) in enumerate(itertools.pairwise(RINGS)):
             inside = (distance >= near) & (distance < far)
-            found[ring] += Confusion.of(np.where(inside, labels, IGNORE), ids, classes)
+            found[ring] += Confusion.of(np.where(inside, labels, IGNORE).astype(np.uint8), ids, classes)
         found[-1] += Confusion.of(labels, ids, classes)
     return [confusion.miou() for confusion in found]
 
 
-def patches(manifest: Manifest, data: Path) -> Iterator[tuple[PatchBatch, np.ndarray]]:
-    """Patches side by side, one per batch, and their labels (P, P)."""
+def patches(manifest: Manifest, data: Path) -> Iterator[tuple[PatchBatch, Image8]]:
+    """Cut part 7 of all scenes into patches side by side.
+
+    Args:
+        manifest: How patches and contexts are cut.
+        data: The folder of the data set.
+
+    Yields:
+        A batch of one patch, and its labels (P, P).
+    """
     side = manifest.tile
     for number in SCENES:
         scene = read_scene(data, number)
@@ -83,7 +102,11 @@ def patches(manifest: Manifest, data: Path) -> Iterator[tuple[PatchBatch, np.nda
 
 
 class Terms:
-    """Watches a network: norms of X_I, X_LCF and X_ALE, and the weights of its fusion."""
+    """Watches a network run: the norms of X_I, X_LCF and X_ALE (§3.5), and the weights of its fusion (§3.2).
+
+    Args:
+        network: The network, which is hooked for good.
+    """
 
     def __init__(self, network: FCtL) -> None:
         self._network, self._sums, self._runs = network, dict[str, Tensor](), 0
@@ -95,20 +118,17 @@ class Terms:
         if network.ale is not None:
             network.ale.register_forward_hook(self._watch("X_ALE"))
 
-    def told(self) -> list[str]:
-        """In words."""
+    def lines(self) -> list[str]:
+        """What was seen, one line for each kind of figure."""
         lines = []
         if "X_I" in self._sums:
             base = self._sums["X_I"]
             sizes = [f"{name} {float(total / base):.2f}" for name, total in self._sums.items() if name[:2] == "X_"]
             lines.append(f"norms over that of X_I: {', '.join(sizes)}")
         if self._network.lcf is not None:
-            shares = {
-                name: float(layer.position.share().detach())
-                for name, layer in self._network.lcf.attention.items()
-                if layer.position is not None
-            }
-            lines.append(f"s(z): {', '.join(f'{name} {share:.2f}' for name, share in shares.items())}")
+            layers = {name: cast(ContextAttention, layer) for name, layer in self._network.lcf.attention.items()}
+            gates = {n: float(layer.position.share().detach()) for n, layer in layers.items() if layer.position}
+            lines.append(f"s(z): {', '.join(f'{name} {gate:.2f}' for name, gate in gates.items())}")
         if "weights" in self._sums:
             names = list(self._network.lcf.attention) if self._network.lcf is not None else []
             means = self._sums["weights"] / self._runs
@@ -123,16 +143,10 @@ class Terms:
         return lambda _module, _inputs, output: self._add(name, output)
 
     def _weights(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Add the mean weight of every member of the fusion."""
         count = len(self._network.lcf.attention) if self._network.lcf is not None else 1
-        shares = torch.softmax(output.reshape(len(output), count, -1), dim=1).mean(dim=(0, 2))
-        self._sums["weights"] = self._sums.get("weights", torch.zeros(count)) + shares
-
-
-def _logits(network: FCtL, batch: PatchBatch) -> Tensor:
-    contexts = {name: torch.from_numpy(window) for name, window in batch.contexts.items()}
-    positions = {name: torch.from_numpy(place) for name, place in batch.positions.items()}
-    logits: Tensor = network(torch.from_numpy(batch.patch), contexts, positions)
-    return logits
+        means = torch.softmax(output.reshape(len(output), count, -1), dim=1).mean(dim=(0, 2))
+        self._sums["weights"] = self._sums.get("weights", torch.zeros(count)) + means
 
 
 if __name__ == "__main__":

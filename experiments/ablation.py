@@ -1,10 +1,10 @@
-"""The paper's Tables 4, 6 and 7 in small: python benchmarks/ablation.py DATA RUNS [--seeds 0 1] [--steps 200].
+"""The paper's Tables 4, 6 and 7 on a small scale: python -m experiments.ablation DATA RUNS [--seeds 0 1] [--steps 200].
 
-DATA: the Dubai scenes; RUNS: a folder that keeps every run, so that a killed ablation goes on where it stopped, and so
-that seeds can be run by several processes. For each seed a network without contexts is trained first, as
-docs/dubai-alone.json says. Every row goes on from it for the same number of steps, with the same patches: encoders of
-contexts start as its encoder and are kept, as in the last stage of the paper's release; what is new starts at random.
-Scores are those of part 7 of all scenes, which is not trained on: benchmarks/dubai.py.
+DATA is the folder of the Dubai scenes. RUNS is a folder that keeps every run, so that an ablation that was stopped can
+be continued, and so that several processes can share the seeds. For each seed a network without contexts is trained
+first, as docs/dubai-alone.json says. Every row is trained from there for the same number of steps, with the same
+patches: encoders of contexts start as that network's encoder and are kept, as in the last stage of the paper's release;
+new layers start at random. Scores are those of part 7 of all scenes, which is not trained on (`experiments.dubai`).
 """
 
 from __future__ import annotations
@@ -21,24 +21,27 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin
 
 import numpy as np
-import torch
-from dubai import HELD_OUT, SCENES, WITHIN, Image8, score
 
+from fctl.model.serving.manifest import draft_manifest
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.train.run import run_training
 from fctl.model.weights.checkpoints import load_network, read_checkpoint
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.sources import ArraySource
 
+from .dubai import WITHIN, score
+from .scenes import HELD_OUT, PARTS, SCENES, Image8
+
 DOCS = Path(__file__).parents[1] / "docs"
 MEDIUM, LARGE = ({"name": name, "factor": factor, "size": 256} for name, factor in (("medium", 2.0), ("large", 4.0)))
 BASE = "base"
 
 Fields = dict[str, Any]
+"""Fields of a training run, or of a preset, as JSON has them."""
 
 
 def _row(*contexts: Fields, ale: bool = False, **lcf: Any) -> Fields:
-    """What differs from the preset, which has both contexts, adaptive fusion, "ground" positions and ALE (d)."""
+    """A row's differences from the preset, which has both contexts, adaptive fusion, "ground" positions and ALE (d)."""
     fields: Fields = {"contexts": list(contexts), "lcf": {"position": None} | lcf}
     return fields | ({} if contexts else {"encoders": "shared"}) | ({} if ale else {"ale": None})
 
@@ -85,7 +88,14 @@ def main() -> None:
 
 
 def table(runs: Path) -> str:
-    """Mean and half the range over the seeds, in points; CPU time over that of the first row."""
+    """Tabulate all runs that there are.
+
+    Args:
+        runs: The folder that keeps them.
+
+    Returns:
+        A Markdown table: mean and half the range over the seeds, in points, and CPU time over that of the first row.
+    """
     lines = ["| contexts | mIoU | seeds | accuracy | CPU time of training |", "|---|---|---|---|---|"]
     first: float | None = None
     for name in ROWS:
@@ -104,16 +114,17 @@ def table(runs: Path) -> str:
 
 
 def _config(name: str, data: Path, seed: int) -> Fields:
+    """A training run of docs/, for this data and seed."""
     config: Fields = json.loads((DOCS / name).read_text("utf-8"))
     where = {"root": str(data.resolve()), "description": str(DOCS / "dubai.json")}
     return config | {"seed": seed, "data": config["data"] | where}
 
 
 def _row_config(folder: Path, data: Path, seed: int, steps: int, row: Fields) -> Fields:
-    """Validation is of one small part, for the log: what counts is scored afterwards, with contexts."""
+    """The training run of a row. It validates on one small part, for the log: `_scored` scores all, with contexts."""
     config = _config("dubai-contexts.json", data, seed)
     frozen = ["context_encoders"] if row["contexts"] else []
-    names = [f"{scene}/{part:03d}" for scene in SCENES for part in range(1, 9) if part != HELD_OUT]
+    names = [f"{scene}/{part:03d}" for scene in SCENES for part in PARTS if part != HELD_OUT]
     (folder / "training.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     return config | {
         "epoch": steps,
@@ -126,27 +137,28 @@ def _row_config(folder: Path, data: Path, seed: int, steps: int, row: Fields) ->
 
 
 def _train(folder: Path, name: str, config: Fields) -> Path:
-    """Train, or go on; the folder with its checkpoints."""
+    """Train, or continue; the folder with the checkpoints."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps(config | {"out": name}, indent=2), encoding="utf-8")
     return run_training(path, resume=True).out
 
 
-@torch.inference_mode()
 def _scored(out: Path, data: Path) -> dict[str, float]:
-    """What the last checkpoint scores within the scenes."""
+    """The scores of the last checkpoint within the scenes."""
     read = read_checkpoint(out / "last.pt")
     assert read.card is not None
-    module = ModuleNetwork(load_network(read.card.network, read.state, str(out)), read.card)
+    manifest = draft_manifest(out.name, read.card, dict.fromkeys(read.card.network.context_names))
+    module = ModuleNetwork(manifest, load_network(read.card.network, read.state, str(out)))
 
     def segment(pixels: Image8) -> Image8:
         return np.concatenate([rows.ids for rows in segment_rows(module, ArraySource(pixels))])
 
-    confusion = score(module.manifest, segment, data, runs=[WITHIN])[WITHIN]
+    confusion = score(manifest, segment, data, runs=[WITHIN])[WITHIN]
     return {"miou": confusion.miou(), "accuracy": confusion.accuracy()}
 
 
 def _slug(name: str) -> str:
+    """A row's name as part of a file's name."""
     return "-".join("".join(c if c.isalnum() else " " for c in name).split())
 
 
