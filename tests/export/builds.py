@@ -72,7 +72,7 @@ def halved(bundle: Bundle, folder: Path) -> Bundle:
         if graph.precision == "fp32":
             source, path = bundle.folder / graph.file, folder / f"{graph.role}.fp16.onnx"
             ins, outs = save_model(to_half(onnx.load(source), str(source), ranges[graph.role]).model, path)
-            changes = {"file": path.name, "sha256": sha256(path), "inputs": ins, "outputs": outs}
+            changes = {"file": path.name, "sha256": sha256(path), "bytes": None, "inputs": ins, "outputs": outs}
             graphs.append(replace(graph, precision="fp16", **changes))  # type: ignore[arg-type]
     return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))
 
@@ -93,7 +93,7 @@ def quantised(bundle: Bundle, folder: Path, patches: int = 1) -> Bundle:
             model = with_pairs(model, [layer.name for layer in layers(model)], ranges[graph.role])
             check_quantised(model, str(source))
             save_model(model, path)
-            graphs.append(replace(graph, precision="int8", file=path.name, sha256=sha256(path)))
+            graphs.append(replace(graph, precision="int8", file=path.name, sha256=sha256(path), bytes=None))
     return Bundle(folder, replace(bundle.manifest, graphs=tuple(graphs)))
 
 
@@ -105,8 +105,8 @@ def _built(path: Path, graph: GraphSpec) -> Layers:
     assert record.layers is not None
     kinds = {node.name: node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
     found: Layers = {}
-    for dtype, layers in record.layers.products.items():
-        nodes = {node for layer in layers for node in layer.split("+") if kinds.get(node) in _PRODUCTS}
+    for dtype, products in record.layers.products.items():
+        nodes = {node for layer in products for node in layer.split("+") if kinds.get(node) in _PRODUCTS}
         if nodes:
             found[dtype] = sorted(nodes)
     attention = {node for layer in record.layers.attention for node in layer.split("+") if kinds.get(node) == "Softmax"}
