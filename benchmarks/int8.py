@@ -64,7 +64,7 @@ def agreements(graphs: Fp32Graphs, trials: Trials, chosen: Sequence[Chosen]) -> 
     tensors = {role: {layer.input for layer in layers} for role, layers in graphs.layers.items()}
     largest = peaks(bundle, cut_patches(bundle.manifest, chosen), inputs=True)
     counted = histograms(bundle, cut_patches(bundle.manifest, chosen), largest, tensors)
-    numbers = {
+    numbers: dict[str, Numbers] = {
         method: Numbers(
             amax={role: {n: amax(h, method, name=n) for n, h in of.items()} for role, of in counted.items()}, biases={}
         )

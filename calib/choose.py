@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
-from fctl.runtime.errors import InputError
 from fctl.runtime.progress import TileProgress
 from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.batches import PatchBatch, joined
@@ -20,13 +19,11 @@ from fctl.runtime.tiling.merge import Strip
 from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
 
+from .blank import Mask, Sight, no_data_in, valid_of
 from .sample import cut_each
 
 _CANDIDATES = 3  # for each patch that is chosen
 _TRIES = 50  # places looked at for each candidate, where few have data
-_NAMED = 3  # images in an error
-
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +64,8 @@ def choose_patches(
     """Choose distinct patches from images.
 
     All images give equally many patches, or as many as they have; where there are more images than patches, some are
-    drawn and no other is opened. At least half of a patch has data, in more than one colour. The network segments more
+    drawn and no other is opened. At least half of a patch has data, and it shows something, judged by its own image
+    (`blank.Sight`). The network segments more
     candidates than are needed, and those that make its classes most even are taken.
 
     Args:
@@ -87,9 +85,7 @@ def choose_patches(
     images = tuple(dict.fromkeys(images))
     drawn = _draw(network.manifest, images, count, seed)
     if not drawn:
-        more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
-        named = ", ".join(map(str, images[:_NAMED]))
-        raise InputError(expected="patches with data", found=f"none in {named}{more}", remedy="give other images")
+        raise no_data_in(images)
     return _pick(drawn, _predict(network, drawn, progress))
 
 
@@ -149,33 +145,17 @@ def _candidates(manifest: Manifest, path: Path, wanted: int, random: np.random.G
     """Distinct usable places of an image, at most as many as are wanted."""
     tile = manifest.tile
     with open_raster(path, manifest.input, None, tile) as source:
+        sight = Sight(source, tile)
         rows, columns = (max(side - tile, 0) + 1 for side in (source.height, source.width))
         places = random.choice(rows * columns, min(rows * columns, wanted * _TRIES), replace=False)
         tiles = (Window(*divmod(int(place), columns), tile, tile) for place in places)
-        return tuple(islice((window for window in tiles if _usable(source, window)), wanted))
+        return tuple(islice((window for window in tiles if _usable(source, window, sight)), wanted))
 
 
-def _usable(source: Source, tile: Window) -> bool:
-    """Whether at least half of a tile has data, in more than one colour; beyond the image it need not have any."""
-    valid = _valid(source, tile)
-    if 2 * np.count_nonzero(valid) < valid.size:
-        return False
-    colours = source.read(_inside(source, tile))[valid]
-    return bool((colours != colours[0]).any())
-
-
-def _valid(source: Source, tile: Window) -> Mask:
-    """Where a tile has data, (rows, columns) of the part inside the raster."""
-    inside = _inside(source, tile)
-    valid = source.valid(inside)
-    return np.ones((inside.height, inside.width), np.bool_) if valid is None else valid
-
-
-def _inside(source: Source, tile: Window) -> Window:
-    """The part of a tile that lies inside the raster."""
-    inside = tile.within(source.height, source.width)
-    assert inside is not None
-    return inside
+def _usable(source: Source, tile: Window, sight: Sight | None = None) -> bool:
+    """Whether at least half of a tile has data and it shows something; beyond the image it need not have any data."""
+    place = (sight or Sight(source, tile.height)).look(source, tile)
+    return place.shows and place.data >= 0.5
 
 
 def _predict(
@@ -206,7 +186,7 @@ def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Pat
         with open_raster(path, manifest.input, None, manifest.tile) as source:
             tiles = sorted(image.tiles, key=lambda tile: (tile.y, tile.x))
             for batch in cut_each(manifest, source, tiles):
-                yield path, batch, _valid(source, batch.tiles[0])
+                yield path, batch, valid_of(source, batch.tiles[0])
 
 
 def _scores(network: Network, patches: list[PatchBatch]) -> NDArray[np.float32]:
@@ -218,7 +198,7 @@ def _shares(manifest: Manifest, scores: NDArray[np.float32], valid: Mask) -> tup
     """The share of each class in the pixels of a patch that have data, from its scores (classes, P, P)."""
     rows, columns = valid.shape
     ids = Strip(0, scores, manifest.scores).ids()[:rows, :columns][valid]
-    counts = np.bincount(ids, minlength=len(manifest.classes))
+    counts = np.bincount(ids, minlength=len(manifest.classes))[: len(manifest.classes)]  # without 255, no number
     return tuple((counts / len(ids)).tolist())
 
 

@@ -68,7 +68,7 @@ class GraphNetwork(Network):
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
         """Scores (N, classes, P, P) of raw patches (N, bands, P, P)."""
         inputs = segmenter_inputs(self.manifest, patch, features, positions)
-        arrays = {name: value for name, value in inputs.items() if isinstance(value, np.ndarray)}
+        arrays = {name: np.asarray(value) for name, value in inputs.items()}
         return self._graphs[SEGMENTER].run(arrays)[self.manifest.scores]
 
     def filled(self, batch: PatchBatch) -> PatchBatch:

@@ -122,8 +122,9 @@ def _weight_dequantised(graph: onnx.GraphProto, weight: onnx.TensorProto, axis: 
 def _store_parameters(graph: onnx.GraphProto, int8: str, peaks: FloatArray) -> list[str]:
     """Store scale and zero point of an int8 tensor; returns their names."""
     names = [f"{int8}/scale", f"{int8}/zero"]
-    for name, values in zip(names, (_scale(peaks), np.zeros(peaks.shape, np.int8)), strict=True):
-        graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    zeros = np.zeros(peaks.shape, np.int8)
+    graph.initializer.append(onnx.numpy_helper.from_array(_scale(peaks), names[0]))
+    graph.initializer.append(onnx.numpy_helper.from_array(zeros, names[1]))
     return names
 
 

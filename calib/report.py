@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fctl.runtime.bundle.parity import ClassIou
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.evaluate.pictures import Prediction, draw_comparison, panel_size
 from fctl.runtime.evaluate.plots import BLUE, GREEN, GREY, VERMILION, Chart, Panel, stacked
 
 from .choose import Chosen
+from .classes import RARE
 from .search import Point, Sensitivity
 from .speed import Speed
 from .trials import Changed, Fp32Graphs
@@ -47,6 +49,9 @@ class Measured:
         gains: By share of the work of some points, the speed in `engine` over that of its fastest other precision.
         engine: The engine in which points were timed, or None.
         sizes: Bytes of the graphs in fp32 and in int8.
+        check_classes: How well classes keep their pixels on `checks`.
+        gate_classes: The same on `gate`.
+        min_class_iou: The least IoU that was asked for.
     """
 
     graphs: Fp32Graphs
@@ -67,6 +72,9 @@ class Measured:
     gains: Mapping[float, float]
     engine: str | None
     sizes: tuple[int, int]
+    check_classes: Sequence[ClassIou] = ()
+    gate_classes: Sequence[ClassIou] = ()
+    min_class_iou: float = 0.0
 
 
 def write_report(measured: Measured, folder: Path) -> None:
@@ -95,6 +103,11 @@ def document(measured: Measured) -> dict[str, Any]:
         "bias_correction": measured.corrected,
         "agreement_of_all_layers": dict(measured.agreement),
         "budget": {"of": measured.budget[0], "allowed": measured.budget[1], "found": measured.best.loss},
+        "classes": {
+            "allowed": measured.min_class_iou,
+            "checks": [encode(one) for one in measured.check_classes],
+            "gate": [encode(one) for one in measured.gate_classes],
+        },
         "share_of_macs": measured.best.share,
         "bytes": {"fp32": measured.sizes[0], "int8": measured.sizes[1]},
         "speeds": [encode(speed) for speed in measured.speeds],
@@ -107,6 +120,7 @@ def document(measured: Measured) -> dict[str, Any]:
                 "loss": point.loss,
                 "speed": measured.gains.get(point.share),
             }
+            | ({"weakest_class": encode(point.weakest)} if point.weakest else {})
             for point in measured.points
         ],
         "seed": measured.seed,
@@ -135,6 +149,7 @@ def markdown(measured: Measured) -> str:
         "|---|---|",
         *(f"| {name} | {value:.3%} |" for name, value in measured.agreement.items()),
         "",
+        *_class_table(measured),
         *_speed_table(measured.speeds),
         "| layers | share of MACs | loss | speed |",
         "|---|---|---|---|",
@@ -167,6 +182,31 @@ def markdown(measured: Measured) -> str:
         rows = [f"| {reason} | {count} |" for reason, count in sorted(reasons.items())]
         lines += ["", "| float by rule | layers |", "|---|---|", *rows]
     return "\n".join(lines) + "\n"
+
+
+def _class_table(measured: Measured) -> list[str]:
+    """The table of classes, if any were compared: rarest first, since a rare one is what agreement hides."""
+    tried, gate = ({one.name: one for one in found} for found in (measured.check_classes, measured.gate_classes))
+    names = sorted(tried | gate, key=lambda name: max(one[name].share for one in (tried, gate) if name in one))
+    if not names:
+        return []
+    rows = [
+        f"| {name} | " + " | ".join(_class_cells(found.get(name)) for found in (tried, gate)) + " |" for name in names
+    ]
+    return [
+        f"IoU of each class between fp32 and int8. Those with {RARE:.1%} of the pixels in fp32 must keep "
+        f"{measured.min_class_iou:.1%}.",
+        "",
+        "| class | pixels, tried | IoU, tried | pixels, gate | IoU, gate |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _class_cells(one: ClassIou | None) -> str:
+    """The share and the IoU of a class as two cells, empty where it does not occur."""
+    return f"{one.share:.2%} | {one.iou:.2%}" if one else " | "
 
 
 def _speed_table(speeds: Sequence[Speed]) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,13 @@ from fctl.runtime.segment.batches import BatchCutter, PatchBatch
 from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
 
+from .blank import Place, Sight, no_data_in, tiles_of
+
+log = logging.getLogger(__name__)
+
 _SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg")
-_TRIES = 20  # places looked at for each patch
+_TRIES = 20  # places looked at for each patch before the whole image is searched
+_ENOUGH = 100  # places of an image that a search is content with
 
 
 def shipped_images() -> tuple[Path, ...]:
@@ -27,7 +35,8 @@ def find_images(places: Sequence[Path]) -> tuple[Path, ...]:
     """Image files among files and folders.
 
     Args:
-        places: Files, which are taken as they are, and folders, whose images are taken.
+        places: Files, which are taken as they are, and folders, whose images are taken. Hidden files in folders are
+            passed over: they are other programs' notes, or images that are still being written.
 
     Returns:
         The images, sorted within each folder.
@@ -37,17 +46,23 @@ def find_images(places: Sequence[Path]) -> tuple[Path, ...]:
     """
     found: list[Path] = []
     for place in places:
-        inside = sorted(place.iterdir()) if place.is_dir() else [place]
-        found += [path for path in inside if path.suffix.lower() in _SUFFIXES or not place.is_dir()]
+        found += sorted(filter(_is_image, place.iterdir())) if place.is_dir() else [place]
     if not found:
         raise InputError(subject=", ".join(map(str, places)), expected=f"images ({', '.join(_SUFFIXES)})", found="none")
     return tuple(found)
 
 
+def _is_image(path: Path) -> bool:
+    """Whether something in a folder is an image, by its name."""
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
 def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> list[PatchBatch]:
     """Draw patches from images, each as a batch of its own with all of its contexts.
 
-    Places that are mostly without data, or of one flat colour, are drawn again.
+    Patches have data on more than half of their pixels and show something, as far as the images have such places;
+    what shows something is judged by the image itself (`blank.Sight`). An image that has none gives no patches, with a
+    warning, unless all of them are like this.
 
     Args:
         manifest: How patches and contexts are cut.
@@ -60,13 +75,28 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
 
     Raises:
         RasterError: An image does not fit the bundle.
+        InputError: No image has data.
     """
     random = np.random.default_rng(seed)
     batches: list[PatchBatch] = []
-    for index in range(count):
-        path = images[index % len(images)]
+    turn, places, flat = deque(images), dict[Path, _Places](), dict[Path, Window]()
+    while turn and len(batches) < count:
+        path = turn.popleft()
         with open_raster(path, manifest.input, None, manifest.tile) as source:
-            batches += cut_each(manifest, source, [_place(source, manifest.tile, random)])
+            if path not in places:
+                places[path] = _Places(source, manifest.tile)
+            place = places[path].draw(source, random)
+            if place and place.shows:
+                batches += cut_each(manifest, source, [place.tile])
+                turn.append(path)
+            elif place:
+                flat[path] = place.tile
+    if not batches and not flat and count:
+        raise no_data_in(images)
+    _warn_of_blank([path for path, found in places.items() if not found.show], bool(batches))
+    for path, tile in islice(cycle(flat.items()), 0 if batches else count):
+        with open_raster(path, manifest.input, None, manifest.tile) as source:
+            batches += cut_each(manifest, source, [tile])
     return batches
 
 
@@ -88,16 +118,58 @@ def cut_each(manifest: Manifest, source: Source, tiles: Iterable[Window]) -> Ite
     return (cutter.cut((tile,), 1) for tile in tiles)
 
 
-def _place(source: Source, tile: int, random: np.random.Generator) -> Window:
-    """A tile of the source, preferably one that shows something."""
-    window = Window(0, 0, tile, tile)
-    for _ in range(_TRIES):
-        y = int(random.integers(max(source.height - tile, 0) + 1))
-        x = int(random.integers(max(source.width - tile, 0) + 1))
-        window = Window(y, x, tile, tile)
-        inside = window.within(source.height, source.width)
-        if inside is not None and source.read(inside).std() > 1:
-            valid = source.valid(inside)
-            if valid is None or valid.mean() > 0.5:
+def _warn_of_blank(images: Sequence[Path], others: bool) -> None:
+    """Log one line for images that show nothing. others: whether there are images that do."""
+    if images:
+        named = ", ".join(map(str, images))
+        found = "no patches are taken there" if others else "comparing on it says little: give other images"
+        log.warning("%s: nothing to see (one colour, or no data): %s", named, found)
+
+
+class _Places:
+    """Places of one raster: drawn at random, and looked for everywhere once that finds none.
+
+    Args:
+        source: The raster.
+        tile: Side of a patch in pixels.
+
+    Attributes:
+        show: Whether there are places that show something, as far as is known.
+    """
+
+    def __init__(self, source: Source, tile: int) -> None:
+        self._tile, self._sight = tile, Sight(source, tile)
+        self._found: tuple[Place, ...] | None = None
+        self.show = True
+
+    def draw(self, source: Source, random: np.random.Generator) -> Place | None:
+        """The next place: one that shows something, else the one with most data; None where none has any."""
+        for _ in range(_TRIES):
+            y = int(random.integers(max(source.height - self._tile, 0) + 1))
+            x = int(random.integers(max(source.width - self._tile, 0) + 1))
+            place = self._sight.look(source, Window(y, x, self._tile, self._tile))
+            if _is_good(place):
+                return place
+        if self._found is None:
+            self._found = self._search(source)
+            self.show = any(place.shows for place in self._found)
+        return self._found[int(random.integers(len(self._found)))] if self._found else None
+
+    def _search(self, source: Source) -> tuple[Place, ...]:
+        """Good places all over the raster, or else the best; none where there is no data."""
+        best: Place | None = None
+        good = list[Place]()
+        for tile in tiles_of(source, self._tile):
+            place = self._sight.look(source, tile)
+            if _is_good(place):
+                good.append(place)
+            elif place.data and (best is None or (place.shows, place.data) > (best.shows, best.data)):
+                best = place
+            if len(good) == _ENOUGH:
                 break
-    return window
+        return tuple(good) or ((best,) if best else ())
+
+
+def _is_good(place: Place) -> bool:
+    """Whether a place shows something, and has data on more than half of its pixels."""
+    return place.shows and place.data > 0.5

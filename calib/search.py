@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from fctl.runtime.bundle.parity import ClassIou
 from fctl.runtime.progress import TileProgress
 
 from .trials import Fp32Graphs, Names, Numbers, Trials
@@ -40,11 +41,34 @@ class Point:
         chosen: The layers, by the role of their graph.
         share: Their fraction of all multiply-accumulates.
         loss: Their loss, in the unit of the budget.
+        weakest: The class that keeps least of its pixels; None where classes have no floor, or all are too rare.
     """
 
     chosen: Names
     share: float
     loss: float
+    weakest: ClassIou | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Floor:
+    """What every class must keep, unless it is too rare.
+
+    Attributes:
+        weakest: Finds the class that keeps least of its pixels with some layers in int8.
+        iou: The least IoU of its pixels with those of fp32, from 0 to 1; 0 lets everything pass.
+    """
+
+    weakest: Callable[[Names], ClassIou | None]
+    iou: float
+
+    def holds(self, point: Point) -> bool:
+        """Whether all classes of a point keep enough."""
+        return point.weakest is None or point.weakest.iou >= self.iou
+
+    def tightened(self, margin: float) -> Floor:
+        """The floor with only a part of what classes may lose, from 0 to 1."""
+        return replace(self, iou=1 - margin * (1 - self.iou)) if self.iou else self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +108,9 @@ def sensitivities(
     return tuple(sorted(found, key=lambda one: (-one.loss, one.macs, one.role, one.name)))
 
 
-def search(graphs: Fp32Graphs, order: Sequence[Sensitivity], loss: Loss, budget: float) -> Found:
+def search(
+    graphs: Fp32Graphs, order: Sequence[Sensitivity], loss: Loss, budget: float, floor: Floor | None = None
+) -> Found:
     """Find the set of layers with most multiply-accumulates whose loss is within a budget.
 
     Bisection finds how many of the most harmful layers must be dropped. Dropped layers with most work are then added
@@ -95,30 +121,36 @@ def search(graphs: Fp32Graphs, order: Sequence[Sensitivity], loss: Loss, budget:
         order: The layers, most harmful first; the search drops them from INT8 in this order.
         loss: Measures the loss of a set of layers; called at most once for each set, and never for the empty one.
         budget: The largest loss that is allowed.
+        floor: What every class must keep, whatever the loss; None where only the loss counts.
 
     Returns:
         The best of all sets that were tried, which may be empty, and all points.
     """
     measured: dict[frozenset[int], Point] = {}
 
-    def point(kept: Iterable[int]) -> Point:
+    def measure(kept: Iterable[int]) -> Point:
         """The point at which some layers of the order are kept in int8, measured once."""
         key = frozenset(kept)
         if key not in measured:
             names = _names(order, key)
-            measured[key] = Point(chosen=names, share=graphs.share(names), loss=loss(names) if key else 0.0)
+            point = Point(chosen=names, share=graphs.share(names), loss=loss(names) if key else 0.0)
+            measured[key] = replace(point, weakest=floor.weakest(names)) if floor and key else point
         return measured[key]
 
+    def fits(point: Point) -> bool:
+        """Whether a point keeps the budget, and its classes the floor."""
+        return point.loss <= budget and (floor is None or floor.holds(point))
+
     count = len(order)
-    fits = _fewest_dropped(count, lambda dropped: point(range(dropped, count)).loss <= budget)
-    kept = set(range(fits, count))
-    for index in sorted(range(fits), key=lambda index: -order[index].macs)[:_RETURNS]:
-        if point(kept | {index}).loss <= budget:
+    dropped = _fewest_dropped(count, lambda dropped: fits(measure(range(dropped, count))))
+    kept = set(range(dropped, count))
+    for index in sorted(range(dropped), key=lambda index: -order[index].macs)[:_RETURNS]:
+        if fits(measure(kept | {index})):
             kept.add(index)
-    point(kept)
+    measure(kept)
     for share in _CURVE:
-        point(range(count - round(share * count), count))
-    best = max((one for one in measured.values() if one.loss <= budget), key=lambda one: one.share)
+        measure(range(count - round(share * count), count))
+    best = max((one for one in measured.values() if fits(one)), key=lambda one: one.share)
     return Found(best=best, points=tuple(measured.values()))
 
 

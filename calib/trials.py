@@ -14,10 +14,12 @@ import onnx
 from numpy.typing import NDArray
 
 from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.evaluate.metrics import Confusion
 from fctl.runtime.segment.batches import PatchBatch, on_host
 from fctl.runtime.segment.network import Features
 from fctl.runtime.tiling.merge import Strip
 
+from .classes import confusion_of
 from .layers import Layer, layers
 from .macs import macs
 from .network import GraphNetwork, LoadedGraph
@@ -176,10 +178,24 @@ class Trials:
         Returns:
             A share from 0 to 1.
         """
-        kept, pixels = 0, 0
+        return self.confusion(chosen, numbers, patches).accuracy()
+
+    def confusion(self, chosen: Names, numbers: Numbers, patches: int | None = None) -> Confusion:
+        """Count which class of fp32 becomes which where some layers are int8.
+
+        Args:
+            chosen: The layers that are int8.
+            numbers: Their ranges and biases.
+            patches: How many patches to look at, evenly spaced; None for all.
+
+        Returns:
+            Counts (classes + 1, classes + 1), fp32 by row, as `classes.confusion_of` has them.
+        """
+        classes = len(self._manifest.classes)
+        total = Confusion.empty(classes + 1)
         for one in self._changed(chosen, numbers, min(patches or len(self), len(self))):
-            kept, pixels = kept + one.kept, pixels + one.fp32.size
-        return kept / pixels
+            total += confusion_of(one.fp32, one.int8, classes)
+        return total
 
     def worst(self, chosen: Names, numbers: Numbers) -> Changed:
         """The patch in which most pixels change their class.

@@ -15,8 +15,11 @@ Graph = Literal["staged", "fused"]
 Weights = Literal["fp32", "fp16"]
 """How weights are stored."""
 
-Activation = Literal["logits", "softmax", "sigmoid", "labels"]
-"""What a network of one's own gives."""
+Activation = Literal["auto", "logits", "softmax", "sigmoid", "labels"]
+"""What a network of one's own gives; "auto" looks at its scores, and asks where they leave it open."""
+
+Crop = Literal["auto", "none", "valid"]
+"""What scores smaller than the tile show: all of it at a coarser grid, or only its middle at full size."""
 
 Layout = Literal["nchw", "nhwc"]
 """Order of the axes of an image."""

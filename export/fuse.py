@@ -112,8 +112,9 @@ def write_fused(
     else:
         save_model(fused_model(bundle, precision), path)
     graph = GraphSpec(
-        role=SEGMENTER, precision=precision, file=path.name, sha256=sha256(path), inputs=inputs, outputs=(output,)
-    )
+        role=SEGMENTER, precision=precision, file=path.name, sha256=sha256(path), bytes=path.stat().st_size,
+        inputs=inputs, outputs=(output,),
+    )  # fmt: skip
     if _is_staged(bundle.manifest):
         _verify(bundle, path, graph, patches)
     return graph
@@ -189,8 +190,9 @@ def _verify(bundle: Bundle, path: Path, graph: GraphSpec, places: Sequence[Path]
     output, limit = graph.outputs[0].name, MAX_ERROR[graph.precision]
     errors = []
     for probe in (_random(graph), *_real(bundle.manifest, places)):
-        expected = _staged_scores(bundle, graph.precision, probe)
-        errors.append(float(np.abs(_run(path, output, probe) - expected).max() / np.abs(expected).max()))
+        expected = np.asarray(_staged_scores(bundle, graph.precision, probe), np.float32)
+        found = np.asarray(_run(path, output, probe), np.float32)
+        errors.append(float(np.abs(found - expected).max() / np.abs(expected).max()))
     if not all(error <= limit for error in errors):  # also catches NaN
         raise ParityError(
             subject=f"the fused graph of {bundle.folder} differs from its staged ones: max |difference| / max |score|",

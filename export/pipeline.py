@@ -26,11 +26,12 @@ from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.segment.batches import PatchBatch
 
 from .card import ExportOptions, completed_card
+from .gate import gated
 from .graphs import EncoderGraph, FusedGraph, SegmenterGraph, encoder_roles, frozen, round_weights
 from .patches import PARITY_PATCHES, parity_images
 from .provenance import provenance
 from .tracing import export_onnx
-from .verify import Reference, Samples, verify
+from .verify import Reference, Samples
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +70,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
         draft = _manifest(out.stem, card, {name: sha256(path) for name, path in files.items()}, graphs, options.graph)
         write_manifest(folder, draft)
         samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
-        manifest = replace(
-            draft, parity=(verify(Bundle(folder, draft), _reference(draft, network, exported, options), samples),)
-        )
-        write_manifest(folder, manifest)
+        manifest = gated(Bundle(folder, draft), _reference(draft, network, exported, options), samples)
     return manifest
 
 
@@ -178,7 +176,10 @@ def _write_graph(
     role = path.stem
     log.info("exporting %s", role)
     ins, outs = export_onnx(module, path, inputs, output, half_weights=half_weights)
-    return GraphSpec(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+    return GraphSpec(
+        role=role, precision="fp32", file=path.name, sha256=sha256(path), bytes=path.stat().st_size,
+        inputs=ins, outputs=outs,
+    )  # fmt: skip
 
 
 def _manifest(

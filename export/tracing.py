@@ -6,8 +6,9 @@ import contextlib
 import inspect
 import io
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnx
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from fctl.runtime.bundle.manifest import BATCH, TensorSpec
 
 from .onnx_graph import OPSET, merge_pads, save_model, store_half
+
+_SCRIPT_OPSET = 17  # of PyTorch's former exporter
 
 
 def export_onnx(
@@ -71,6 +74,33 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, *, symbolic
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
+
+
+def trace_script(module: nn.Module, image: Tensor, name: str, output: str) -> onnx.ModelProto:
+    """Export a module that holds TorchScript, with PyTorch's former exporter.
+
+    Args:
+        module: The module, in evaluation mode.
+        image: An example image (2, bands, H, W).
+        name: The name of its input.
+        output: The name of its output.
+
+    Returns:
+        The model, with an open batch.
+
+    Raises:
+        Exception: Whatever PyTorch raises for a module that it cannot export.
+    """
+    record: Callable[..., nn.Module] = torch.jit.trace
+    with warnings.catch_warnings(), _silent(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")
+        traced = record(module.eval(), (image,), strict=False, check_trace=False)  # it may return dictionaries
+        path = Path(folder) / "script.onnx"
+        torch.onnx.export(
+            traced, (image,), path, dynamo=False, opset_version=_SCRIPT_OPSET, input_names=[name],
+            output_names=[output], dynamic_axes={name: {0: BATCH}, output: {0: BATCH}}, verbose=False,
+        )  # fmt: skip
+        return onnx.load(path)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fctl.runtime.bundle.manifest import ContextEffect, Parity, Precision
+from fctl.calib.classes import class_ious
+from fctl.runtime.bundle.manifest import Precision
+from fctl.runtime.bundle.parity import ContextEffect, Parity
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import ParityError
@@ -137,12 +139,13 @@ def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: P
         patches=count,
         source=samples.source,
         classes=_predicted(bundle, found),
-        max_error=_relative(found - expected, expected),
+        max_error=relative(found - expected, expected),
         agreement=_agreement(found, expected),
         original_agreement=(
             _agreement(found, _concatenated(reference.original, samples.batches)) if reference.original else None
         ),
         contexts=_effects(network, gathered, found),
+        class_iou=class_ious(expected.argmax(1), found.argmax(1), bundle.manifest.class_names),
     )
 
 
@@ -207,7 +210,7 @@ def _effects(network: EngineNetwork, gathered: _Gathered, scores: Scores) -> tup
     for context in network.manifest.contexts:
         swapped = gathered.features | {context.name: _another(gathered.features[context.name])}
         changed = _segment(network, replace(gathered, features=swapped))
-        effects.append(ContextEffect(name=context.name, change=_relative(changed - scores, scores)))
+        effects.append(ContextEffect(name=context.name, change=relative(changed - scores, scores)))
     return tuple(effects)
 
 
@@ -247,8 +250,8 @@ def _judge(parity: Parity, tolerance: Tolerance) -> None:
         raise ParityError(f"the {graphs}: {'; '.join(problems)}; nothing was written")
 
 
-def _relative(difference: Scores, scores: Scores) -> float:
-    """The largest difference as a part of the largest score."""
+def relative(difference: Scores, scores: Scores) -> float:
+    """The largest difference as a part of the largest score; both (N, classes, P, P)."""
     return float(np.abs(difference).max() / np.abs(scores).max())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,21 @@ def kind_of(network: str) -> Kind:
     """What sort of network an argument names."""
     if network.lower().endswith(".onnx") or (_FACTORY.fullmatch(network) and not Path(network).exists()):
         return "own"
+    if is_torchscript(Path(network)):
+        return "own"
     return "bundle" if network == "default" or Path(network).is_dir() else "checkpoint"
+
+
+def is_torchscript(path: Path) -> bool:
+    """Whether a file holds a module of TorchScript: it is an archive that holds code too."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return any("/code/" in f"/{name}" and name.endswith(".py") for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +195,10 @@ def _int8_options(job: Job) -> Int8Options:
         )
     labelled = None
     if budget.evaluation:
-        labelled = select(open_dataset(budget.evaluation, description=budget.description), budget.split)
+        try:
+            labelled = select(open_dataset(budget.evaluation, description=budget.description), budget.split)
+        except InputError as error:  # which speaks of fctl-eval's options
+            raise InputError(error.worded({"data": "`eval`", "form": "form with fctl-eval"})) from error
     return Int8Options(
         calib=tuple(int8.calib),
         count=int8.count,
@@ -189,6 +207,7 @@ def _int8_options(job: Job) -> Int8Options:
         min_agreement=int8.min_agreement / 100,
         labelled=labelled,
         max_miou_drop=budget.max_miou_drop / 100,
+        min_class_iou=int8.least_class_iou,
     )
 
 

@@ -13,7 +13,7 @@ from fctl.runtime.cli.console import usage
 from fctl.runtime.cli.groups import OptionGroup
 from fctl.runtime.cli.options import one_of
 
-from ..choices import Activation, Graph, Layout, Weights
+from ..choices import Activation, Crop, Graph, Layout, Weights
 
 if TYPE_CHECKING:
     from ..card import ExportOptions
@@ -115,13 +115,23 @@ class OwnNetwork(OptionGroup):
         None
     )
     overlap: Annotated[int | None, typer.Option(min=0, help="Overlap of tiles in pixels. Default: an eighth.")] = None
-    scale: Annotated[float, typer.Option(help="The network takes (raw * scale - mean) / std.")] = 1.0
+    scale: Annotated[
+        str, typer.Option(metavar="NUMBER", help="The network takes (raw * scale - mean) / std; may be 1/255.")
+    ] = "1"
     mean: Annotated[str, typer.Option(metavar="LIST", help="One value, or one per band as 0.485,0.456,0.406.")] = "0"
     std: Annotated[str, typer.Option(metavar="LIST", help="One value, or one per band as 0.229,0.224,0.225.")] = "1"
     layout: Annotated[Layout, typer.Option(help="Axes of the network's image.")] = "nchw"
     activation: Annotated[
-        Activation, typer.Option(metavar="NAME", help=f"What the network gives: {one_of(Activation)}.")
-    ] = "logits"
+        Activation,
+        typer.Option(metavar="NAME", help=f"What the network gives: {one_of(Activation)}. auto: told by its scores."),
+    ] = "auto"
+    crop: Annotated[
+        Crop,
+        typer.Option(
+            metavar="NAME",
+            help=f"What scores smaller than the tile show: {one_of(Crop)}. none: all of it. valid: only its middle.",
+        ),
+    ] = "auto"
     dtype: Annotated[
         str | None, typer.Option(metavar="DTYPE", help="Dtype of the rasters. Default: the graph's, or uint8.")
     ] = None
@@ -155,11 +165,12 @@ class OwnNetwork(OptionGroup):
             classes=described.names,
             tile=self.tile,
             overlap=self.overlap,
-            scale=self.scale,
+            scale=_scale(self.scale),
             mean=_values("--mean", self.mean),
             std=_values("--std", self.std),
             layout=self.layout,
             activation=self.activation,
+            crop=self.crop,
             dtype=self.dtype,
             bands=self.band_count,
             output=self.output,
@@ -169,10 +180,28 @@ class OwnNetwork(OptionGroup):
         )
 
 
+def _scale(text: str) -> float:
+    """One number."""
+    try:
+        return _number(text)
+    except ValueError:
+        raise usage(f"--scale: expected a number as 0.00392157 or 1/255, found {text!r}") from None
+
+
+def _number(text: str) -> float:
+    """A number, or one over another as in 1/255."""
+    over, line, under = text.partition("/")
+    if not line:
+        return float(text)
+    if not float(under):
+        raise ValueError(text)
+    return float(over) / float(under)
+
+
 def _values(option: str, text: str) -> tuple[float, ...]:
     """Numbers with commas between them."""
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(_number(part) for part in text.split(","))
     except ValueError:
         raise usage(f"{option}: expected numbers as in 0.485,0.456,0.406, found {text!r}") from None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fctl.runtime.choices import Precision
+from fctl.runtime.cli.console import usage
 from fctl.runtime.cli.groups import OptionGroup
 from fctl.runtime.cli.options import numbers, one_of
 from fctl.runtime.engines.tensorrt.flavours import Flavour
@@ -74,6 +75,21 @@ class Int8(OptionGroup):
         float,
         typer.Option(min=0, max=100, help="Percentage of the pixels that must keep their fp32 class, without --eval."),
     ] = 99.0
+    min_class_iou: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=100,
+            help="IoU in percent, between fp32 and int8, that every class with 0.1 % of the pixels must keep.",
+        ),
+    ] = 85.0
+
+    @property
+    def least_class_iou(self) -> float:
+        """`min_class_iou` as a proportion; a usage error where it was given as one."""
+        if 0 < self.min_class_iou <= 1:
+            raise usage(f"--min-class-iou: expected a percentage as 85, found {self.min_class_iou:g}")
+        return self.min_class_iou / 100
 
 
 @dataclass(frozen=True, kw_only=True)

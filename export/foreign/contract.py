@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -17,24 +18,29 @@ import onnx.version_converter
 from fctl.runtime.bundle.manifest import DTYPES
 from fctl.runtime.errors import CheckpointError, InputError
 
-from .options import Contract, ForeignOptions, channels_of, first_line, mean_and_std
+from ..choices import Layout
+from .answers import check_scores, scores_layout
+from .options import STRIDE, Contract, ForeignOptions, first_line, mean_and_std, sides_remedy
 from .reference import RunError, listed, load_graph, run_graph, scaled
 from .wrap import nodes_of
 
 log = logging.getLogger(__name__)
 
-_OLDEST_OPSET = 13  # what is put around a graph is written for this one and newer
+OLDEST_OPSET = 13
+"""What is put around a graph is written for this opset and newer ones."""
+
+_FEW_BANDS = 16  # a side of an image is longer
 _LARGEST = (2 << 30) - (1 << 20)  # bytes of an ONNX file without external data
 
 
-def read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path) -> tuple[onnx.ModelProto, int]:
     """Read an ONNX file, without local functions and at an opset for which scaling and scores can be added.
 
     Args:
         path: The file; its external data may lie beside it.
 
     Returns:
-        The model.
+        The model, and the opset of the file.
 
     Raises:
         CheckpointError: There is no such file, it is no ONNX file or too large, or it uses unknown operators.
@@ -60,17 +66,22 @@ def read_model(path: Path) -> onnx.ModelProto:
         raise CheckpointError(f"{model.ByteSize() >> 20} MiB, a bundle holds graphs below 2 GiB", subject=path)
     _check_operators(model, str(path))
     model = onnx.inliner.inline_local_functions(model)  # not every engine knows functions
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), _OLDEST_OPSET)
-    if opset >= _OLDEST_OPSET:
-        return model
+    opset = opset_of(model)
+    if opset >= OLDEST_OPSET:
+        return model, opset
     try:
-        return onnx.version_converter.convert_version(model, _OLDEST_OPSET)
+        return onnx.version_converter.convert_version(model, OLDEST_OPSET), opset
     except Exception as error:  # it fails with plain RuntimeError and others
         raise CheckpointError(
-            f"opset {opset} cannot be brought to {_OLDEST_OPSET} ({first_line(error)})",
+            f"opset {opset} cannot be brought to {OLDEST_OPSET} ({first_line(error)})",
             subject=path,
-            remedy=f"export the network with opset {_OLDEST_OPSET} or newer",
+            remedy=f"export the network with opset {OLDEST_OPSET} or newer",
         ) from error
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The opset of a model's standard operators."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), OLDEST_OPSET)
 
 
 def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) -> Contract:
@@ -82,7 +93,7 @@ def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) 
         options: What the user states about the network.
 
     Returns:
-        What was found out.
+        What was found out, but for what the scores of real patches show.
 
     Raises:
         CheckpointError: The graph is no segmenter of one image, or ONNX Runtime cannot run it.
@@ -97,11 +108,13 @@ def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) 
     bands, tile, batch = _settle_sides(image, origin, options)
     found = Contract(
         input=image.name, output=_output(model, origin, options), dtype=dtype, bands=bands, tile=tile, batch=batch,
-        raw=_raw_dtype(dtype, origin, options), scores=(),
+        raw=_raw_dtype(dtype, origin, options), scores=(), scores_layout=options.layout,
     )  # fmt: skip
     mean_and_std(found, options)
     found = _tried(model, found, origin, options)
-    return replace(found, scores=_check_scores(found, origin, options))
+    found = replace(found, scores_layout=scores_layout(found.scores, options))
+    check_scores(found, options, origin)
+    return found
 
 
 def unscaled(options: ForeignOptions) -> bool:
@@ -176,11 +189,22 @@ def _settle_sides(image: onnx.ValueInfoProto, origin: str, options: ForeignOptio
             subject=origin,
             expected=f"input {image.name!r} of {bands} bands x {tile} x {tile} in {options.layout}",
             found=found,
-            remedy="see `tile`, `bands` and `layout`",
+            remedy=_shape_remedy([axis.dim_value for axis in axes[1:]], options.layout),
         )
     channels.dim_value, rows.dim_value, columns.dim_value = bands, tile, tile
     batch = axes[0].dim_value if axes[0].HasField("dim_value") and axes[0].dim_value > 0 else None
     return bands, tile, batch
+
+
+def _shape_remedy(sides: list[int], layout: Layout) -> str:
+    """What to do about an image whose sides without the batch are these, 0 where they are open."""
+    likely: Layout = "nhwc" if sides[0] == sides[1] else "nchw"
+    if len(set(sides)) == 2 and likely != layout and all(sides):
+        return f"give `layout` {likely}"
+    height, width = sides[1:] if layout == "nchw" else sides[:2]
+    if height and width and height != width and min(height, width) > _FEW_BANDS:
+        return "tiles are square: export the network for a square image, or with open sides and give `tile`"
+    return "see `tile`, `bands` and `layout`"
 
 
 def _raw_dtype(dtype: np.dtype[np.generic], origin: str, options: ForeignOptions) -> str:
@@ -200,7 +224,7 @@ def _raw_dtype(dtype: np.dtype[np.generic], origin: str, options: ForeignOptions
 
 
 def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: ForeignOptions) -> Contract:
-    """Run the model on different images, in batches of two where the batch is open, and learn its output's shape."""
+    """Run the model on different images, one and two at once where the batch is open, and learn its output's shape."""
     random = np.random.default_rng(0)
     shape = (2, contract.bands, contract.tile, contract.tile)
     images = [np.zeros(shape, contract.raw), random.integers(0, 255, shape).astype(contract.raw)]
@@ -209,7 +233,7 @@ def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: For
         session = load_graph(model)
         shapes = {run_graph(session, contract, image).shape for image in images}
     except RunError as error:
-        failure = CheckpointError(str(error), subject=origin)
+        failure = _failure(error, origin, _sides_remedy(model, contract, options))
         if contract.batch is not None:
             raise failure from error
         contract = replace(contract, batch=1)
@@ -218,6 +242,11 @@ def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: For
         except RunError:
             raise failure from error
         log.warning("%s takes one image at a time, though its batch is open: the bundle's is fixed", origin)
+    else:
+        try:
+            run_graph(session, contract, images[0][:1])
+        except RunError as error:
+            raise _failure(error, origin) from error
     if len(shapes) > 1 or len(next(iter(shapes))) < 3:
         raise CheckpointError(
             f"output {contract.output!r} has a shape that depends on the image ({listed(shapes)}): expected scores or "
@@ -228,29 +257,26 @@ def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: For
     return replace(contract, scores=next(iter(shapes))[1:])
 
 
-def _check_scores(contract: Contract, origin: str, options: ForeignOptions) -> tuple[int, ...]:
-    """The output's shape without batch, if it suits the classes and the activation."""
-    shape, count = contract.scores, len(options.classes)
-    if options.activation == "labels":
-        plane = [side for side in shape if side > 1] if len(shape) == 3 else list(shape)
-        fits = len(shape) in (2, 3) and len(plane) == 2 and plane[0] == plane[1] <= contract.tile
-        expected = f"class ids (N, {contract.tile}, {contract.tile})"
-    else:
-        channels = channels_of(shape, options) if len(shape) == 3 else 0
-        side = [n for index, n in enumerate(shape) if index != (0 if options.layout == "nchw" else len(shape) - 1)]
-        single = count == 2 and options.activation in ("logits", "sigmoid")
-        fits = (
-            len(shape) == 3
-            and side[0] == side[1] <= contract.tile
-            and (channels == count or (single and channels == 1))
-        )
-        axes = f"{count}{' or 1' if single else ''}"
-        expected = f"{options.activation} (N, {axes}, h, w)" if options.layout == "nchw" else f"(N, h, w, {axes})"
-    if not fits:
-        raise InputError(
-            subject=origin,
-            expected=f"{expected} for {count} `classes`",
-            found=f"(N, {', '.join(map(str, shape))})",
-            remedy="see `classes`, `activation` and `layout`",
-        )
-    return shape
+def _failure(error: RunError, origin: str, remedy: str | None = None) -> CheckpointError:
+    """An error of a run as one about a network."""
+    return CheckpointError(
+        error.problem, subject=origin, expected=error.expected, found=error.found, remedy=remedy or error.remedy
+    )
+
+
+def _sides_remedy(model: onnx.ModelProto, contract: Contract, options: ForeignOptions) -> str | None:
+    """A tile that works, where a graph of any size does not run with the one that was given; None where none does."""
+    if options.tile is None or not options.tile % STRIDE:
+        return None
+    side = -(-contract.tile // STRIDE) * STRIDE
+    sample = replace(contract, tile=side, batch=contract.batch or 1)
+    resized = copy.deepcopy(model)
+    axes = next(value for value in resized.graph.input if value.name == contract.input).type.tensor_type.shape.dim
+    for axis in axes[2:4] if options.layout == "nchw" else axes[1:3]:
+        axis.dim_value = side
+    image = np.zeros((1, contract.bands, side, side), contract.raw)
+    try:
+        run_graph(load_graph(resized), sample, scaled(image, sample, options))
+    except RunError:
+        return None
+    return sides_remedy(side)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,14 @@ from numpy.typing import NDArray
 
 from fctl.runtime.errors import InputError
 
-from ..choices import Activation, Layout
+from ..choices import Activation, Crop, Layout
 
 Array = NDArray[np.generic]
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours
+
+STRIDE = 32
+"""By which most networks shrink their image; a multiple of it suits nearly all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,10 @@ class ForeignOptions:
         mean: One value, or one per band.
         std: One value, or one per band.
         layout: The order of the axes of the network's image.
-        activation: What the network gives: logits, probabilities after a softmax or a sigmoid, or class ids.
+        activation: What the network gives: logits, probabilities after a softmax or a sigmoid, or class ids; "auto"
+            tells it by the scores of the gate's patches.
+        crop: What scores that are smaller than the tile show: "none", all of the tile at a coarser grid; "valid", only
+            its middle, as networks without padding do; "auto" tells it by shifting the image.
         dtype: The dtype of the rasters; None for the graph's own where that is an integer, else uint8.
         bands: The bands of the image; None where the graph states them, else 3.
         output: The name of the output to use, where there are several.
@@ -43,7 +52,8 @@ class ForeignOptions:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     layout: Layout = "nchw"
-    activation: Activation = "logits"
+    activation: Activation = "auto"
+    crop: Crop = "auto"
     dtype: str | None = None
     bands: int | None = None
     output: str | None = None
@@ -65,6 +75,8 @@ class Contract:
         tile: The side of its image, in pixels.
         batch: The batch that it takes; None where it takes any.
         scores: The shape of its output, without the batch.
+        scores_layout: The order of the axes of its scores.
+        margin: How many pixels at each edge of its image it gives no scores for.
     """
 
     input: str
@@ -75,6 +87,13 @@ class Contract:
     tile: int
     batch: int | None
     scores: tuple[int, ...]
+    scores_layout: Layout
+    margin: int = 0
+
+    @property
+    def scored(self) -> int:
+        """The side of what it gives scores for, in pixels: that of a tile of the bundle."""
+        return self.tile - 2 * self.margin
 
 
 def mean_and_std(contract: Contract, options: ForeignOptions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -102,19 +121,25 @@ def mean_and_std(contract: Contract, options: ForeignOptions) -> tuple[NDArray[n
     return values[0] / options.scale, values[1] / options.scale
 
 
-def channels_of(shape: tuple[int, ...], options: ForeignOptions) -> int:
-    """Count the channels of an output.
-
-    Args:
-        shape: The shape of the output, without the batch.
-        options: What the user states about the network; its layout decides.
-
-    Returns:
-        The channels.
-    """
-    return shape[0] if options.layout == "nchw" else shape[-1]
+def channels_of(shape: tuple[int, ...], layout: Layout) -> int:
+    """The channels of an output of a shape without the batch."""
+    return shape[0] if layout == "nchw" else shape[-1]
 
 
-def first_line(error: Exception) -> str:
+def side_of(contract: Contract) -> int:
+    """The side of a network's scores, or of its class ids, in cells."""
+    shape = contract.scores
+    if len(shape) == 2 or 1 in shape:
+        return max(shape)
+    return shape[1] if contract.scores_layout == "nchw" else shape[0]
+
+
+def sides_remedy(side: int) -> str:
+    """What to do where a network runs with tiles of this side, in pixels, and not with those that were asked for."""
+    return f"give `tile` {side}, with which it runs: the network wants sides that are multiples of its stride"
+
+
+def first_line(error: BaseException) -> str:
     """The first line of an exception's message, cut to 160 characters; its type where it has no message."""
-    return str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    text = _ESCAPES.sub("", str(error)).strip()
+    return text.splitlines()[0][:160] if text else type(error).__name__

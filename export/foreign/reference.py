@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -17,11 +19,11 @@ class RunError(CheckpointError):
     """A graph that ONNX Runtime cannot run, or that does not give one output for each image."""
 
 
-def load_graph(model: onnx.ModelProto) -> InferenceSession:
+def load_graph(graph: Path | onnx.ModelProto) -> InferenceSession:
     """Load a foreign graph in ONNX Runtime.
 
     Args:
-        model: The graph.
+        graph: The graph, or its file.
 
     Returns:
         A session on the CPU.
@@ -30,9 +32,9 @@ def load_graph(model: onnx.ModelProto) -> InferenceSession:
         RunError: ONNX Runtime cannot load it.
     """
     try:
-        return load_session(model)
+        return load_session(graph)
     except Exception as error:  # its exceptions share no base class of their own
-        raise RunError(_refusal(error)) from error
+        raise _refusal(error) from error
 
 
 def run_graph(session: InferenceSession, contract: Contract, images: Array) -> Array:
@@ -57,13 +59,16 @@ def run_graph(session: InferenceSession, contract: Contract, images: Array) -> A
             for part in np.split(padded, len(padded) // size)
         ]
     except Exception as error:
-        raise RunError(_refusal(error)) from error
+        raise _refusal(error) from error
     shapes = {run.shape for run in runs}
     if len(shapes) > 1 or runs[0].shape[:1] != (size,):
+        remedy = "a detector's boxes cannot be merged"
+        if size == 1 and runs[0].ndim in (2, 3) and runs[0].shape[-1] > 1:
+            remedy = "the output lost its batch: name the axis that the network squeezes, as in squeeze(1)"
         raise RunError(
             expected=f"an output {contract.output!r} with scores or class ids of each of {size} images",
             found=listed(shapes),
-            remedy="a detector's boxes cannot be merged",
+            remedy=remedy,
         )
     return np.concatenate(runs)[: len(images)]
 
@@ -94,13 +99,13 @@ def scores_of(output: Array, contract: Contract, options: ForeignOptions) -> NDA
         options: What the user states about the network.
 
     Returns:
-        Scores (N, classes, P, P) float32: enlarged to the size of the patch, a single channel made two, class ids made
-        one-hot.
+        Scores (N, classes, P, P) float32: enlarged to the size that the network scores, a single channel made two,
+        class ids made one-hot.
 
     Raises:
         InputError: There are class ids without a name.
     """
-    count, tile = len(options.classes), contract.tile
+    count, tile = len(options.classes), contract.scored
     if options.activation == "labels":
         side = max(output.shape[1:])
         ids = np.rint(output.reshape(-1, side, side)).astype(np.int64)
@@ -112,7 +117,7 @@ def scores_of(output: Array, contract: Contract, options: ForeignOptions) -> NDA
         votes: NDArray[np.float32] = (ids[:, None] == np.arange(count)[:, None, None]).astype(np.float32)
         return votes
     scores = output.astype(np.float32)
-    scores = scores if options.layout == "nchw" else scores.transpose(0, 3, 1, 2)
+    scores = scores if contract.scores_layout == "nchw" else scores.transpose(0, 3, 1, 2)
     if scores.shape[1] == 1:
         first = 1 - scores if options.activation == "sigmoid" else 0 * scores
         scores = np.concatenate([first, scores], axis=1)
@@ -130,8 +135,8 @@ def _enlarged(scores: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return np.stack(planes).reshape(*scores.shape[:2], side, side)
 
 
-def _refusal(error: Exception) -> str:
-    return f"ONNX Runtime cannot run it: {first_line(error)}; export it anew"
+def _refusal(error: Exception) -> RunError:
+    return RunError(f"ONNX Runtime cannot run it: {first_line(error)}", remedy="export it anew")
 
 
 def listed(shapes: set[tuple[int, ...]]) -> str:

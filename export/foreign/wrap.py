@@ -14,7 +14,10 @@ import onnx.shape_inference
 
 from fctl.runtime.bundle.manifest import BATCH, SEGMENTER
 
-from .options import Array, Contract, ForeignOptions, channels_of, mean_and_std
+from .options import Array, Contract, ForeignOptions, channels_of, mean_and_std, side_of
+
+SURROUND = "surround"
+"""The context that shows a patch with its surroundings, for networks that score only the middle of their image."""
 
 _PREFIX = "network/"
 
@@ -28,7 +31,9 @@ def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions)
         options: What the user states about the network.
 
     Returns:
-        A graph from raw ``patch`` (N, bands, P, P) to ``logits`` or ``probabilities`` (N, classes, P, P) float32.
+        A graph from raw ``patch`` (N, bands, P, P) to ``logits`` or ``probabilities`` (N, classes, P, P) float32. Where
+        the network scores only the middle of its image, there is ``window_surround`` (N, bands, S, S) besides, whose
+        middle is the patch.
 
     Raises:
         onnx.shape_inference.InferenceError: Types or shapes of the graph contradict each other.
@@ -44,11 +49,15 @@ def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions)
     name = "logits" if options.activation == "logits" else "probabilities"
     after.add("Identity", [scores], name)
     batch = contract.batch or BATCH
-    sides = (contract.tile, contract.tile)
+    sides, raw = (contract.scored, contract.scored), np.dtype(contract.raw)
+    taken = [
+        _value(name, raw, (batch, contract.bands, side, side))
+        for name, side in zip(inputs_of(contract), (contract.scored, contract.tile), strict=False)
+    ]
     graph = onnx.helper.make_graph(
         [*before, *inner.graph.node, *after.nodes],
         SEGMENTER,
-        [_value("patch", np.dtype(contract.raw), (batch, contract.bands, *sides))],
+        taken,
         [_value(name, np.dtype(np.float32), (batch, len(options.classes), *sides))],
         [*around.constants, *inner.graph.initializer, *after.constants],
         sparse_initializer=inner.graph.sparse_initializer,
@@ -56,6 +65,11 @@ def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions)
     made = onnx.helper.make_model(graph, opset_imports=inner.opset_import, functions=inner.functions)
     _short_circuit(made.graph)
     return onnx.shape_inference.infer_shapes(made)
+
+
+def inputs_of(contract: Contract) -> list[str]:
+    """The names of the bundle's inputs: the patch, and the window around it where the network scores only a middle."""
+    return ["patch", f"window_{SURROUND}"] if contract.margin else ["patch"]
 
 
 class _Around:
@@ -68,7 +82,9 @@ class _Around:
     def add(self, kind: str, inputs: list[str], output: str = "", **attributes: str | int | list[int]) -> str:
         """Append one node; returns the name of its output."""
         output = output or f"{kind.lower()}_of_{inputs[0].removeprefix(_PREFIX)}"
-        self.nodes.append(onnx.helper.make_node(kind, inputs, [output], name=f"make_{output}", **attributes))
+        node = onnx.helper.make_node(kind, inputs, [output], name=f"make_{output}")
+        node.attribute.extend(onnx.helper.make_attribute(*pair) for pair in sorted(attributes.items()))
+        self.nodes.append(node)
         return output
 
     def constant(self, name: str, values: Array) -> str:
@@ -77,12 +93,16 @@ class _Around:
         return name
 
     def scaling(self, contract: Contract, options: ForeignOptions) -> str:
-        """Scale raw ``patch`` (N, bands, P, P); returns the name of the image that the network takes."""
-        image = "patch"
-        if contract.dtype.kind == "f":
+        """Scale the raw image (N, bands, P, P); returns the name of the image that the network takes."""
+        image, floating = "patch", contract.dtype.kind == "f"
+        if contract.margin:
+            image = self.surrounded(onnx.TensorProto.FLOAT if floating else onnx.TensorProto.INT32, contract)
+            if not floating:
+                image = self.add("Cast", [image], to=onnx.helper.np_dtype_to_tensor_dtype(contract.dtype))
+        elif floating and contract.raw != "float32":
+            image = self.add("Cast", [image], to=onnx.TensorProto.FLOAT)
+        if floating:
             mean, std = (values.astype(np.float32) for values in mean_and_std(contract, options))
-            if contract.raw != "float32":
-                image = self.add("Cast", [image], to=onnx.TensorProto.FLOAT)
             if mean.any():
                 image = self.add("Sub", [image, self.constant("mean", mean.reshape(-1, 1, 1))])
             if (std != 1).any():
@@ -93,24 +113,44 @@ class _Around:
             image = self.add("Transpose", [image], perm=[0, 2, 3, 1])
         return image
 
+    def surrounded(self, kind: int, contract: Contract) -> str:
+        """The window around a patch as the image (N, bands, S, S), of an ONNX type; returns its name.
+
+        The window's middle is the patch, so that their maximum is either of them. It is taken because engines drop
+        inputs that nothing reads.
+        """
+        patch, window = (self.add("Cast", [name], to=kind) for name in inputs_of(contract))
+        first, last, end = contract.margin, contract.tile - contract.margin, contract.tile
+        top, middle, bottom = (self.cut(window, *rows, 2) for rows in ((0, first), (first, last), (last, end)))
+        left, centre, right = (self.cut(middle, *columns, 3) for columns in ((0, first), (first, last), (last, end)))
+        middle = self.add("Concat", [left, self.add("Max", [patch, centre], "centre"), right], "middle_rows", axis=3)
+        return self.add("Concat", [top, middle, bottom], "whole", axis=2)
+
+    def cut(self, image: str, start: int, end: int, axis: int) -> str:
+        """Cut rows (axis 2) or columns (axis 3) out of an image; returns the name of the part."""
+        name = f"{start}_to_{end}_of_axis_{axis}"
+        values = {"start": start, "end": end, "axis": axis}
+        limits = [self.constant(f"{key}_of_{name}", np.array([value], np.int64)) for key, value in values.items()]
+        return self.add("Slice", [image, *limits], name)
+
     def scores(self, output: str, contract: Contract, options: ForeignOptions) -> str:
         """Turn the network's output into scores; returns the name of the scores (N, classes, P, P) float32."""
         if options.activation == "labels":
             side = max(contract.scores)
             shape = self.constant("plane", np.array([0, 1, side, side], np.int64))
             ids = self.add("Cast", [self.add("Reshape", [output, shape], "plane_of_ids")], to=onnx.TensorProto.FLOAT)
-            ids = self.repeat(self.add("Round", [ids]), side, contract.tile)
+            ids = self.repeat(self.add("Round", [ids]), side, contract.scored)
             every = self.constant("ids", np.arange(len(options.classes), dtype=np.float32).reshape(1, -1, 1, 1))
             return self.add("Cast", [self.add("Equal", [ids, every], "hits")], "votes", to=onnx.TensorProto.FLOAT)
         scores = self.add("Cast", [output], "scores", to=onnx.TensorProto.FLOAT)
-        if options.layout == "nhwc":
+        if contract.scores_layout == "nhwc":
             scores = self.add("Transpose", [scores], perm=[0, 3, 1, 2])
-        if channels_of(contract.scores, options) == 1:  # (0, x) as logits, (1 - p, p) as probabilities
+        if channels_of(contract.scores, contract.scores_layout) == 1:  # (0, x) as logits, (1 - p, p) as probabilities
             sigmoid = options.activation == "sigmoid"
             slope, start = ([-1, 1], [1, 0]) if sigmoid else ([0, 1], [0, 0])
             scores = self.add("Mul", [scores, self.constant("slope", _pair(slope))])
             scores = self.add("Add", [scores, self.constant("start", _pair(start))]) if sigmoid else scores
-        return self.enlarge(scores, contract.scores[1], contract.tile)
+        return self.enlarge(scores, side_of(contract), contract.scored)
 
     def repeat(self, ids: str, side: int, tile: int) -> str:
         """Enlarge class ids (N, 1, side, side) to the tile's size: each pixel takes the id of the cell it lies in."""

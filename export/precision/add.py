@@ -12,10 +12,12 @@ from typing import Literal
 
 import onnx
 
+from fctl.calib.classes import MIN_CLASS_IOU, shortfall, weakest
 from fctl.calib.sample import sample_patches
 from fctl.calib.watch import Peaks, peaks
 from fctl.runtime.atomic import atomic_write, refuse_existing
-from fctl.runtime.bundle.manifest import GraphSpec, Manifest, Parity, Precision
+from fctl.runtime.bundle.manifest import SCHEMA, GraphSpec, Manifest, Precision
+from fctl.runtime.bundle.parity import Parity
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError, ParityError
 
@@ -81,9 +83,11 @@ def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manif
             for graph in bundle.manifest.graphs
             if graph.precision == "fp32"
         )
-        draft = replace(bundle.manifest, name=out.stem, graphs=(*bundle.manifest.graphs, *graphs))
+        both = (*bundle.manifest.graphs, *graphs)
+        draft = replace(bundle.manifest, schema=SCHEMA, name=out.stem, graphs=both)
         write_manifest(folder, draft)
         parity = _verify(Bundle(folder, draft), samples, options.precision)
+        _warn_of_classes(parity)
         manifest = replace(draft, parity=(*draft.parity, parity))
         write_manifest(folder, manifest)
     return manifest
@@ -136,7 +140,17 @@ def _write_half(bundle: Bundle, graph: GraphSpec, folder: Path, ranges: Peaks, e
         log.warning("%s: fp16 does not hold the constants of %s, which stay in fp32", graph.role, shown)
     path = folder / f"{Path(graph.file).stem}.fp16.onnx"
     ins, outs = save_model(half.model, path)
-    return GraphSpec(role=graph.role, precision="fp16", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+    return GraphSpec(
+        role=graph.role, precision="fp16", file=path.name, sha256=sha256(path), bytes=path.stat().st_size,
+        inputs=ins, outputs=outs,
+    )  # fmt: skip
+
+
+def _warn_of_classes(parity: Parity) -> None:
+    """Warn of a class that keeps less than int8 would have to keep: the gate looks at all pixels together."""
+    one = weakest(parity.class_iou)
+    if one and one.iou < MIN_CLASS_IOU:
+        log.warning("%s: %s", parity.precision, shortfall(one, MIN_CLASS_IOU))
 
 
 def _verify(bundle: Bundle, samples: Samples, precision: Precision) -> Parity:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fctl.calib.choose import cut_patches
+from fctl.calib.classes import MIN_CLASS_IOU, ious_of
 from fctl.calib.layers import float_layers
 from fctl.calib.ranges import Method
 from fctl.calib.report import Measured, write_report
@@ -48,6 +49,9 @@ class Int8Options:
         min_agreement: The fraction of the pixels that must keep their fp32 class.
         labelled: Labelled images; the budget is then the mIoU that is lost on them.
         max_miou_drop: How much mIoU may be lost on labelled images (0.005 is half a point).
+        min_class_iou: The least IoU with fp32, from 0 to 1, of every class that fp32 predicts on at least 0.1 % of the
+            pixels, on the patches that layers are tried on and on those of the gate. It holds with either budget; 0
+            lets every class pass.
     """
 
     calib: tuple[Path, ...]
@@ -57,6 +61,7 @@ class Int8Options:
     min_agreement: float = 0.99
     labelled: Dataset | None = None
     max_miou_drop: float = 0.005
+    min_class_iou: float = MIN_CLASS_IOU
 
 
 def add_int8(bundle: Bundle, out: Path, options: Int8Options, progress: StageProgress | None = None) -> Manifest:
@@ -109,6 +114,10 @@ def add_int8(bundle: Bundle, out: Path, options: Int8Options, progress: StagePro
                     floats={role: float_layers(model) for role, model in graphs.models.items()},
                     speeds=speeds, gains=gains, engine=speeds[0].engine if speeds else None,
                     sizes=(file_size(folder, manifest, "fp32"), file_size(folder, manifest, "int8")),
+                    check_classes=ious_of(
+                        trials.confusion(layers.best.chosen, numbers), bundle.manifest.class_names
+                    ),
+                    gate_classes=parity.class_iou, min_class_iou=options.min_class_iou,
                 ),
                 folder / REPORT,
             )  # fmt: skip
@@ -119,8 +128,10 @@ def add_int8(bundle: Bundle, out: Path, options: Int8Options, progress: StagePro
 def _budget(trials: Trials, numbers: Numbers, options: Int8Options, before: float, scratch: Path) -> Budget:
     """The budget that was asked for. before: the fp32 graphs' mIoU on labelled images, if there are any."""
     if options.labelled:
-        return miou_budget(trials.graphs, numbers, options.labelled, before, options.max_miou_drop, scratch)
-    return agreement_budget(trials, numbers, options.min_agreement)
+        return miou_budget(
+            trials, numbers, options.labelled, before, options.max_miou_drop, options.min_class_iou, scratch
+        )
+    return agreement_budget(trials, numbers, options.min_agreement, options.min_class_iou)
 
 
 def _check_work(graphs: Fp32Graphs) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from fctl.calib.check import check_quantised
 from fctl.calib.search import Point
 from fctl.calib.trials import Fp32Graphs, Names, Numbers
-from fctl.runtime.bundle.manifest import GraphSpec, Manifest, Parity
+from fctl.runtime.bundle.manifest import SCHEMA, GraphSpec, Manifest
+from fctl.runtime.bundle.parity import Parity
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 
 from ..onnx_graph import save_model
@@ -57,7 +58,7 @@ def write_bundle(
     copy_files(bundle.folder, folder)
     made = int8_bundle(graphs, best.chosen, numbers, folder).manifest.graphs
     graphs_of_both, parities = (*bundle.manifest.graphs, *made), (*bundle.manifest.parity, parity)
-    manifest = replace(bundle.manifest, name=name, graphs=graphs_of_both, parity=parities)
+    manifest = replace(bundle.manifest, schema=SCHEMA, name=name, graphs=graphs_of_both, parity=parities)
     write_manifest(folder, manifest)
     return manifest
 
@@ -77,4 +78,7 @@ def _write_graph(graphs: Fp32Graphs, graph: GraphSpec, names: Names, numbers: Nu
     check_quantised(model, graph.role)
     path = folder / f"{Path(graph.file).stem}.int8.onnx"
     ins, outs = save_model(model, path)
-    return GraphSpec(role=graph.role, precision="int8", file=path.name, sha256=sha256(path), inputs=ins, outputs=outs)
+    return GraphSpec(
+        role=graph.role, precision="int8", file=path.name, sha256=sha256(path), bytes=path.stat().st_size,
+        inputs=ins, outputs=outs,
+    )  # fmt: skip

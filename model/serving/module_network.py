@@ -55,7 +55,7 @@ class ModuleNetwork(Network):
 
     def close(self) -> None:
         """Release the module and the GPU's memory that it held."""
-        del self._network
+        vars(self).pop("_network", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -56,7 +56,12 @@ def read_config(path: Path) -> TrainingConfig:
         raise InputError(
             subject=path, expected="a training's config", found="no such file", remedy="see docs/training.md"
         ) from None
-    except (OSError, RecordError, ValueError, RecursionError) as error:
+    except json.JSONDecodeError as error:
+        found = f"a mistake in line {error.lineno}, column {error.colno}"
+        raise InputError(subject=path, expected="JSON", found=found, remedy="see docs/training.md") from None
+    except OSError as error:
+        raise InputError(subject=path, expected="a training's config", found=error.strerror or error) from None
+    except (RecordError, ValueError, RecursionError) as error:
         raise InputError(str(error), subject=path) from None
     return config
 

@@ -13,6 +13,7 @@ from fctl.runtime.errors import InputError, RasterError
 from fctl.runtime.evaluate.checks import check_masks
 from fctl.runtime.evaluate.datasets import Dataset, open_dataset
 from fctl.runtime.evaluate.description import Description
+from fctl.runtime.evaluate.pairs import note_shifts
 from fctl.runtime.evaluate.selection import select
 from fctl.runtime.progress import StageProgress
 
@@ -93,6 +94,8 @@ def check_images(
 ) -> tuple[int, ...]:
     """Open all images and read all masks once, so that errors come before training rather than after hours.
 
+    Which masks are shifted against their images is logged.
+
     Args:
         images: The images.
         spec: What the network takes.
@@ -110,6 +113,7 @@ def check_images(
         for sample in dataset.samples:
             with _naming("data"), open_pair(sample, dataset, spec, bands):
                 pass
+        note_shifts(dataset)
     pixels = check_masks(images.training, progress)
     check_masks(images.validation, progress)
     if not sum(pixels):

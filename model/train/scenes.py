@@ -19,8 +19,9 @@ from fctl.runtime.atomic import atomic_write
 from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.errors import InputError
 from fctl.runtime.evaluate.datasets import Dataset, Sample
-from fctl.runtime.evaluate.labels import MaskReader, open_mask
+from fctl.runtime.evaluate.labels import MaskReader
 from fctl.runtime.evaluate.metrics import IGNORE
+from fctl.runtime.evaluate.pairs import open_labels
 from fctl.runtime.progress import StageProgress
 from fctl.runtime.raster.source import RasterSource, open_raster
 from fctl.runtime.tiling.windows import Window
@@ -165,23 +166,16 @@ def open_pair(
         bands: Bands of the image, from 1, or None for all but alpha.
 
     Yields:
-        Both, open, and of one size.
+        Both, open, and on one grid of pixels.
 
     Raises:
         RasterError: The image cannot be read, or does not fit the network.
-        InputError: The sizes differ.
+        InputError: The mask does not lie on the image.
     """
     with (
         open_raster(sample.image, spec, bands, _ROWS) as source,
-        open_mask(sample.mask, dataset.description.labels) as mask,
+        open_labels(sample, dataset.description.labels) as mask,
     ):
-        if (mask.height, mask.width) != (source.height, source.width):
-            raise InputError(
-                subject=sample.mask,
-                expected=f"{source.height} x {source.width} pixels as {sample.image}",
-                found=f"{mask.height} x {mask.width}",
-                remedy="get the mask anew, or leave it out with `split`",
-            )
         yield source, mask
 
 
@@ -202,7 +196,8 @@ def _decode(
 
 
 def _size(sample: Sample, dataset: Dataset) -> tuple[int, int]:
-    with open_mask(sample.mask, dataset.description.labels) as mask:
+    """Height and width of an image, in pixels."""
+    with open_labels(sample, dataset.description.labels) as mask:
         return mask.height, mask.width
 
 

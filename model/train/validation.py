@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from fctl.runtime.evaluate.datasets import Dataset
-from fctl.runtime.evaluate.labels import open_mask
 from fctl.runtime.evaluate.metrics import Confusion
+from fctl.runtime.evaluate.pairs import open_labels
 from fctl.runtime.progress import StageProgress
 from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.pipeline import segment_rows
@@ -50,7 +50,7 @@ def validate(
         with (
             torch.inference_mode(),
             open_raster(sample.image, module.manifest.input, bands, cached) as source,
-            open_mask(sample.mask, labels) as mask,
+            open_labels(sample, labels) as mask,
         ):
             for rows in segment_rows(module, source):
                 total += Confusion.of(mask.read(rows.y, len(rows.ids)), rows.ids, classes)

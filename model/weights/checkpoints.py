@@ -19,6 +19,8 @@ from ..network import FCtL
 
 _FORMAT = "fctl-checkpoint-1"
 _SHOWN = 10  # keys named in an error
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours in PyTorch's messages
+_WHOLE = "save the state_dict alone; or give the network as package.module:factory, as TorchScript or as MODEL.onnx"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +99,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     try:
         content = _load(path)
     except Exception as error:  # garbage can fail anywhere in unpickling
-        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        text = _ESCAPES.sub("", str(error)).strip()
+        reason = re.split(r"\. |\n", text)[0][:120] if text and not text.isdigit() else "a file of another kind"
         raise CheckpointError(
-            subject=path, expected="a PyTorch checkpoint of tensors", found=f"none ({reason})"
+            subject=path, expected="a PyTorch checkpoint of tensors", found=f"none ({reason})", remedy=_WHOLE
         ) from error
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         return _ours(path, content)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import BundleError
 from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 
-_LARGEST = 1 << 16  # pixels of a tile: beyond any use, and safe to reckon with
+_LARGEST = 1 << 16  # pixels of a tile or a window: beyond any use, and safe to reckon with
+_MOST_AXES = 8
+_MOST = 64  # contexts of a network: beyond any use too
+_ROLE = re.compile(r"\w[\w.-]*")  # files are named after roles
 
 Expect = Callable[[bool, str, object, object], None]
 """Raises BundleError unless the first argument holds; then come the field, what was expected and what was found."""
@@ -37,6 +41,9 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
         expect(all(0 <= v <= 255 for v in info.colour), f"classes[{index}].colour", "values from 0 to 255", info.colour)
     expect(bands >= 1, "input.bands", "at least 1", bands)
     expect(manifest.input.dtype in DTYPES, "input.dtype", " or ".join(DTYPES), manifest.input.dtype)
+    distance = manifest.input.ground_sample_distance
+    real = distance is None or (math.isfinite(distance) and distance > 0)
+    expect(real, "input.ground_sample_distance", "metres above 0, or null", distance)
     expect(1 <= manifest.tile <= _LARGEST, "tile", f"1 to {_LARGEST} pixels", manifest.tile)
     overlap = manifest.plan.overlap
     expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)
@@ -46,22 +53,37 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
 def _check_graphs(manifest: Manifest, expect: Expect) -> None:
     """Every precision has one graph for each role; all but the dtype of features is the same in each."""
     names = [context.name for context in manifest.contexts]
+    expect(len(names) <= _MOST, "contexts", f"at most {_MOST}", len(names))
     expect(len(set(names)) == len(names), "contexts", "distinct names", ", ".join(names))
     expect(bool(manifest.graphs), "graphs", f"a graph with role {SEGMENTER!r}", "none")
     by_precision: dict[Precision, dict[str, GraphSpec]] = {}
     for index, graph in enumerate(manifest.graphs):
         roles = by_precision.setdefault(graph.precision, {})
         expect(graph.role not in roles, f"graphs[{index}].role", f"one {graph.precision} graph each", graph.role)
+        expect(_ROLE.fullmatch(graph.role) is not None, f"graphs[{index}].role", "a name of letters", repr(graph.role))
         roles[graph.role] = graph
+        expect(len(roles) <= _MOST + 1, "graphs", f"at most {_MOST + 1} in {graph.precision}", "more")
         tensors = (*graph.inputs, *graph.outputs)
+        _check_tensors(tensors, f"graphs[{index}]", expect)
         batches = {tensor.shape[:1] for tensor in tensors}
-        fixed = not manifest.contexts and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
+        encoded = any(context.encoder or context.window.shared for context in manifest.contexts)
+        fixed = not encoded and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
         batch = f"one batch in all tensors, {BATCH} or, without contexts, a number from 1"
         expect(batches == {(BATCH,)} or (fixed and len(batches) == 1), f"graphs[{index}]", batch, batches)
     for roles in by_precision.values():
         _check_roles(manifest, roles, expect)
     outputs = {(roles[SEGMENTER].outputs[0].name, roles[SEGMENTER].outputs[0].shape) for roles in by_precision.values()}
     expect(len(outputs) == 1, "graphs", "the same output and batch in all precisions", outputs)
+
+
+def _check_tensors(tensors: Sequence[TensorSpec], field: str, expect: Expect) -> None:
+    """The tensors of a graph have names of their own, and shapes that are safe to reckon with."""
+    names = [tensor.name for tensor in tensors]
+    expect(len(set(names)) == len(names), field, "distinct names of inputs and outputs", ", ".join(names))
+    for tensor in tensors:
+        sides = [side for side in tensor.shape[1:] if isinstance(side, int)]
+        safe = len(sides) == len(tensor.shape[1:]) <= _MOST_AXES and all(1 <= side <= _LARGEST for side in sides)
+        expect(safe, f"{field}: {tensor.name}", f"axes of 1 to {_LARGEST} after the batch", tensor.shape)
 
 
 def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect) -> None:
@@ -76,12 +98,16 @@ def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect
     bands, tile = manifest.input.bands, manifest.tile
     for context in manifest.contexts:
         taken, field = found[context.input], f"graphs: {context.input}"
-        window = TensorSpec(name="", dtype=manifest.input.dtype, shape=(BATCH, bands, context.size, context.size))
+        batch = taken.shape[0] if taken.shape and not context.encoder else BATCH
+        window = TensorSpec(name="", dtype=manifest.input.dtype, shape=(batch, bands, context.size, context.size))
         given = roles[context.encoder].outputs if context.encoder else (window,)
         made = next((tensor for tensor in given if tensor.name in ("features", "")), None)
         source = f"that {context.encoder} gives" if context.encoder else "as it is cut"
         expect(made is not None and made.shape == taken.shape, field, f"{made and made.shape} {source}", taken.shape)
         expect(made is not None and made.dtype == taken.dtype, field, f"{made and made.dtype} {source}", taken.dtype)
+        if context.cells:
+            positions, place = found[context.positions], (BATCH, 2, context.cells.patch.count)
+            expect(positions.shape == place, f"graphs: {positions.name}", place, positions.shape)
     patch = found["patch"].shape
     expect(patch[1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), patch)
     names = [tensor.name for tensor in segmenter.outputs]
@@ -105,11 +131,16 @@ def _check_context(
         expect(window == (bands, context.size, context.size), f"{field}.size", f"{window} of the graph", context.size)
     shared = context.window.shared
     expect(shared or not context.cells, f"{field}.cells", "cells for a global context only", context.cells)
+    for cells in (context.cells.patch, context.cells.context) if context.cells else ():
+        safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
+        expect(safe, f"{field}.cells", f"values of 1 to {_LARGEST}", cells)
+    expect(1 <= context.size <= _LARGEST, f"{field}.size", f"1 to {_LARGEST} pixels", context.size)
     scene = context.scene
     expect(shared or scene is None, f"{field}.scene", "null: only a global context has one", scene)
     expect(scene is None or scene > tile, f"{field}.scene", f"more than {tile} pixels, or null", scene)
     if factor != "global":
         pixels = f"a factor that leaves whole pixels on either side of {tile}"
         side = round(factor * tile) if math.isfinite(factor * tile) else 0
+        expect(side <= _LARGEST, f"{field}.factor", f"a window of at most {_LARGEST} pixels", factor)
         fits = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
         expect(fits, f"{field}.factor", pixels, factor)

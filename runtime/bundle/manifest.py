@@ -3,20 +3,25 @@
 Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) into ``features`` (N, C, H, W); the
 segmenter graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context, ``window_NAME`` where it encodes
 the context itself, and ``positions_NAME`` (N, 2, h) where it must know the patch's place in a shared context. It
-gives ``logits`` or ``probabilities`` (N, classes, P, P). N, the batch, is symbolic; without contexts it may be fixed.
+gives ``logits`` or ``probabilities`` (N, classes, P, P). N, the batch, is symbolic; without encoders it may be fixed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from .. import choices
 from ..tiling.contexts import Cells, ContextWindow, context_window
 from ..tiling.resampling import Resampling
 from ..tiling.windows import TilePlan
+from .parity import Parity
+from .records import OPTIONAL
+from .verdicts import EngineVerdict, SelfCheck
 
-SCHEMA = "1.0"
+SCHEMA = "1.1"
+"""The format that is written. 1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines`, `Manifest.check`."""
+
 SEGMENTER = "segmenter"
 BATCH = "N"
 DTYPES = ("uint8", "uint16", "int16", "float32")
@@ -147,6 +152,7 @@ class GraphSpec:
         precision: What it computes in.
         file: The ONNX file, relative to the bundle's folder.
         sha256: Hex digest of the file.
+        bytes: Size of the file; None in bundles before 1.1.
         inputs: Its inputs.
         outputs: Its outputs.
     """
@@ -155,48 +161,9 @@ class GraphSpec:
     precision: Precision
     file: str
     sha256: str
+    bytes: int | None = field(default=None, metadata=OPTIONAL)
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContextEffect:
-    """How much a context matters: it was replaced by another patch's.
-
-    Attributes:
-        name: The context.
-        change: max |change of the logits| / max |logit|.
-    """
-
-    name: str
-    change: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parity:
-    """Graphs of one precision, compared with a reference on real patches.
-
-    Attributes:
-        precision: Precision of the graphs.
-        reference: What they were compared with.
-        patches: Number of patches.
-        source: Where the patches come from.
-        classes: Classes that were predicted there.
-        max_error: max |difference| / max |logit|.
-        agreement: Proportion of the pixels with the same class, from 0 to 1.
-        original_agreement: The same against the checkpoint before its weights were rounded; None if they were not.
-        contexts: How much each context matters.
-    """
-
-    precision: Precision
-    reference: str
-    patches: int
-    source: str
-    classes: tuple[str, ...]
-    max_error: float
-    agreement: float
-    original_agreement: float | None
-    contexts: tuple[ContextEffect, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +201,8 @@ class Manifest:
         parity: How the graphs compared with their reference.
         provenance: Where the bundle comes from.
         extensions: What other programs keep here; the runtime only passes it on.
+        engines: How the engines did that the parity gate saw; empty in bundles before 1.1.
+        check: What engines are tried on that the gate did not see; None in bundles before 1.1.
     """
 
     schema: str
@@ -249,6 +218,8 @@ class Manifest:
     parity: tuple[Parity, ...]
     provenance: Provenance
     extensions: dict[str, object]
+    engines: tuple[EngineVerdict, ...] = field(default=(), metadata=OPTIONAL)
+    check: SelfCheck | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,22 +1,33 @@
 """Frozen dataclasses to plain JSON values and back, strictly.
 
-Nothing is filled in and nothing is skipped: a missing key, an unknown key or a value of another type is an error
-that names the field, what was expected and what was found. Fields may be dataclasses, numbers, texts, truth values,
-tuples, unions, literals and dictionaries by text; a field of type `object` takes any value as it is.
+Nothing is skipped: a missing key, an unknown key or a value of another type is an error that names the field, what was
+expected and what was found. Only a field that is marked as `OPTIONAL` may be missing, so that a format can grow and
+its older documents stay readable. Fields may be dataclasses, numbers, texts, truth values, tuples, unions, literals and
+dictionaries by text; a field of type `object` takes any value as it is.
 """
 
 from __future__ import annotations
 
 import types
 import typing
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 T = TypeVar("T")
+
+OPTIONAL = {"optional": True}
+"""Metadata of a field that documents may lack, as in ``scale: float | None = field(default=None, metadata=OPTIONAL)``.
+
+`decode` takes the default for a missing key, and `encode` leaves the key out where the field has its default. A default
+without this, as that of an argument that callers may leave out, does not make a field optional.
+"""
+
+_NOT_ON_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of pairs, separators of lines and paragraphs
 
 
 class RecordError(ValueError):
@@ -30,10 +41,12 @@ def encode(record: object) -> Any:
         record: A dataclass, or a list, tuple or dictionary of such, nested at will; other values stay as they are.
 
     Returns:
-        The same as dictionaries, lists and scalars, in the order of the fields.
+        The same as dictionaries, lists and scalars, in the order of the fields. Optional fields at their default are
+        left out.
     """
     if is_dataclass(record) and not isinstance(record, type):
-        return {field.name: encode(getattr(record, field.name)) for field in fields(record)}
+        values = ((one, getattr(record, one.name)) for one in fields(record))
+        return {one.name: encode(value) for one, value in values if not (_may_lack(one) and value == one.default)}
     if isinstance(record, (list, tuple)):
         return [encode(item) for item in record]
     if isinstance(record, dict):
@@ -74,7 +87,7 @@ def _decode(kind: object, value: object, path: str) -> object:
         return _tuple(arguments, value, path)
     if origin is dict:
         items = _object(value, path).items()
-        return {key: _decode(arguments[1], item, _join(path, key)) for key, item in items}
+        return {_scalar(str, key, path): _decode(arguments[1], item, _join(path, key)) for key, item in items}
     return _scalar(kind, value, path)
 
 
@@ -82,14 +95,19 @@ def _record(kind: type[DataclassInstance], value: object, path: str) -> Dataclas
     """A dataclass from its fields by name."""
     found = _object(value, path)
     hints = typing.get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
+    names = [one.name for one in fields(kind)]
     for key in found:
         if key not in names:
             raise RecordError(f"{_join(path, key)}: unknown key; expected only {', '.join(names)}")
-    for name in names:
-        if name not in found:
-            raise RecordError(f"{_join(path, name)}: expected a value, found none")
-    return kind(**{name: _decode(hints[name], found[name], _join(path, name)) for name in names})
+    for one in fields(kind):
+        if one.name not in found and not _may_lack(one):
+            raise RecordError(f"{_join(path, one.name)}: expected a value, found none")
+    return kind(**{name: _decode(hints[name], found[name], _join(path, name)) for name in names if name in found})
+
+
+def _may_lack(one: Field[Any]) -> bool:
+    """Whether documents may lack a field."""
+    return one.metadata.keys() >= OPTIONAL.keys()
 
 
 def _union(kinds: Sequence[object], value: object, path: str) -> object:
@@ -106,7 +124,7 @@ def _union(kinds: Sequence[object], value: object, path: str) -> object:
             errors.append(error)
     if len(errors) == 1:
         raise errors[0]
-    raise RecordError(f"{path}: expected {' or '.join(map(_name, kinds))}, found {value!r}")
+    raise RecordError(f"{path}: expected {' or '.join(map(_name, kinds))}, found {value!r:.60}")
 
 
 def _tuple(kinds: Sequence[object], value: object, path: str) -> tuple[object, ...]:
@@ -128,6 +146,8 @@ def _scalar(kind: object, value: object, path: str) -> object:
             raise RecordError(f"{path}: expected a number, found one that is too large") from None
     fits = isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _expect(fits, value, _name(kind), path)
+    if isinstance(value, str) and any(unicodedata.category(letter) in _NOT_ON_A_LINE for letter in value):
+        raise RecordError(f"{path}: expected text on one line, found control characters in {value!r:.60}")
     return value
 
 
@@ -156,4 +176,5 @@ def _name(kind: object) -> str:
 
 
 def _join(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
+    shown = key if key.isprintable() else f"{key!r:.60}"
+    return f"{path}.{shown}" if path else shown

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from .. import remedies
 from ..errors import BundleError
 from .checks import check_manifest
+from .external import LARGEST_GRAPH, NoGraphError, external_tensor
+from .files import WrongFileError, read_json, regular_size, sha256
 from .manifest import SCHEMA, GraphSpec, Manifest, Precision
 from .records import RecordError, decode, encode
 
+__all__ = ["DEFAULT", "MANIFEST", "Bundle", "bundle_argument", "read_bundle", "sha256", "write_manifest"]
+
 MANIFEST = "manifest.json"
 DEFAULT = "default"
+_LARGEST_BUNDLE = 8 << 30  # bytes of all graphs together, which are hashed whenever a bundle is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,12 @@ def read_bundle(name: str | Path) -> Bundle:
     """
     folder = _locate(name)
     manifest = _read_manifest(folder)
-    for index, graph in enumerate(manifest.graphs):
-        _verify_file(folder, graph, f"graphs[{index}]")
+    fields = [(f"{folder}: graphs[{index}]", graph) for index, graph in enumerate(manifest.graphs)]
+    total = sum(_check_size(folder, graph, field) for field, graph in fields)
+    if total > _LARGEST_BUNDLE:
+        raise BundleError(subject=folder, expected=f"graphs of at most {_LARGEST_BUNDLE} bytes", found=total)
+    for field, graph in fields:
+        _verify_content(folder / graph.file, graph, field)
     return Bundle(folder, manifest)
 
 
@@ -86,20 +95,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         manifest: Its manifest.
 
     Raises:
-        BundleError: The manifest contradicts itself; nothing is written then.
+        BundleError: The manifest contradicts itself, or could not be read again; nothing is written then.
     """
-    check_manifest(manifest, folder / MANIFEST)
-    text = json.dumps(encode(manifest), indent=2, ensure_ascii=False)
+    document = encode(manifest)
+    _understood(document, folder / MANIFEST)
+    text = json.dumps(document, indent=2, ensure_ascii=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, as a hex digest."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _locate(name: str | Path) -> Path:
@@ -122,39 +123,81 @@ def _read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle, checked."""
     path = folder / MANIFEST
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(subject=path, expected="the manifest of a bundle", found="no such file") from None
+        document = read_json(path)
+    except WrongFileError as error:
+        raise BundleError(subject=path, expected="the manifest of a bundle", found=error) from None
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(subject=path, expected="JSON", found=error) from None
+    return _understood(document, path)
+
+
+def _understood(document: object, path: Path) -> Manifest:
+    """The manifest of a JSON document, checked. path: Its file, for error messages."""
     schema = document.get("schema") if isinstance(document, dict) else None
-    major = SCHEMA.partition(".")[0]
-    if not isinstance(schema, str) or schema.partition(".")[0] != major:
+    (major, _, newest), (found, _, minor) = SCHEMA.partition("."), str(schema).partition(".")
+    if not isinstance(schema, str) or found != major:
         raise BundleError(
-            subject=f"{path}: schema", expected=f"{major}.x", found=repr(schema), remedy="use a matching fctl"
+            subject=f"{path}: schema", expected=f"{major}.x", found=f"{schema!r:.60}", remedy="use a matching fctl"
         )
     try:
         manifest = decode(Manifest, document)
     except (RecordError, ValueError) as error:
-        raise BundleError(str(error), subject=path) from None
+        newer = re.fullmatch(r"\d{1,9}", minor) and int(minor) > int(newest)
+        remedy = f"schema {schema} is newer than this fctl, which knows {SCHEMA}: update fctl" if newer else None
+        raise BundleError(str(error), subject=path, remedy=remedy) from None
     check_manifest(manifest, path)
     return manifest
 
 
-def _verify_file(folder: Path, graph: GraphSpec, field: str) -> None:
-    """Raise BundleError unless the file of a graph lies in the bundle and is the one that was exported."""
-    path, subject = folder / graph.file, f"{folder}: {field}.file"
+def _check_size(folder: Path, graph: GraphSpec, field: str) -> int:
+    """The size of a graph's file; raises BundleError unless it is a regular file in the bundle and as large as stated.
+
+    Nothing is read for that, so that no file can hold a reader up.
+    """
+    subject = f"{field}.file"
     if Path(graph.file).is_absolute() or ".." in Path(graph.file).parts:
         raise BundleError(subject=subject, expected="a file in the bundle's folder", found=repr(graph.file))
-    if not path.is_file():
+    try:
+        size = regular_size(folder / graph.file)
+    except WrongFileError as error:
+        found = "no such file" if not graph.file else error
         raise BundleError(
-            subject=subject, expected=repr(graph.file), found="no such file", remedy="copy the bundle whole"
-        )
-    found = sha256(path)
-    if found != graph.sha256:
+            subject=subject, expected=repr(graph.file), found=found, remedy="copy the bundle whole"
+        ) from None
+    if not graph.file.endswith(".onnx"):  # by other names, libraries take files for other formats
+        raise BundleError(subject=subject, expected="a name that ends with .onnx", found=repr(graph.file))
+    stated = graph.bytes
+    if size != (size if stated is None else stated) or size > LARGEST_GRAPH:
+        most = f"at most {LARGEST_GRAPH}" if stated is None or stated > LARGEST_GRAPH else str(stated)
         raise BundleError(
-            subject=f"{folder}: {field}.sha256",
-            expected=f"{graph.sha256[:12]}...",
-            found=f"{found[:12]}... for {graph.file}",
+            subject=f"{field}.bytes",
+            expected=f"{most} bytes",
+            found=f"{size} of {graph.file}",
             remedy="the file was changed or damaged, export the bundle again",
+        )
+    return size
+
+
+def _verify_content(path: Path, graph: GraphSpec, field: str) -> None:
+    """Raise BundleError unless a graph's file is the one that was exported and holds all of its weights."""
+    try:
+        found = sha256(path)
+        if found != graph.sha256:
+            raise BundleError(
+                subject=f"{field}.sha256",
+                expected=f"{graph.sha256[:12]}...",
+                found=f"{found[:12]}... for {graph.file}",
+                remedy="the file was changed or damaged, export the bundle again",
+            )
+        external = external_tensor(path)
+    except (OSError, NoGraphError) as error:
+        raise BundleError(
+            subject=f"{field}.file", expected="an ONNX graph", found=error, remedy="export the bundle again"
+        ) from None
+    if external is not None:
+        raise BundleError(
+            subject=f"{field}.file",
+            expected="a graph that holds all of its weights",
+            found=f"tensor {external!r} with external data",
+            remedy="export the bundle again with the weights in the ONNX file",
         )

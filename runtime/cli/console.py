@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import sys
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +24,7 @@ from .spellings import Spellings
 HELP = {"help_option_names": ["-h", "--help"]}
 """Settings of every command's context."""
 
+_OF_TYPER = (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError)  # what typer ends a command with
 _GENERAL = "General"
 _PROGRAM = "fctl"
 
@@ -32,11 +35,13 @@ class _Call:
 
     Attributes:
         quiet: Whether it prints nothing but errors.
+        debug: Whether it shows where errors come from.
         options: By argument, as error messages name it in backticks, the option that sets it.
         given: Parameters that were given, rather than left at their defaults.
     """
 
     quiet: bool = False
+    debug: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
 
@@ -66,13 +71,18 @@ _Quiet = Annotated[
     typer.Option("--quiet", "-q", rich_help_panel=_GENERAL, help="Print errors alone: no log, progress or tables."),
 ]
 
+_Debug = Annotated[
+    bool,
+    typer.Option("--debug", rich_help_panel=_GENERAL, help="Also show where in the program an error comes from."),
+]
+
 
 def command(
     function: Callable[..., None], *, examples: tuple[str, ...], spellings: Spellings | None = None
 ) -> typer.Typer:
-    """A command line of one command, with help, version, quiet and shell completion.
+    """A command line of one command, with help, version, quiet, debug and shell completion.
 
-    While the command runs, log records go to standard error, and an error of fctl ends it as one line.
+    While the command runs, log records go to standard error, and an error ends it as one line.
 
     Args:
         function: What runs. Its parameters are declared as typer declares them; one whose type is an `OptionGroup`
@@ -87,10 +97,11 @@ def command(
 
     def run(context: typer.Context, **values: object) -> None:
         del values["version"]
-        with _running(context, quiet=bool(values.pop("quiet")), spellings=old):
+        quiet, debug = bool(values.pop("quiet")), bool(values.pop("debug"))
+        with _running(context, quiet=quiet, debug=debug, spellings=old):
             function(**packed(function, values))
 
-    general = (("quiet", _Quiet, False), ("version", Version, False))
+    general = (("quiet", _Quiet, False), ("debug", _Debug, False), ("version", Version, False))
     _declare(run, [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         *flattened(function),
@@ -142,8 +153,8 @@ def print_help(command: TyperCommand | TyperGroup, context: Any, examples: Colle
 
 
 @contextmanager
-def _running(context: typer.Context, *, quiet: bool, spellings: Spellings) -> Iterator[None]:
-    """Show log records and errors of ours as a command line does, in the words of its options."""
+def _running(context: typer.Context, *, quiet: bool, debug: bool, spellings: Spellings) -> Iterator[None]:
+    """Show log records and errors as a command line does, in the words of its options."""
     options, given = dict[str, str](), set[str]()
     for parameter in context.command.params:
         if parameter.name is None or parameter.param_type_name != "option":
@@ -153,11 +164,13 @@ def _running(context: typer.Context, *, quiet: bool, spellings: Spellings) -> It
         if source is not None and source.name == "COMMANDLINE":
             given.add(parameter.name)
     options |= {_argument(old): new for old, new in spellings.options.items()}
-    token = _CALL.set(_Call(quiet=quiet, options=options, given=frozenset(given)))
+    token = _CALL.set(_Call(quiet=quiet, debug=debug, options=options, given=frozenset(given)))
     try:
         with _shown_log(quiet, options):
             yield
-    except FctlError as error:
+    except _OF_TYPER:
+        raise
+    except Exception as error:
         fail(error)
         raise typer.Exit(1) from None
     finally:
@@ -177,7 +190,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
-        text = worded(super().format(record), self._options)
+        text = spoken(super().format(record), self._options)
         return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
 
 
@@ -197,6 +210,11 @@ def _shown_log(quiet: bool, options: Mapping[str, str]) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def spoken(text: str, options: Mapping[str, str]) -> str:
+    """A message as a command line says it: arguments as its options, or bare where it has no such option."""
+    return re.sub(r"`(\w+)`", r"\1", worded(text, options))
+
+
 def is_quiet() -> bool:
     """Whether the command that runs prints nothing but errors."""
     return _CALL.get(_NONE).quiet
@@ -208,9 +226,30 @@ def echo(line: str) -> None:
         typer.echo(line)
 
 
-def fail(error: FctlError) -> None:
-    """Print an error as one line on standard error, with arguments named as the options of the command."""
-    print(f"error: {' '.join(error.worded(_CALL.get(_NONE).options).split())}", file=sys.stderr)
+def fail(error: Exception, subject: object = None) -> None:
+    """Print an error as one line on standard error, with arguments named as the options of the command.
+
+    Whatever fctl did not raise on purpose is called what it is: a bug, or too little memory.
+
+    Args:
+        error: The error.
+        subject: What it is about, for errors that do not say so themselves.
+    """
+    call = _CALL.get(_NONE)
+    if call.debug:
+        traceback.print_exception(error)
+    if isinstance(error, FctlError):
+        line = spoken(str(error), call.options)
+    else:
+        what = "there is not enough memory; try a smaller batch" if isinstance(error, MemoryError) else _bug(error)
+        line = f"{subject}: {what}" if subject else what
+    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+
+
+def _bug(error: Exception) -> str:
+    """A bug in words."""
+    text = f"this is a bug in {_PROGRAM}: {type(error).__name__}: {error}"
+    return text + ("" if _CALL.get(_NONE).debug else "; run it again with --debug for the traceback, and report it")
 
 
 def usage(message: str) -> typer.BadParameter:

@@ -61,9 +61,21 @@ def print_parity(manifest: Manifest) -> None:
         ]
         if parity.original_agreement is not None:
             rows.append(("same class as before rounding", f"{parity.original_agreement:.4%} of pixels"))
+        if parity.precision != "fp32":  # which is compared with the network itself, and is the same
+            rows += [
+                (f"class {one.name}: IoU with fp32", f"{one.iou:.2%}; {one.share:.2%} of pixels in fp32")
+                for one in parity.class_iou
+            ]
         rows += [
             (f"change when {effect.name} is another patch's", f"{effect.change:.2e}") for effect in parity.contexts
         ]
+    rows += [
+        (
+            f"{verdict.engine} {verdict.version}, {verdict.precision}",
+            "computes what the network computes" if verdict.passed else f"never taken by auto: {verdict.reason}",
+        )
+        for verdict in manifest.engines
+    ]
     print_table("Parity", rows, ("measure", "value"))
 
 

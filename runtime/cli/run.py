@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..choices import Backend, RunPrecision
-from ..errors import FctlError
+from ..errors import OutputError
 from .console import command, echo, fail, usage
 from .groups import OptionGroup
 from .options import Bands, Batch, BuildEngines, Overwrite, band_numbers, one_of
 from .tables import print_table, progress_bars
 
 if TYPE_CHECKING:
+    from ..raster.places import Place
     from ..segment.results import Estimate, Paths, Report
     from ..segment.segmenter import Segmenter
 
 
-_Action = Callable[[Path, "Paths"], "Report | Estimate"]
+_Action = Callable[["Place", "Paths"], "Report | Estimate"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,10 @@ class Segmentation(OptionGroup):
 
 
 def run(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="GeoTIFF, PNG or JPEG files.")],
+    images: Annotated[  # no paths: names of parts of containers may hold "//"
+        list[str],
+        typer.Argument(metavar="IMAGE", help="GeoTIFF, PNG or JPEG files, or parts of containers as GDAL names them."),
+    ],
     segmentation: Segmentation,
     engine: EngineOptions,
     outputs: Outputs,
@@ -104,7 +108,7 @@ def run(
         tta=segmentation.tta,
         scene_size=segmentation.scene_size,
     ) as segmenter:
-        action = _estimator(segmenter, bands) if outputs.dry_run else _runner(segmenter, bands, outputs.overwrite)
+        action = (_estimator if outputs.dry_run else _runner)(segmenter, bands, outputs.overwrite)
         reports = [_attempt(action, image, paths) for image, paths in targets.items()]
     done = [report for report in reports if report is not None]
     if len(targets) > 1:
@@ -115,50 +119,57 @@ def run(
         raise typer.Exit(1)
 
 
-def _targets(images: list[Path], outputs: Outputs) -> dict[Path, Paths]:
+def _targets(images: list[str], outputs: Outputs) -> dict[Place, Paths]:
     """Output files by image; every output has its own name."""
+    from ..raster.places import Place, file_of, place_of, stem_of
     from ..segment.results import Paths
 
     out = outputs.out
     is_file = out.suffix.lower() in (".tif", ".tiff")
     if is_file and len(images) > 1:
         raise usage(f"--out: expected a folder for {len(images)} images, found {out}")
-    targets, taken = {}, dict[Path, Path]()
-    for image in images:
-        folder, stem = (out.parent, out.stem) if is_file else (out, image.stem)
+    if not is_file and (out.is_file() or out.suffix.lower() in (".png", ".jpg", ".jpeg")):
+        what = "it is a file" if out.is_file() else "pictures are no masks"
+        wanted = "a folder, or for one image a name ending in .tif"
+        raise OutputError(f"cannot write {out}: {what}; --out takes {wanted}")
+    targets, taken = dict[Place, Paths](), dict[Path, Place]()
+    for image in map(place_of, images):
+        folder, stem = (out.parent, out.stem) if is_file else (out, stem_of(image))
         mask = out if is_file else folder / f"{stem}_mask.tif"
         if mask in taken:
-            raise usage(f"{image} and {taken[mask]} would both be written to {mask}: run them apart")
+            if image == taken[mask]:
+                raise usage(f"{image} is named twice: name each image once")
+            raise usage(f"{image} and {taken[mask]} would both be written to {mask}: give each an --out of its own")
         taken[mask] = image
         targets[image] = Paths(
             mask=mask,
             probabilities=folder / f"{stem}_prob.tif" if outputs.probabilities else None,
             preview=folder / f"{stem}_preview.png" if outputs.preview else None,
         )
-    inputs = {image.resolve() for image in images}
+    inputs = {file_of(image).resolve() for image in targets}
     for image, paths in targets.items():
         for path in paths.wanted():
-            if path.resolve() in inputs - {image.resolve()}:
+            if path.resolve() in inputs - {file_of(image).resolve()}:
                 raise usage(f"{path}, an output of {image}, is itself one of the images: choose another --out")
     return targets
 
 
-def _attempt(action: _Action, image: Path, paths: Paths) -> Report | Estimate | None:
-    """What came of one image, or None where it failed; a failure does not stop the others."""
+def _attempt(action: _Action, image: Place, paths: Paths) -> Report | Estimate | None:
+    """What came of one image, or None where it failed; a failure of whatever kind does not stop the others."""
     try:
         return action(image, paths)
-    except FctlError as error:
-        fail(error)
+    except Exception as error:
+        fail(error, image)
         return None
 
 
 def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> _Action:
     """What segments one image and prints what came of it."""
 
-    def action(image: Path, paths: Paths) -> Report:
+    def action(image: Place, paths: Paths) -> Report:
         with progress_bars("patches") as advance:
             report = segmenter.segment_file(
-                image, paths, bands=bands, overwrite=overwrite, progress=partial(advance, image.name)
+                image, paths, bands=bands, overwrite=overwrite, progress=partial(advance, _name(image))
             )
         _print_report(report)
         return report
@@ -166,15 +177,20 @@ def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool
     return action
 
 
-def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None) -> _Action:
+def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> _Action:
     """What prints how much one image would take."""
 
-    def action(image: Path, paths: Paths) -> Estimate:
-        estimate = segmenter.estimate(image, paths, bands=bands)
+    def action(image: Place, paths: Paths) -> Estimate:
+        estimate = segmenter.estimate(image, paths, bands=bands, overwrite=overwrite)
         _print_estimate(estimate, paths)
         return estimate
 
     return action
+
+
+def _name(image: Place) -> str:
+    """What tables call an image: the file without its folder, or the name of a part of a container."""
+    return image if isinstance(image, str) else image.name
 
 
 def _print_report(report: Report) -> None:
@@ -183,14 +199,14 @@ def _print_report(report: Report) -> None:
     if without:
         rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the image"))
     work = f"{report.tiles} tiles, {report.seconds:.1f} s, {report.speed:.1f} patches/s"
-    print_table(f"{report.image.name}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
+    print_table(f"{_name(report.image)}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
     for path in report.paths.wanted():
         echo(f"wrote {path}")
 
 
 def _print_summary(done: list[Report | Estimate]) -> None:
     """One row per image."""
-    rows = [(item.image.name, f"{item.height} x {item.width}", str(item.tiles), *_work(item)) for item in done]
+    rows = [(_name(item.image), f"{item.height} x {item.width}", str(item.tiles), *_work(item)) for item in done]
     print_table("All images", rows, ("image", "size", "tiles", "work", "largest classes"))
 
 

@@ -10,6 +10,9 @@
 #define ROW (int)(blockIdx.y * blockDim.y + threadIdx.y)
 #define FOR_PLANES(plane, planes) for (int plane = blockIdx.z; plane < planes; plane += gridDim.z)
 
+#define NODATA 255
+#define NOT_A_NUMBER (0.0f / 0.0f)
+
 typedef unsigned char uint8;
 typedef unsigned short uint16;
 
@@ -29,12 +32,20 @@ static __device__ void upright(int mirrored, int quarters, int height, int width
   if (mirrored) *column = width - 1 - *column;
 }
 
-// One value of an image with strides in bytes; 0 beyond it.
+// Whether a float is a measurement: not NaN, infinite, or beyond LARGEST of plausible.py.
+static __device__ bool plausible(float value) { return value >= -1e30f && value <= 1e30f; }
+
+// What a network may see of a value: 0 for a float that is no measurement.
+static __device__ float seen(float value) { return plausible(value) ? value : 0; }
+template <typename T>
+static __device__ T seen(T value) { return value; }
+
+// One value of an image with strides in bytes, as a network sees it; 0 beyond the image.
 template <typename T>
 static __device__ T pixel(const char *image, long long row_stride, long long column_stride, long long band_stride,
                           int height, int width, int y, int x, int band) {
   if (y < 0 || y >= height || x < 0 || x >= width) return 0;
-  return *(const T *)(image + y * row_stride + x * column_stride + band * band_stride);
+  return seen(*(const T *)(image + y * row_stride + x * column_stride + band * band_stride));
 }
 
 #define IMAGE                                                                                                         \
@@ -57,7 +68,7 @@ static __device__ T pixel(const char *image, long long row_stride, long long col
 
 CUT(cut_1, uint8)
 CUT(cut_2, uint16)
-CUT(cut_4, unsigned int)
+CUT(cut_4, float)
 
 // --- resampling as Pillow does it, along rows and then along columns -----------------------------------------------
 // spans: first pixel and number of pixels of every output pixel; weights: `taps` for each.
@@ -163,8 +174,10 @@ extern "C" __global__ void add_tile(float *sums, const float *scores, const floa
 }
 
 // Average finished rows from y on, and clear them. shares: null, or (classes, rows, width) of scores or their softmax.
+// Where a score is not finite, the id is 255 and all shares are NaN; lost: null, or a count of such pixels to add to.
 extern "C" __global__ void finish(float *sums, const float *covered_rows, const float *covered_columns, int classes,
-                                  int tile, int width, int y, int rows, uint8 *ids, float *shares, int softmax) {
+                                  int tile, int width, int y, int rows, uint8 *ids, float *shares, int softmax,
+                                  unsigned int *lost) {
   int row = ROW, column = COLUMN;
   if (row >= rows || column >= width) return;
   float covered = __fmul_rn(covered_rows[y + row], covered_columns[column]);
@@ -173,12 +186,20 @@ extern "C" __global__ void finish(float *sums, const float *covered_rows, const 
   long long next = (long long)tile * width;
   float best = 0;
   int id = 0;
+  bool finite = true;
   for (int index = 0; index < classes; index++) {
     float score = __fdiv_rn(sum[index * next], covered);
+    finite = finite && __fsub_rn(score, score) == 0;
     if (index && score > best) id = index;
-    if (!index || score > best || score != score) best = score;  // NaN stays, as in numpy.maximum
+    if (!index || score > best) best = score;
     if (shares) shares[index * plane + at] = score;
     sum[index * next] = 0;
+  }
+  if (!finite) {
+    ids[at] = NODATA;
+    if (lost) atomicAdd(lost, 1u);
+    for (int index = 0; shares && index < classes; index++) shares[index * plane + at] = NOT_A_NUMBER;
+    return;
   }
   ids[at] = id;
   if (!shares || !softmax) return;
@@ -191,6 +212,19 @@ extern "C" __global__ void finish(float *sums, const float *covered_rows, const 
   for (int index = 0; index < classes; index++) {
     float *share = shares + index * plane + at;
     *share = __fdiv_rn(*share, total);
+  }
+}
+
+// Mask pixels of a float image where a band is no measurement: id 255, and NaN in shares (null, or classes x pixels).
+extern "C" __global__ void mask_missing(IMAGE, int classes, uint8 *ids, float *shares) {
+  int row = ROW, column = COLUMN;
+  if (row >= height || column >= width) return;
+  long long at = (long long)row * width + column, plane = (long long)height * width;
+  for (int band = 0; band < bands; band++) {
+    if (plausible(*(const float *)(image + row * row_stride + column * column_stride + band * band_stride))) continue;
+    ids[at] = NODATA;
+    for (int index = 0; shares && index < classes; index++) shares[index * plane + at] = NOT_A_NUMBER;
+    return;
   }
 }
 

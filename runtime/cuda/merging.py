@@ -10,6 +10,7 @@ import math
 from ctypes import c_float, c_int, c_int64, c_uint64
 from dataclasses import dataclass
 
+from .arrays import DeviceArray
 from .loaded import LoadedKernels
 from .resources import Stream
 from .shapes import Orientation, Rectangle, turn_arguments
@@ -70,8 +71,11 @@ class MergingKernels(LoadedKernels):
         ids: int,
         probabilities: int | None = None,
         softmax: bool = False,
+        lost: int | None = None,
     ) -> None:
         """Average finished rows, as the host's `Strip` does, and clear their sums for the rows to come.
+
+        Where the score of a class is not finite, the id is 255 and the probabilities are NaN.
 
         Args:
             stream: Where to enqueue the work.
@@ -81,12 +85,32 @@ class MergingKernels(LoadedKernels):
             ids: Where to write class ids (rows, width) uint8.
             probabilities: Where to write probabilities (classes, rows, width) float32, if they are wanted.
             softmax: Whether the scores are logits, whose softmax is taken; else they are probabilities already.
+            lost: A uint32 to which the pixels whose scores are not finite are added, if they are to be counted.
         """
         pointers = (c_uint64(sums.sums), c_uint64(sums.rows), c_uint64(sums.columns))
         self._launch(
             stream, "finish", (rows, sums.width, 1),
             *pointers, c_int(sums.classes), c_int(sums.tile), c_int(sums.width), c_int(y), c_int(rows),
-            c_uint64(ids), c_uint64(probabilities or 0), c_int(softmax),
+            c_uint64(ids), c_uint64(probabilities or 0), c_int(softmax), c_uint64(lost or 0),
+        )  # fmt: skip
+
+    def mask_missing(
+        self, stream: Stream, image: DeviceArray, classes: int, ids: int, probabilities: int | None = None
+    ) -> None:
+        """Mask the pixels of a float image that have no data in some band, as the host's `ArraySource.valid` tells.
+
+        Args:
+            stream: Where to enqueue the work.
+            image: The image (height, width, bands) float32.
+            classes: Number of classes.
+            ids: Class ids (height, width) uint8, which become 255.
+            probabilities: Probabilities (classes, height, width) float32, which become NaN, if there are any.
+        """
+        height, width, bands = image.shape
+        self._launch(
+            stream, "mask_missing", (height, width, 1),
+            c_uint64(image.pointer), *map(c_int64, image.strides), c_int(height), c_int(width), c_int(bands),
+            c_int(classes), c_uint64(ids), c_uint64(probabilities or 0),
         )  # fmt: skip
 
     def add_turned(

@@ -22,6 +22,9 @@ from .processor import adds_int8_exactly
 Arrays = dict[str, NDArray[np.generic]]
 """Host arrays by the names of a graph's tensors."""
 
+Declared = Mapping[str, tuple[str, tuple[int | None, ...] | None]]
+"""What a library tells of a graph's tensors: dtypes and shapes by name; None for what it does not tell."""
+
 RunPrecision = choices.RunPrecision
 """In what precision an engine runs; bf16 is a way to compute fp32 graphs."""
 
@@ -61,17 +64,20 @@ class GraphSession:
     def __init__(self, graph: GraphSpec, batch: int) -> None:
         self._graph = graph
         self._expected = {spec.name: (spec.dtype, shape_of(spec, batch)) for spec in graph.inputs}
+        self._given = {spec.name: (spec.dtype, shape_of(spec, batch)) for spec in graph.outputs}
 
-    def _check_graph(self, path: Path, found: dict[str, str]) -> None:
-        """Raise EngineError unless the file's inputs are those of the manifest; `found` holds dtypes by name."""
-        expected = {name: dtype for name, (dtype, _) in self._expected.items()}
-        if found != expected:
-            raise EngineError(
-                subject=path,
-                expected=f"inputs {_listed(expected)}",
-                found=_listed(found),
-                remedy="export the bundle again",
-            )
+    def _check_graph(self, path: Path, inputs: Declared, outputs: Declared) -> None:
+        """Raise EngineError unless a file has the inputs and outputs of the manifest; it may have other outputs too."""
+        given = {name: declared for name, declared in outputs.items() if name in self._given} or outputs
+        for kind, expected, found in (("inputs", self._expected, inputs), ("outputs", self._given, given)):
+            same = expected.keys() == found.keys()
+            if not same or not all(_fits(declared, *expected[name]) for name, declared in found.items()):
+                raise EngineError(
+                    subject=path,
+                    expected=f"{kind} {_listed(expected)}",
+                    found=_listed(found) or "none",
+                    remedy="export the bundle again",
+                )
 
 
 class Session(GraphSession, ABC):
@@ -98,10 +104,19 @@ class Session(GraphSession, ABC):
         for name in inputs.keys() - self._expected.keys():
             raise EngineError(f"unknown input {name!r}", subject=role, remedy=f"expected {', '.join(self._expected)}")
         try:
-            return self._run(inputs)
+            outputs = self._run(inputs)
         except Exception as error:  # the libraries' exceptions share no base class
             problem = f"the engine failed: {first_line(error)}"
             raise EngineError(problem, subject=role, remedy="try a smaller batch") from error
+        for name, (dtype, shape) in self._given.items():
+            array = outputs[name]
+            if (str(array.dtype), array.shape) != (dtype, shape):
+                found = f"{array.dtype} {array.shape}"
+                remedy = "export the bundle again"
+                raise EngineError(
+                    subject=f"{role}: output {name!r}", expected=f"{dtype} {shape}", found=found, remedy=remedy
+                )
+        return outputs
 
     @abstractmethod
     def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
@@ -237,5 +252,18 @@ def shape_of(spec: TensorSpec, batch: int) -> tuple[int, ...]:
     return tuple(batch if isinstance(side, str) else side for side in spec.shape)
 
 
-def _listed(inputs: dict[str, str]) -> str:
-    return ", ".join(f"{name} {dtype}" for name, dtype in sorted(inputs.items()))
+def _fits(declared: tuple[str, tuple[int | None, ...] | None], dtype: str, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor may have a dtype and a shape, for all that its library tells."""
+    found, sides = declared
+    if found != dtype or sides is None:
+        return found == dtype
+    return len(sides) == len(shape) and all(side in (None, one) for side, one in zip(sides, shape, strict=True))
+
+
+def _listed(tensors: Declared) -> str:
+    """Names, dtypes and shapes in words; "?" stands for a side that is not told."""
+    words = []
+    for name, (dtype, shape) in sorted(tensors.items()):
+        sides = "" if shape is None else f" ({', '.join('?' if side is None else str(side) for side in shape)})"
+        words.append(f"{name} {dtype}{sides}")
+    return ", ".join(words)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
 
 from .. import remedies
 from ..bundle.store import Bundle
+from ..bundle.verdicts import EngineVerdict
 from ..choices import Backend
 from ..cuda import driver
 from ..errors import EngineError, InputError
@@ -64,14 +67,67 @@ def choose_engine(
     names = [name for name in _ENGINES if name not in _NEVER_AUTO] if backend == "auto" else [backend]
     request = Request(precision=precision, bundle=bundle, batch=batch, build=build and backend != "auto")
     refusals = list[str]()
+    skipped = list[str]()
     for name in names:
-        found = _try(name, request)
+        verdict = _failed(name, bundle)
+        if verdict and backend != "auto" and verdict.version == engine_version(name):
+            raise EngineError(f"{name}: {verdict.reason}", remedy=f"choose `backend` {_passed(bundle)}")
+        try:
+            found = _try(name, request)
+        except EngineError as error:  # it seemed to fit, and cannot be started
+            if backend != "auto":
+                raise
+            found = f"{name}: {error}"
+        if isinstance(found, Engine) and verdict and backend == "auto":
+            found.close()
+            found = f"{name} is not taken: {verdict.reason}"
+            skipped.append(found)
         if isinstance(found, Engine):
             if backend == "auto" and not _ENGINES[name].gpu and driver.missing() is None:
                 found.notes.append(f"the GPU is not used: {'; '.join(refusals)}")
+            found.notes += skipped
             return found
         refusals.append(found)
     raise EngineError(f"no engine for {precision}: {'; '.join(refusals)}")
+
+
+def installed_engines(precision: RunPrecision, bundle: Bundle, batch: int) -> Iterator[Engine]:
+    """The engines of this machine that "auto" could take for a bundle.
+
+    Args:
+        precision: In what precision they run.
+        bundle: What is to be run.
+        batch: Patches at once.
+
+    Yields:
+        Each engine, which the caller closes.
+    """
+    request = Request(precision=precision, bundle=bundle, batch=batch)
+    for name in _ENGINES:
+        with contextlib.suppress(EngineError):
+            if name not in _NEVER_AUTO and isinstance(found := _try(name, request), Engine):
+                yield found
+
+
+def engine_version(name: str) -> str:
+    """The version of an engine's library, or "" where that is not installed or does not tell."""
+    try:
+        library = importlib.import_module(_ENGINES[name].package)
+    except ImportError:
+        return ""
+    return str(getattr(library, "__version__", "")).partition("-")[0]
+
+
+def _failed(name: str, bundle: Bundle | None) -> EngineVerdict | None:
+    """The verdict of the parity gate of a bundle that an engine did not pass."""
+    verdicts = bundle.manifest.engines if bundle else ()
+    return next((verdict for verdict in verdicts if verdict.engine == name and not verdict.passed), None)
+
+
+def _passed(bundle: Bundle | None) -> str:
+    """An engine that passed the parity gate of a bundle."""
+    verdicts = bundle.manifest.engines if bundle else ()
+    return next((verdict.engine for verdict in verdicts if verdict.passed), "auto")
 
 
 def _try(name: str, request: Request) -> Engine | str:

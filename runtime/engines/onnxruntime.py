@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -21,7 +21,7 @@ from .. import remedies
 from ..bundle.manifest import GraphSpec
 from ..cuda.provider import first_line
 from ..errors import DeviceMemoryError, EngineError
-from .base import Arrays, DeviceSession, GpuEngine, HostEngine, Request, RunPrecision, Session, shape_of
+from .base import Arrays, Declared, DeviceSession, GpuEngine, HostEngine, Request, RunPrecision, Session, shape_of
 from .processor import adds_int8_exactly
 from .tensorrt.plans import cache_folder
 
@@ -60,7 +60,7 @@ class _OnnxRuntimeSession(Session):
     def __init__(self, path: Path, graph: GraphSpec, batch: int) -> None:
         super().__init__(graph, batch)
         self._session = _load(path, [_CPU])
-        self._check_graph(path, _inputs(self._session))
+        self._check_graph(path, _declared(self._session.get_inputs()), _declared(self._session.get_outputs()))
         self._outputs = [spec.name for spec in graph.outputs]
 
     def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
@@ -167,7 +167,7 @@ class OnnxRuntimeDeviceSession(DeviceSession):
                 f"ONNX Runtime cannot use its {wanted} and would run on the CPU: libraries of CUDA, cuDNN or TensorRT "
                 "are missing (pip install 'onnxruntime-gpu[cuda,cudnn]'), or the driver is too old for them"
             )
-        self._check_graph(path, _inputs(self._session))
+        self._check_graph(path, _declared(self._session.get_inputs()), _declared(self._session.get_outputs()))
         self._tensors = {spec.name: (spec.dtype, shape_of(spec, batch)) for spec in (*graph.inputs, *graph.outputs)}
         self._names = tuple(self._expected)
 
@@ -217,9 +217,10 @@ def _find_libraries() -> None:
             ort.preload_dlls()
 
 
-def _inputs(session: ort.InferenceSession) -> dict[str, str]:
-    """The dtypes of a graph's inputs, by name."""
-    return {node.name: _dtype(node.type) for node in session.get_inputs()}
+def _declared(nodes: Sequence[ort.NodeArg]) -> Declared:
+    """What ONNX Runtime tells of tensors: sides of unknown length have names, and an unknown shape has no sides."""
+    sides = {node.name: tuple(side if isinstance(side, int) else None for side in node.shape) for node in nodes}
+    return {node.name: (_dtype(node.type), sides[node.name] or None) for node in nodes}
 
 
 def _dtype(kind: str) -> str:

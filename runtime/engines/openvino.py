@@ -6,7 +6,7 @@ Of int8 graphs, layers with Q/DQ run in int8 kernels where the processor adds in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import BATCH, GraphSpec
 from ..errors import EngineError
-from .base import Arrays, HostEngine, Request, RunPrecision, Session
+from .base import Arrays, Declared, HostEngine, Request, RunPrecision, Session
 from .processor import adds_int8_exactly
 
 _DEVICE = "CPU"
@@ -53,16 +53,18 @@ class _OpenVinoSession(Session):
         super().__init__(graph, batch)
         try:
             model = core.read_model(path)
-            self._check_graph(
-                path, {node.any_name: str(np.dtype(node.element_type.to_dtype())) for node in model.inputs}
-            )
+            inputs, outputs = _declared(model.inputs, self._expected), _declared(model.outputs, self._given)
+        except RuntimeError as error:
+            raise _refusal(path, error) from error
+        self._check_graph(path, inputs, outputs)
+        try:
             model.reshape({spec.name: [batch if n == BATCH else n for n in spec.shape] for spec in graph.inputs})
             options: dict[str, object] = {"INFERENCE_PRECISION_HINT": _TYPES[precision]}
             if not adds_int8_exactly():
                 options["LP_TRANSFORMS_MODE"] = False  # Q/DQ as written, layers in fp32
             compiled = core.compile_model(model, _DEVICE, options)
         except RuntimeError as error:
-            raise EngineError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+            raise _refusal(path, error) from error
         runs = compiled.get_property("INFERENCE_PRECISION_HINT")
         if runs != _TYPES[precision]:
             raise EngineError(f"OpenVINO was asked for {precision} and would run {runs.get_type_name()}")
@@ -72,3 +74,19 @@ class _OpenVinoSession(Session):
     def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
         results = self._request.infer({name: np.ascontiguousarray(inputs[name]) for name in self._expected})
         return {name: results[name].copy() for name in self._outputs}  # the request reuses its output memory
+
+
+def _declared(nodes: Sequence[ov.Output], expected: Collection[str]) -> Declared:
+    """What OpenVINO tells of tensors, of whose several names the expected one counts."""
+    found: dict[str, tuple[str, tuple[int | None, ...] | None]] = {}
+    for node in nodes:
+        names, shape = sorted(node.get_names()), node.partial_shape
+        name = next((name for name in names if name in expected), names[0] if names else "a tensor without a name")
+        sides = None if shape.rank.is_dynamic else tuple(None if n.is_dynamic else n.get_length() for n in shape)
+        found[name] = (str(np.dtype(node.element_type.to_dtype())), sides)
+    return found
+
+
+def _refusal(path: Path, error: RuntimeError) -> EngineError:
+    """The error of a graph that OpenVINO does not load, with the last line of what it says."""
+    return EngineError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}")

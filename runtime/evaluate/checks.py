@@ -10,7 +10,8 @@ from ..errors import InputError
 from ..progress import StageProgress
 from ..raster.source import open_raster
 from .datasets import Dataset
-from .labels import listed, open_mask
+from .labels import listed
+from .pairs import note_shifts, open_labels
 from .runs import Run
 
 
@@ -31,7 +32,7 @@ def check_masks(dataset: Dataset, progress: StageProgress | None = None) -> tupl
     classes = len(dataset.description.classes)
     total = np.zeros(classes, np.int64)
     for index, sample in enumerate(dataset.samples):
-        with open_mask(sample.mask, dataset.description.labels) as mask:
+        with open_labels(sample, dataset.description.labels) as mask:
             census = mask.census(classes)
         if census.unknown:
             pixels = sum(count for _, count in census.unknown)
@@ -48,7 +49,7 @@ def check_masks(dataset: Dataset, progress: StageProgress | None = None) -> tupl
 
 
 def check_images(dataset: Dataset, runs: Sequence[Run], bands: Sequence[int] | None) -> tuple[tuple[int, int], ...]:
-    """Open all images once with the bundles of some runs.
+    """Open all images once with the bundles of some runs, and log which masks are shifted against them.
 
     Args:
         dataset: The labelled images.
@@ -60,20 +61,15 @@ def check_images(dataset: Dataset, runs: Sequence[Run], bands: Sequence[int] | N
 
     Raises:
         RasterError: An image does not fit a bundle.
-        InputError: A mask has another size than its image.
+        InputError: A mask does not lie on its image.
     """
     bundles = {run.bundle.folder: run.bundle for run in runs}
     sizes = []
     for sample in dataset.samples:
-        with open_mask(sample.mask, dataset.description.labels) as mask:
+        with open_labels(sample, dataset.description.labels) as mask:
             sizes.append((mask.height, mask.width))
         for bundle in bundles.values():
-            with open_raster(sample.image, bundle.manifest.input, bands, 0) as source:
-                if (source.height, source.width) != sizes[-1]:
-                    raise InputError(
-                        subject=sample.mask,
-                        expected=f"{source.height} x {source.width} pixels as {sample.image}",
-                        found=f"{mask.height} x {mask.width}",
-                        remedy="get the mask anew, or leave it out with `split`",
-                    )
+            with open_raster(sample.image, bundle.manifest.input, bands, 0):
+                pass
+    note_shifts(dataset)
     return tuple(sizes)

@@ -186,12 +186,15 @@ def _samples(root: Path, described: Description) -> tuple[Sample, ...]:
 
 
 def _matches(root: Path, pattern: str) -> list[tuple[Path, tuple[str, ...]]]:
-    """Files that match a pattern, and what its stars stand for in each."""
+    """Files that match a pattern, and what its stars stand for in each; no star stands for a hidden file or folder."""
     expression = re.compile("([^/]*)".join(map(re.escape, pattern.split("*"))))
+    hidden = [part.startswith(".") for part in Path(pattern).parts]
     found = []
     for path in root.glob(pattern):
-        match = expression.fullmatch(path.relative_to(root).as_posix())
-        if match and path.is_file():
+        relative = path.relative_to(root)
+        match = expression.fullmatch(relative.as_posix())
+        shown = [part.startswith(".") for part in relative.parts] == hidden
+        if match and shown and path.is_file():
             found.append((path, match.groups()))
     return found
 

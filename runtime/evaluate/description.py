@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..bundle.files import WrongFileError, read_json
 from ..bundle.records import RecordError, decode
 from ..errors import InputError
 from .labels import MOST_CLASSES, Label, Labels
@@ -80,12 +80,12 @@ def read_description(path: Path) -> Description:
         InputError: The file is missing or wrong; it names the field, what was expected and what was found.
     """
     try:
-        described = decode(Description, json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
+        described = decode(Description, read_json(path))
+    except WrongFileError as error:
         raise InputError(
             subject=path,
             expected="the description of a data set",
-            found="no such file",
+            found=error,
             remedy="see docs/evaluation.md",
         ) from None
     except (OSError, RecordError, ValueError, RecursionError) as error:

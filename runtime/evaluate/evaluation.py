@@ -29,8 +29,9 @@ from ..tiling.turns import DIHEDRAL, UPRIGHT
 from .checks import check_images, check_masks
 from .datasets import Dataset, class_ids
 from .description import Description
-from .labels import open_ids, open_mask
+from .labels import open_ids
 from .metrics import IGNORE, Confusion
+from .pairs import open_labels
 from .results import Evaluation, ImageResult, Pick, RunResult
 from .runs import Run
 
@@ -52,8 +53,8 @@ def evaluate(
     Args:
         dataset: The labelled images.
         runs: The runs; the others are compared with the first.
-        mask_folder: A folder for masks that are needed again (`mask_file`): later runs are compared with those of the
-            first, and pictures are drawn from them.
+        mask_folder: A folder, made if need be, for masks that are needed again (`mask_file`): later runs are compared
+            with those of the first, and pictures are drawn from them.
         split: How the images were selected, for the report.
         bands: Numbers of the bands to use, from 1, in the bundles' order; None for all but alpha.
         pick: Which images to draw; None for none.
@@ -146,7 +147,7 @@ def _segment(job: _Job, network: Network, index: int, progress: TileProgress | N
     tally = _Tally(job.classes)
     with ExitStack() as stack:
         source = stack.enter_context(open_raster(sample.image, manifest.input, job.bands, rows_in_work(manifest)))
-        mask = stack.enter_context(open_mask(sample.mask, labels))
+        mask = stack.enter_context(open_labels(sample, labels))
         first = stack.enter_context(open_ids(mask_file(job.mask_folder, 0, index), job.classes)) if job.index else None
         writer = stack.enter_context(_mask_writer(job, index)) if index in job.written else None
         turns = DIHEDRAL if job.run.tta else (UPRIGHT,)
@@ -187,6 +188,7 @@ def _mask_writer(job: _Job, index: int) -> Iterator[RasterWriter]:
         height=height, width=width, dtype="uint8", descriptions=("class",), nodata=None, colours=None, tags={}
     )
     try:
+        job.mask_folder.mkdir(parents=True, exist_ok=True)
         with create_raster(mask_file(job.mask_folder, job.index, index), spec, _NOWHERE) as writer:
             yield writer
     except FctlError:

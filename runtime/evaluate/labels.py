@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import RasterError
 from ..raster.source import OpenFile, open_any
 from .metrics import IGNORE
+from .placement import Placement
 
 UNKNOWN = 254
 """The class id of pixels whose colour or id is not described."""
@@ -92,20 +93,25 @@ class Census:
 
 
 class MaskReader:
-    """An open mask; `open_mask` makes it. Only one thread at a time may use it.
+    """An open mask on the grid of its image; `open_labels` makes it. Only one thread at a time may use it.
 
     Args:
         dataset: The open raster.
         path: Its path, for error messages.
         labels: What its pixels mean.
+        placement: Where it lies on its image; None for a mask that has the image's rows and columns.
 
     Raises:
         RasterError: The mask holds colours where ids are described, or pixels of another dtype.
     """
 
-    def __init__(self, dataset: OpenFile, path: Path, labels: Labels) -> None:
+    def __init__(self, dataset: OpenFile, path: Path, labels: Labels, placement: Placement | None = None) -> None:
         self._dataset, self._path, self._labels = dataset, path, labels
-        self.height, self.width = int(dataset.height), int(dataset.width)
+        height, width = int(dataset.height), int(dataset.width)
+        self._placement = placed = placement or Placement(height=height, width=width)
+        self.height, self.width = placed.height, placed.width
+        self._rows = _Axis(height, placed.y, placed.height, placed.upside_down)
+        self._columns = _Axis(width, placed.x, placed.width, placed.mirrored)
         coloured, dtype = dataset.count > 2, dataset.dtypes[0]
         if coloured and not labels.colours:
             raise RasterError(
@@ -129,20 +135,33 @@ class MaskReader:
             rows: How many.
 
         Returns:
-            Class ids (rows, width); 255 (IGNORE) where a pixel counts for nothing, 254 (UNKNOWN) where its id or colour
-            is not described.
+            Class ids (rows, width); 255 (IGNORE) where a pixel counts for nothing or the mask does not reach, 254
+            (UNKNOWN) where its id or colour is not described.
 
         Raises:
             RasterError: The file is damaged.
         """
-        return self._decode(self._raw(window=((y, y + rows), (0, self.width))))
+        ids = np.full((rows, self.width), IGNORE, np.uint8)
+        (here, down), (across, right) = self._rows.part(y, y + rows), self._columns.part(0, self.width)
+        if down.start < down.stop:
+            window = ((down.start, down.stop), (right.start, right.stop))
+            ids[here, across] = self._decode(self._raw(window=window))[self._rows.order, self._columns.order]
+        return ids
 
     def thumbnail(self, height: int, width: int) -> NDArray[np.uint8]:
-        """The whole mask at another size: class ids (height, width), each that of the nearest pixel."""
-        return self._decode(self._raw(out_shape=(len(self._bands), height, width)))
+        """The whole image's labels at another size: class ids (height, width), each that of the nearest pixel."""
+        if self._placement == Placement(height=self._dataset.height, width=self._dataset.width):
+            return self._decode(self._raw(out_shape=(len(self._bands), height, width)))
+        rows, columns = (((2 * np.arange(n) + 1) * side) // (2 * n) for n, side in zip(
+            (height, width), (self.height, self.width), strict=True
+        ))  # fmt: skip
+        ids = np.empty((height, width), np.uint8)
+        for row in range(height)[self._rows.order]:  # in the order of the file
+            ids[row] = self.read(int(rows[row]), 1)[0, columns]
+        return ids
 
     def census(self, classes: int) -> Census:
-        """Count all pixels.
+        """Count all pixels that lie on the image.
 
         Args:
             classes: How many classes there are.
@@ -153,10 +172,12 @@ class MaskReader:
         Raises:
             RasterError: The file is damaged.
         """
-        rows = max(1, min(_PIXELS // self.width, self.height - 1))  # GDAL hides damage of a PNG that is read at once
+        down, right = self._rows.part(0, self.height)[1], self._columns.part(0, self.width)[1]
+        tall, wide = down.stop - down.start, right.stop - right.start
+        rows = max(1, min(_PIXELS // wide, tall - 1))  # GDAL hides damage of a PNG that is read at once
         pixels, unknown = np.zeros(256, np.int64), dict[Label, int]()
-        for y in range(0, self.height, rows):
-            raw = self._raw(window=((y, min(y + rows, self.height)), (0, self.width)))
+        for y in range(down.start, down.stop, rows):
+            raw = self._raw(window=((y, min(y + rows, down.stop)), (right.start, right.stop)))
             ids = self._decode(raw)
             pixels += np.bincount(ids.ravel(), minlength=256)
             for label, count in self._counted(raw[:, ids == UNKNOWN]):
@@ -205,9 +226,33 @@ class MaskReader:
         return list(zip(names, counts.tolist(), strict=True))
 
 
+class _Axis:
+    """Rows of a mask by rows of its image, or columns by columns.
+
+    Args:
+        length: Pixels of the mask.
+        start: The image's pixel on which the mask's first one lies, once the mask is turned.
+        side: Pixels of the image.
+        turned: Whether the mask runs against the image.
+    """
+
+    def __init__(self, length: int, start: int, side: int, turned: bool) -> None:
+        self._length, self._start, self._side, self._turned = length, start, side, turned
+        self.order = slice(None, None, -1 if turned else 1)
+
+    def part(self, first: int, last: int) -> tuple[slice, slice]:
+        """Where a range of the image has labels, counted from its first pixel, and the mask's pixels that hold them."""
+        begin = min(max(first, self._start), last)
+        end = max(min(last, self._start + self._length, self._side), begin)
+        inside = slice(begin - self._start, end - self._start)
+        if self._turned:
+            inside = slice(self._length - inside.stop, self._length - inside.start)
+        return slice(begin - first, end - first), inside
+
+
 @contextlib.contextmanager
 def open_mask(path: Path, labels: Labels) -> Iterator[MaskReader]:
-    """Open a mask of ids (one band), of colours (three bands) or of palette colours.
+    """Open a mask of ids (one band), of colours (three bands) or of palette colours as it lies on disk.
 
     Args:
         path: The file.

@@ -13,7 +13,7 @@ from ..raster.source import open_raster, read_thumbnail
 from .datasets import class_ids
 from .document import document
 from .evaluation import mask_file
-from .labels import open_mask
+from .pairs import open_labels
 from .pictures import Prediction, draw_comparison, panel_size
 from .plots import draw_confusion
 from .results import Evaluation, RunResult
@@ -95,7 +95,7 @@ def _picture(evaluation: Evaluation, mask_folder: Path, index: int, bands: Seque
     size = panel_size(first.height, first.width)
     with open_raster(sample.image, results[0].run.bundle.manifest.input, bands, 0) as source:
         image = source.thumbnail(*size)
-    with open_mask(sample.mask, described.labels) as mask:
+    with open_labels(sample, described.labels) as mask:
         truth = mask.thumbnail(*size)
     predictions = []
     for number, result in enumerate(results):

@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import NodataShadowWarning, NotGeoreferencedWarning, RasterioError
+from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
+from rasterio.rpc import RPC
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 
@@ -23,12 +23,20 @@ from ..errors import RasterError
 from ..tiling.resampling import Pixels
 from ..tiling.sources import HostSource
 from ..tiling.windows import Window
-from .silence import ignored
+from .bands import Bands, choose_bands, refuted
+from .files import OpenFile, open_any, reading
+from .missing import Missing
+from .places import Place
 
-OpenFile: TypeAlias = DatasetReader
-"""An open raster as rasterio has it, for rooms that do not import rasterio themselves."""
+__all__ = ["Georeference", "OpenFile", "PixelFormat", "RasterSource", "open_any", "open_raster", "read_thumbnail"]
 
 _LEAST_CACHE = 64 << 20  # bytes
+_RANGES = {
+    "uint8": ("Byte", 0, 255),
+    "uint16": ("UInt16", 0, 65535),
+    "int16": ("Int16", 0, 32767),
+    "float32": ("Float32", 0, 1),
+}  # what GDAL calls a dtype, and what to spread values over
 
 
 class PixelFormat(Protocol):
@@ -52,12 +60,14 @@ class Georeference:
     Attributes:
         crs: The coordinate reference system; None where it has none.
         transform: Column and row to coordinates; None where it has none.
-        gcps: Ground control points and their coordinate reference system.
+        gcps: Ground control points and their coordinate reference system, which may be unknown.
+        rpcs: Rational polynomial coefficients, as satellite images have them before they are orthorectified; or None.
     """
 
     crs: CRS | None
     transform: Affine | None
     gcps: tuple[Sequence[GroundControlPoint], CRS | None]
+    rpcs: RPC | None = None
 
 
 class RasterSource(HostSource):
@@ -65,15 +75,22 @@ class RasterSource(HostSource):
 
     Args:
         dataset: The open raster.
-        path: Its path, for error messages.
-        bands: Numbers of the bands in use, from 1.
+        path: Its name, for messages.
+        bands: The bands in use.
+
+    Raises:
+        RasterError: The file is damaged.
+
+    Attributes:
+        name: The name of the raster, for messages.
+        implausible: Pixels that `valid` took as missing for a value that nobody declared, so far.
     """
 
-    def __init__(self, dataset: DatasetReader, path: Path, bands: tuple[int, ...]) -> None:
+    def __init__(self, dataset: DatasetReader, path: Place, bands: Bands) -> None:
         self._dataset, self._path, self._bands = dataset, path, bands
-        self._alpha = _alpha_band(dataset)
-        self._masked = any(MaskFlags.all_valid not in dataset.mask_flag_enums[band - 1] for band in bands)
-        self._floating = np.dtype(dataset.dtypes[bands[0] - 1]).kind == "f"
+        self.name, self.implausible = str(path), 0
+        with reading(path, "it"):
+            self._missing = Missing(dataset, bands)
 
     @property
     def height(self) -> int:
@@ -88,7 +105,8 @@ class RasterSource(HostSource):
     @property
     def georeference(self) -> Georeference:
         """Where the raster lies."""
-        return Georeference(crs=self._dataset.crs, transform=self._dataset.transform, gcps=self._dataset.gcps)
+        dataset = self._dataset
+        return Georeference(crs=dataset.crs, transform=dataset.transform, gcps=dataset.gcps, rpcs=dataset.rpcs)
 
     def read(self, window: Window) -> Pixels:
         """Read a window.
@@ -97,23 +115,27 @@ class RasterSource(HostSource):
             window: A window that lies inside the raster.
 
         Returns:
-            Pixels (height, width, bands) in the raster's dtype, black (0) where the raster has no data.
+            Pixels (height, width, bands) in the raster's dtype. Samples without data are 0, each band by itself, also
+            where the pixel as a whole has data.
 
         Raises:
             RasterError: The file is damaged.
         """
-        with self._reading(window):
-            pixels: Pixels = self._dataset.read(self._bands, window=_window(window)).transpose(1, 2, 0)
-        valid = self.valid(window)  # NaN must not reach the network either
-        if valid is not None:
-            pixels[~valid] = 0
+        pixels, declared = self._read(window), self._declared(window)
+        plausible = self._missing.plausible(pixels)
+        for samples in (declared, plausible):
+            if samples is not None:
+                pixels[~samples] = 0
         return pixels
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
         """Where the raster has data.
 
-        A pixel has data if any of the bands in use has, by nodata value or mask; if it is not transparent; and, in a
-        raster of floats, if all bands in use are finite.
+        A sample, which is one band at one pixel, has data unless it is the band's declared nodata value, a mask or a
+        transparent alpha covers it, or it is not finite or implausible (floats). A pixel of a raster of integers has
+        data if any band in use has, since a nodata value such as 0 or 255 is also a measurement where the other bands
+        hold data. A pixel of a raster of floats has data if all bands in use have, since there is no such doubt about
+        NaN or -9999. Value, mask, alpha and NaN follow the same rule.
 
         Args:
             window: A window that lies inside the raster.
@@ -122,20 +144,27 @@ class RasterSource(HostSource):
             An array (height, width); None where the whole raster has data.
 
         Raises:
-            RasterError: The file is damaged.
+            RasterError: The file is damaged, or a band that seemed to be opacity is data.
         """
-        if not (self._masked or self._alpha or self._floating):
-            return None
-        valid = np.ones((window.height, window.width), np.bool_)
-        with self._reading(window):
-            if self._masked:
-                with ignored(NodataShadowWarning):  # it warns that alpha is not heeded, which is heeded below
-                    masks = self._dataset.read_masks(self._bands, window=_window(window))
-                valid &= masks.any(axis=0)
-            if self._alpha:
-                valid &= self._dataset.read(self._alpha, window=_window(window)) > 0
-            if self._floating:
-                valid &= np.isfinite(self._dataset.read(self._bands, window=_window(window))).all(axis=0)
+        declared = self._declared(window)
+        alpha = self._bands.alpha
+        if alpha and self._missing.opacity.is_refuted:
+            raise refuted(self._path, alpha)
+        valid: NDArray[np.bool_]
+        if not self._missing.floating:
+            if declared is None:
+                return None
+            valid = np.logical_or.reduce(declared, axis=2)
+            return valid
+        pixels = self._read(window)
+        plausible = self._missing.plausible(pixels)
+        assert plausible is not None
+        odd = ~plausible & np.isfinite(pixels)
+        if declared is not None:
+            odd &= declared
+            plausible &= declared
+        self.implausible += int(np.count_nonzero(odd.any(axis=2)))
+        valid = np.logical_and.reduce(plausible, axis=2)
         return valid
 
     def thumbnail(self, height: int, width: int) -> Pixels:
@@ -151,33 +180,34 @@ class RasterSource(HostSource):
         Raises:
             RasterError: The file is damaged.
         """
-        with self._reading(Window(0, 0, self.height, self.width)):
-            shape = (len(self._bands), height, width)
-            pixels: Pixels = self._dataset.read(self._bands, out_shape=shape, resampling=Resampling.average)
-        return pixels.transpose(1, 2, 0)
+        with reading(self._path, "it"):
+            shape = (len(self._bands.used), height, width)
+            pixels: Pixels = self._dataset.read(self._bands.used, out_shape=shape, resampling=Resampling.average)
+        pixels = pixels.transpose(1, 2, 0)
+        plausible = self._missing.plausible(pixels)
+        if plausible is not None:
+            pixels[~plausible] = 0
+        return pixels
 
-    @contextlib.contextmanager
-    def _reading(self, window: Window) -> Iterator[None]:
-        """Turn rasterio's errors into ours."""
-        try:
-            yield
-        except RasterioError as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise RasterError(
-                f"cannot read rows {window.y} to {window.bottom}: the file is damaged or cut short ({reason})",
-                subject=self._path,
-                remedy="get it anew",
-            ) from error
+    def _read(self, window: Window) -> Pixels:
+        """The samples of a window (height, width, bands) as they are in the file."""
+        with reading(self._path, f"rows {window.y} to {window.bottom}"):
+            pixels: Pixels = self._dataset.read(self._bands.used, window=_window(window)).transpose(1, 2, 0)
+        return pixels
+
+    def _declared(self, window: Window) -> NDArray[np.bool_] | None:
+        with reading(self._path, f"rows {window.y} to {window.bottom}"):
+            return self._missing.declared(_window(window))
 
 
 @contextlib.contextmanager
 def open_raster(
-    path: Path, pixels: PixelFormat, bands: Sequence[int] | None, cached_rows: int
+    path: Place, pixels: PixelFormat, bands: Sequence[int] | None, cached_rows: int
 ) -> Iterator[RasterSource]:
     """Open a raster whose pixels fit.
 
     Args:
-        path: The file.
+        path: The file, or the name of a part of a container.
         pixels: The pixels that are wanted, such as a bundle's input.
         bands: Numbers of the bands to use, from 1, in the order that is wanted. None takes all but alpha, of which
             there must be as many as are wanted.
@@ -191,43 +221,19 @@ def open_raster(
     """
     with contextlib.ExitStack() as stack:
         dataset = stack.enter_context(open_any(path))
-        chosen = _choose_bands(dataset, path, pixels.bands, bands)
-        dtypes = {dataset.dtypes[band - 1] for band in chosen}
+        cache = 1.5 * cached_rows * dataset.width * dataset.count * np.dtype(pixels.dtype).itemsize
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=max(_LEAST_CACHE, int(cache))))
+        with reading(path, "it"):
+            chosen = choose_bands(dataset, path, pixels.bands, bands)
+        dtypes = {dataset.dtypes[band - 1] for band in chosen.used}
         if dtypes != {pixels.dtype}:
             raise RasterError(
                 subject=path,
                 expected=f"{pixels.dtype} pixels",
                 found=" and ".join(sorted(dtypes)),
-                remedy="rescale them as the bundle's training images were, for example with gdal_translate -ot -scale",
+                remedy=_conversion(pixels.dtype, dtypes),
             )
-        cache = 1.5 * cached_rows * dataset.width * dataset.count * np.dtype(pixels.dtype).itemsize
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=max(_LEAST_CACHE, int(cache))))
         yield RasterSource(dataset, path, chosen)
-
-
-@contextlib.contextmanager
-def open_any(path: Path) -> Iterator[OpenFile]:
-    """Open any raster that GDAL reads.
-
-    Args:
-        path: The file.
-
-    Yields:
-        The open raster.
-
-    Raises:
-        RasterError: The file is missing, or no image.
-    """
-    if not path.exists():
-        raise RasterError(subject=path, expected="an image", found="no such file")
-    with rasterio.Env(GDAL_PNG_WHOLE_IMAGE_OPTIM=False):  # read at once, a PNG that ends early would be no error
-        try:
-            with ignored(NotGeoreferencedWarning):  # PNG and JPEG have no place
-                dataset = rasterio.open(path)
-        except (RasterioError, UnicodeError) as error:
-            raise RasterError(subject=path, expected="an image that GDAL reads", found=f"none ({error})") from error
-        with dataset:
-            yield dataset
 
 
 def read_thumbnail(path: Path, height: int, width: int) -> NDArray[np.uint8]:
@@ -249,24 +255,15 @@ def read_thumbnail(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     return ids
 
 
-def _choose_bands(dataset: DatasetReader, path: Path, wanted: int, bands: Sequence[int] | None) -> tuple[int, ...]:
-    """The numbers of the bands to use, as many as are wanted."""
-    chosen = tuple(bands or (index for index in dataset.indexes if index != _alpha_band(dataset)))
-    if len(chosen) != wanted:
-        remedy = f"name {wanted} with `bands`" if bands or dataset.count > wanted else "use another image"
-        if dataset.colorinterp[0] == ColorInterp.palette:
-            remedy = "expand its palette with gdal_translate -expand rgb"
-        raise RasterError(subject=path, expected=f"{wanted} bands", found=len(chosen), remedy=remedy)
-    missing = [band for band in chosen if band not in dataset.indexes]
-    if missing:
-        raise RasterError(f"`bands` names {missing[0]}, the image has bands 1 to {dataset.count}", subject=path)
-    return chosen
-
-
-def _alpha_band(dataset: DatasetReader) -> int | None:
-    """The number of the band of opacity."""
-    interpretations = list(dataset.colorinterp)
-    return interpretations.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in interpretations else None
+def _conversion(wanted: str, found: set[str]) -> str:
+    """What to do about another dtype. Each image must be rescaled alike, so the bounds are never its own."""
+    gdal, low, high = _RANGES[wanted]
+    if wanted == "float32" and found == {"float64"}:
+        return "convert it with gdal_translate -ot Float32"
+    return (
+        "rescale it with the same bounds as the training images, "
+        f"for example gdal_translate -ot {gdal} -scale MIN MAX {low} {high}"
+    )
 
 
 def _window(window: Window) -> RasterioWindow:

@@ -11,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
 from ..errors import RasterError
+from .files import open_any
 from .silence import ignored
-from .source import Georeference, open_any
+from .source import Georeference
 
 _BLOCK = 256  # side of a tile of the file, in pixels
 
@@ -95,16 +97,12 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
     Raises:
         OSError: The file cannot be written, or the disk is full.
     """
-    points, points_crs = georeference.gcps
     profile = {
         "driver": "GTiff", "height": spec.height, "width": spec.width, "count": len(spec.descriptions),
-        "dtype": spec.dtype, "nodata": spec.nodata, "crs": georeference.crs, "transform": georeference.transform,
-        "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK, "compress": "deflate",
-        "predictor": 3 if spec.dtype == "float32" else 1, "bigtiff": "if_safer", "interleave": "band",
+        "dtype": spec.dtype, "nodata": spec.nodata, "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK,
+        "compress": "deflate", "predictor": 3 if spec.dtype == "float32" else 1, "bigtiff": "if_safer",
+        "interleave": "band", **_placed(georeference),
     }  # fmt: skip
-    if points:
-        profile |= {"gcps": points, "crs": points_crs}
-        del profile["transform"]
     with ignored(NotGeoreferencedWarning):  # the outputs of a PNG or JPEG have no place either
         dataset = rasterio.open(path, "w", **profile)
     with dataset:
@@ -117,6 +115,16 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
         yield writer
         writer.close()
     _check_complete(path)
+
+
+def _placed(georeference: Georeference) -> dict[str, object]:
+    """Where a new GeoTIFF lies: it cannot hold control points beside a transform, which GDAL prefers."""
+    points, points_crs = georeference.gcps
+    transform = georeference.transform
+    found: dict[str, object] = {"rpcs": georeference.rpcs} if georeference.rpcs else {}
+    if points and (transform is None or transform.is_identity):
+        return found | {"gcps": points, "crs": points_crs or CRS()}  # None would not do for an unknown one
+    return found | {"crs": georeference.crs, "transform": transform}
 
 
 def _check_complete(path: Path) -> None:

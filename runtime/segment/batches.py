@@ -75,10 +75,10 @@ def on_host(windows: Windows) -> NDArray[np.generic]:
 
 
 def joined(batches: Sequence[PatchBatch], size: int | None = None) -> PatchBatch:
-    """Several batches on the host as one.
+    """Several batches of one patch, on the host, as one batch.
 
     Args:
-        batches: Batches of any images; only their patches in use are taken if they are not full.
+        batches: At least one batch of one patch; they may come from different images.
         size: How many patches the result holds; the last one is repeated as often as needed. None keeps their number.
 
     Returns:

@@ -78,6 +78,7 @@ class Network(ABC):
 
     def __init__(self, manifest: Manifest, batch: int) -> None:
         self.manifest, self.batch = manifest, batch
+        self.warned: set[str] = set()  # what was said already of the rasters that were run
 
     @abstractmethod
     def encode(self, context: Context, windows: Windows) -> Features:

@@ -10,6 +10,7 @@ from ..engines.choose import choose_engine
 from ..errors import DeviceMemoryError
 from .host import HostNetwork
 from .network import EngineNetwork
+from .selfcheck import self_check
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,8 @@ def load_network(bundle: Bundle, engine: Engine, batch: int) -> EngineNetwork:
 def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool) -> EngineNetwork:
     """Choose an engine and load a bundle's graphs into it; where a GPU's memory is too small, in a smaller batch.
 
-    What the engine has to say of the run (`Engine.notes`) is logged as warnings.
+    What the engine has to say of the run (`Engine.notes`) is logged as warnings. An engine that the parity gate did not
+    see is tried on the bundle's own patch first.
 
     Args:
         bundle: The bundle.
@@ -53,9 +55,10 @@ def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: i
         The network.
 
     Raises:
-        EngineError: No engine can run the bundle so.
+        EngineError: No engine can run the bundle so, or the engine computes something else than the network.
     """
     batch = bundle.manifest.fixed_batch or batch
+    build = build and backend != "auto"  # nor when a smaller batch is tried in the engine that "auto" took
     halvings: list[str] = []
     while True:
         engine = choose_engine(backend, precision, bundle, batch=batch, build=build)
@@ -72,6 +75,11 @@ def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: i
             engine.close()
             raise
         else:
+            try:
+                self_check(network)
+            except BaseException:
+                network.close()
+                raise
             engine.notes += halvings
             for note in engine.notes:
                 log.warning("%s", note)

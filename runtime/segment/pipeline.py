@@ -34,14 +34,16 @@ class Rows:
 
     Attributes:
         y: First row.
-        ids: Class ids (rows, width) uint8, 255 where the raster has no data.
-        probabilities: Probabilities (classes, rows, width) float32, NaN where the raster has no data; None unless they
-            were asked for.
+        ids: Class ids (rows, width) uint8, 255 where the raster has no data or a score is not finite.
+        probabilities: Probabilities (classes, rows, width) float32, NaN where the ids are 255; None unless they were
+            asked for.
+        not_finite: Pixels that have data, but scores that are not finite.
     """
 
     y: int
     ids: NDArray[np.uint8]
     probabilities: NDArray[np.float32] | None
+    not_finite: int = 0
 
 
 def segment_rows(
@@ -71,11 +73,15 @@ def segment_rows(
         EngineError: The engine failed.
     """
     band = band or grid_of(network.manifest, source.height, source.width).all_rows()
-    accumulator = network.accumulator(band, turns, probabilities)
+    accumulator, not_finite = network.accumulator(band, turns, probabilities), 0
     with ThreadPoolExecutor(1, "fctl-read") as reader:
         for strip in segment_strips(network, source, band, accumulator, reader, progress):
             window = Window(strip.y, 0, strip.rows, source.width)
-            yield _rows(strip, reader.submit(source.valid, window).result(), probabilities)
+            rows = _rows(strip, reader.submit(source.valid, window).result(), probabilities)
+            not_finite += rows.not_finite
+            yield rows
+    _warn_of_values(source)
+    warn_of_scores(source.name, not_finite)
 
 
 def segment_strips(
@@ -101,7 +107,7 @@ def segment_strips(
     Yields:
         Finished rows.
     """
-    _warn_of_scene_blocks(network.manifest, source)
+    _warn_of_scene_blocks(network, source)
     cache: FeatureCache = {}
     done, ready = 0, list[FinishedRows]()
     for batch in _batches(network.manifest, source, band, network.batch, reader):
@@ -141,21 +147,53 @@ def _batches(
         yield following.result()
 
 
-def _warn_of_scene_blocks(manifest: Manifest, source: Source) -> None:
-    for context in manifest.contexts:
-        rows, columns = context.window.blocks(manifest.tile, source)
-        if rows * columns > 1:
-            log.warning(
-                "context %s was the whole of images of about %d pixels, this raster is %d x %d: it is cut into %d x %d "
-                "scene blocks (`scene_size`)",
-                context.name, context.scene, source.height, source.width, rows, columns,
-            )  # fmt: skip
+def _warn_of_scene_blocks(network: Network, source: Source) -> None:
+    """Warn once of each size, for frames of a stream are alike."""
+    for context in network.manifest.contexts:
+        rows, columns = context.window.blocks(network.manifest.tile, source)
+        warning = (
+            f"context {context.name} was the whole of images of about {context.scene} pixels, this raster is "
+            f"{source.height} x {source.width}: it is cut into {rows} x {columns} scene blocks (`scene_size`)"
+        )
+        if rows * columns > 1 and warning not in network.warned:
+            network.warned.add(warning)
+            log.warning("%s", warning)
+
+
+def _warn_of_values(source: Source) -> None:
+    if source.implausible:
+        log.warning(
+            "%s: %s far beyond all others, though no such nodata value is declared: taken as having no data "
+            "(declare it with gdal_edit.py -a_nodata VALUE)",
+            source.name, _counted(source.implausible, "pixel holds a value", "pixels hold values"),
+        )  # fmt: skip
+
+
+def warn_of_scores(name: str, pixels: int) -> None:
+    """Log a warning where a network gave scores that are not finite.
+
+    Args:
+        name: What the image is called.
+        pixels: How many pixels have such scores.
+    """
+    if pixels:
+        log.warning(
+            "%s: the network gave scores that are not finite at %s: left without data (255; see what the image holds "
+            "there, or try another `precision`)",
+            name, _counted(pixels, "pixel", "pixels"),
+        )  # fmt: skip
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
 
 
 def _rows(strip: FinishedRows, valid: NDArray[np.bool_] | None, probabilities: bool) -> Rows:
     ids, found = strip.ids(), strip.probabilities() if probabilities else None
+    lost = ids == NODATA
     if valid is not None:
+        lost &= valid
         ids[~valid] = NODATA
         if found is not None:
             found[:, ~valid] = np.nan
-    return Rows(y=strip.y, ids=ids, probabilities=found)
+    return Rows(y=strip.y, ids=ids, probabilities=found, not_finite=int(np.count_nonzero(lost)))

@@ -19,8 +19,8 @@ class Segmentation:
     """One image, segmented.
 
     Attributes:
-        ids: Class ids (height, width) uint8; 255 where the image has no data.
-        probabilities: Probabilities (classes, height, width) float32, or None.
+        ids: Class ids (height, width) uint8; 255 where the image has no data or a score is not finite.
+        probabilities: Probabilities (classes, height, width) float32, NaN where the ids are 255; or None.
     """
 
     ids: NDArray[np.uint8]
@@ -32,8 +32,8 @@ class DeviceSegmentation:
     """One image, segmented on the GPU, for any library that speaks DLPack or ``__cuda_array_interface__``.
 
     Attributes:
-        ids: Class ids (height, width) uint8.
-        probabilities: Probabilities (classes, height, width) float32, or None.
+        ids: Class ids (height, width) uint8; 255 where floats have no data or a score is not finite.
+        probabilities: Probabilities (classes, height, width) float32, NaN where the ids are 255; or None.
     """
 
     ids: DeviceArray
@@ -58,8 +58,8 @@ class Paths:
 
     def by_sink(self) -> dict[str, Path]:
         """The files that will be written, by the name of their sink."""
-        named = {"mask": self.mask, "probabilities": self.probabilities, "preview": self.preview, **self.others}
-        return {name: path for name, path in named.items() if path}
+        named = {**self.others, "mask": self.mask, "probabilities": self.probabilities, "preview": self.preview}
+        return {name: Path(path) for name, path in named.items() if path}
 
     def wanted(self) -> tuple[Path, ...]:
         """The files that will be written."""
@@ -71,22 +71,26 @@ class Report:
     """What came of one image.
 
     Attributes:
-        image: The image.
+        image: The image: a path, or the name of a part of a container.
         paths: The files that were written.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
         tiles: How many tiles were segmented.
         seconds: How long it took, reading and writing included.
         pixels: Pixels of each class, by name; pixels without data are in none.
+        not_finite: Pixels whose scores were not finite; they are without data in the mask.
+        implausible: Pixels whose values lie beyond all others, though nobody declared them; they are without data too.
     """
 
-    image: Path
+    image: str | Path
     paths: Paths
     height: int
     width: int
     tiles: int
     seconds: float
     pixels: dict[str, int]
+    not_finite: int = 0
+    implausible: int = 0
 
     @property
     def speed(self) -> float:
@@ -105,7 +109,7 @@ class Estimate:
     """What one image will take.
 
     Attributes:
-        image: The image.
+        image: The image: a path, or the name of a part of a container.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
         tiles: How many tiles there are to segment.
@@ -113,7 +117,7 @@ class Estimate:
         disk: Bytes of the outputs at most, before compression.
     """
 
-    image: Path
+    image: str | Path
     height: int
     width: int
     tiles: int

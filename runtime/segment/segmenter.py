@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from ..atomic import refuse_existing
 from ..bundle.store import Bundle, read_bundle
 from ..engines.base import GpuEngine, RunPrecision
 from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
+from ..raster.places import place_of
 from ..raster.source import open_raster
 from ..tiling.merge import NODATA
 from ..tiling.resampling import Pixels
@@ -27,9 +26,10 @@ from ..tiling.turns import DIHEDRAL, UPRIGHT
 from .batches import grid_of, rows_in_work
 from .network import EngineNetwork
 from .opening import open_network
+from .outputs import check_outputs, sinks_of, tags_of
 from .pipeline import Rows, segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
-from .sinks import SINKS, MaskedRaster, Sink
+from .sinks import MaskedRaster
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Segmenter:
             self.bundle = _with_scene_size(self.bundle, scene_size)
         self.manifest = self.bundle.manifest
         self.turns = DIHEDRAL if tta else (UPRIGHT,)
-        self._lock = threading.Lock()
+        self._lock, self._at_work = threading.RLock(), False
         self._network: EngineNetwork | None = open_network(self.bundle, backend, precision, batch, build_engines)
         self.engine = self._network.engine
         log.info(
@@ -92,7 +92,8 @@ class Segmenter:
         """Segment one image in memory.
 
         Args:
-            image: Array (height, width, bands) in the bundle's dtype.
+            image: Array (height, width, bands) in the bundle's dtype. Floats that are not finite, or beyond 1e30, have
+                no data.
             probabilities: Whether probabilities are wanted.
 
         Returns:
@@ -102,13 +103,13 @@ class Segmenter:
             RasterError: The image has another dtype or number of bands than the bundle.
             EngineError: The engine failed.
         """
-        spec = self.manifest.input
+        image, spec = np.asarray(image), self.manifest.input
         if image.ndim != 3 or image.shape[2] != spec.bands or image.dtype != spec.dtype or 0 in image.shape:
             raise RasterError(
                 expected=f"an image (height, width, {spec.bands}) of {spec.dtype}",
                 found=f"{image.shape} of {image.dtype}",
             )
-        with self._lock:
+        with self._turn():
             rows = list(self._rows(ArraySource(image), probabilities))
         found = [row.probabilities for row in rows if row.probabilities is not None]
         return Segmentation(
@@ -133,7 +134,7 @@ class Segmenter:
             RasterError: The image has another dtype or number of bands than the bundle.
             DeviceMemoryError: The GPU's memory is too small.
         """
-        with self._lock:
+        with self._turn():
             network = self._loaded()
             if not isinstance(network.engine, GpuEngine):
                 raise EngineError(
@@ -167,7 +168,7 @@ class Segmenter:
         Memory grows with the raster's width, not with its height.
 
         Args:
-            image: The raster.
+            image: The raster: a file, or the name that GDAL gives a part of a container (a subdataset).
             paths: The files to write: the mask is a GeoTIFF of class ids that keeps the georeference.
             bands: Numbers of the bands to use, from 1, in the bundle's order; None for all but alpha.
             overwrite: Whether files that exist are replaced.
@@ -182,42 +183,53 @@ class Segmenter:
             OutputError: A file exists already or cannot be written.
             EngineError: The engine failed.
         """
-        image, started = Path(image), time.monotonic()
+        image, started = place_of(image), time.monotonic()
         self._loaded()
-        sinks = _sinks(paths)
-        _check_outputs(image, paths, overwrite)
-        pixels = np.zeros(NODATA + 1, np.int64)
-        with self._lock, ExitStack() as stack:
+        sinks = sinks_of(paths)
+        check_outputs(image, paths, overwrite)
+        pixels, not_finite = np.zeros(NODATA + 1, np.int64), 0
+        with self._turn(), ExitStack() as stack:
             source = stack.enter_context(open_raster(image, self.manifest.input, bands, rows_in_work(self.manifest)))
-            raster = MaskedRaster(source=source, classes=self.manifest.classes, tags=self._tags())
+            raster = MaskedRaster(
+                source=source, classes=self.manifest.classes, tags=tags_of(self.manifest, self.engine, self.turns)
+            )
             writers = [stack.enter_context(sink.open(path, raster)) for sink, path in sinks]
             probabilities = any(sink.needs_probabilities for sink, _ in sinks)
             for rows in self._rows(source, probabilities, progress):
                 for write in writers:
                     write(rows)
                 pixels += np.bincount(rows.ids.ravel(), minlength=NODATA + 1)
+                not_finite += rows.not_finite
             height, width = source.height, source.width
         return Report(
             image=image, paths=paths, height=height, width=width, tiles=len(grid_of(self.manifest, height, width)),
             seconds=time.monotonic() - started,
             pixels={name: int(pixels[index]) for index, name in enumerate(self.manifest.class_names)},
+            not_finite=not_finite, implausible=source.implausible,
         )  # fmt: skip
 
-    def estimate(self, image: str | Path, paths: Paths, *, bands: Sequence[int] | None = None) -> Estimate:
+    def estimate(
+        self, image: str | Path, paths: Paths, *, bands: Sequence[int] | None = None, overwrite: bool = False
+    ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
 
         Args:
-            image: The raster.
+            image: The raster, as for `segment_file`.
             paths: The files that would be written.
             bands: Numbers of the bands to use, from 1; None for all but alpha.
+            overwrite: Whether files that exist would be replaced.
 
         Returns:
             The estimate.
 
         Raises:
             RasterError: The raster is missing, or does not fit the bundle.
+            InputError: An output is the image itself, or no sink has its name.
+            OutputError: A file exists already.
         """
-        image, rows, manifest = Path(image), rows_in_work(self.manifest), self.manifest
+        image, rows, manifest = place_of(image), rows_in_work(self.manifest), self.manifest
+        sinks = sinks_of(paths)
+        check_outputs(image, paths, overwrite)
         with open_raster(image, manifest.input, bands, rows) as source:
             height, width = source.height, source.width
             scenes = [c.window.rows(manifest.tile, source) for c in manifest.contexts if c.window.shared]
@@ -226,12 +238,12 @@ class Segmenter:
         cache = max([int(1.5 * rows), *scenes]) * width * spec.bands * np.dtype(spec.dtype).itemsize
         return Estimate(
             image=image, height=height, width=width, tiles=len(grid_of(manifest, height, width)), memory=sums + cache,
-            disk=sum(sink.disk(height, width, classes) for sink, _ in _sinks(paths)),
+            disk=sum(sink.disk(height, width, classes) for sink, _ in sinks),
         )  # fmt: skip
 
     def close(self) -> None:
         """Release the engine; the segmenter cannot be used afterwards."""
-        with self._lock:
+        with self._turn():
             network, self._network = self._network, None
             if network:
                 network.close()
@@ -244,6 +256,18 @@ class Segmenter:
     ) -> None:
         self.close()
 
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for other threads. The thread that is at work must not come again, from its `progress` for example."""
+        with self._lock:
+            if self._at_work:
+                raise InputError("this segmenter is at work in this thread", remedy="call it when it has finished")
+            self._at_work = True
+            try:
+                yield
+            finally:
+                self._at_work = False
+
     def _loaded(self) -> EngineNetwork:
         if self._network is None:
             raise InputError("this segmenter is closed; make a new one")
@@ -252,44 +276,15 @@ class Segmenter:
     def _rows(self, source: Source, probabilities: bool, progress: TileProgress | None = None) -> Iterator[Rows]:
         return segment_rows(self._loaded(), source, probabilities=probabilities, turns=self.turns, progress=progress)
 
-    def _tags(self) -> dict[str, str]:
-        """What made an output, and what its numbers mean: GeoTIFF has no other place for class names."""
-        scenes = {context.name: context.scene for context in self.manifest.contexts if context.scene}
-        tags = {
-            "FCTL_BUNDLE": self.manifest.name,
-            "FCTL_CHECKPOINT_SHA256": self.manifest.provenance.checkpoint_sha256,
-            "FCTL_ENGINE": self.engine.name,
-            "FCTL_DEVICE": self.engine.device,
-            "FCTL_PRECISION": self.engine.precision,
-            "FCTL_TURNS": str(len(self.turns)),
-            "FCTL_CLASSES": json.dumps(dict(enumerate(self.manifest.class_names))),
-        }
-        return tags | ({"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {})
-
 
 def _with_scene_size(bundle: Bundle, side: int) -> Bundle:
     manifest = bundle.manifest
     if not any(context.window.shared for context in manifest.contexts):
         raise InputError(
-            f"bundle {manifest.name} has no global context: a scene size means nothing to it", remedy="leave it out"
+            f"bundle {manifest.name} has no global context: a scene size means nothing to it",
+            remedy="leave it out",
         )
     if side <= manifest.tile:
-        raise InputError(subject="scene size", expected=f"more than the {manifest.tile} pixels of a tile", found=side)
+        raise InputError(subject="`scene_size`", expected=f"more than the {manifest.tile} pixels of a tile", found=side)
     contexts = tuple(replace(c, scene=side) if c.window.shared else c for c in manifest.contexts)
     return replace(bundle, manifest=replace(manifest, contexts=contexts))
-
-
-def _sinks(paths: Paths) -> list[tuple[Sink, Path]]:
-    """The sinks of the outputs that are wanted, in the order in which they are opened."""
-    wanted = paths.by_sink()
-    if unknown := wanted.keys() - SINKS.keys():
-        raise InputError(subject="outputs", expected=" or ".join(SINKS), found=", ".join(sorted(unknown)))
-    return [(sink, wanted[name]) for name, sink in SINKS.items() if name in wanted]
-
-
-def _check_outputs(image: Path, paths: Paths, overwrite: bool) -> None:
-    for path in paths.wanted():
-        if path.resolve() == image.resolve():
-            raise InputError(f"{path} is the image itself", remedy="choose another `out`")
-        if not overwrite:
-            refuse_existing(path, remedy="use `overwrite` to replace it")

@@ -92,7 +92,7 @@ class CentredContext(ContextWindow):
 
     def rows(self, tile: int, raster: Extent) -> int:
         """The factor times the patch."""
-        return round(self.factor * tile)
+        return _same_parity(self.factor, tile)
 
     def blocks(self, tile: int, raster: Extent) -> tuple[int, int]:
         """Nothing is shared."""
@@ -100,7 +100,7 @@ class CentredContext(ContextWindow):
 
     def describe(self, tile: int) -> str:
         """The factor, and the side in pixels of the raster."""
-        return f"{self.factor:g} x the tile ({round(self.factor * tile)} pixels)"
+        return f"{self.factor:g} x the tile ({_same_parity(self.factor, tile)} pixels)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from .windows import Band, Grid, Window
 
 Scores = NDArray[np.float32]
 Kind = Literal["logits", "probabilities"]
-NODATA = 255  # the class id of pixels where the raster has no data
+NODATA = 255  # the class id of pixels where the raster has no data, or the network gave no number
 
 
 class FinishedRows(Protocol):
@@ -34,11 +34,11 @@ class FinishedRows(Protocol):
         ...
 
     def ids(self) -> NDArray[np.uint8]:
-        """Class ids (rows, width)."""
+        """Class ids (rows, width); 255 where a score is not finite."""
         ...
 
     def probabilities(self) -> Scores:
-        """Probabilities (classes, rows, width) float32."""
+        """Probabilities (classes, rows, width) float32; NaN where a score is not finite."""
         ...
 
 
@@ -62,20 +62,31 @@ class Strip:
         return int(self.scores.shape[1])
 
     def ids(self) -> NDArray[np.uint8]:
-        """Class ids (rows, width); of classes with equal scores, the lowest id wins."""
+        """Class ids (rows, width); of classes with equal scores, the lowest id wins.
+
+        A pixel is 255 where the score of any class is not finite: no class can be called the best there.
+        """
         best = self.scores[0].copy()
         ids = np.zeros(best.shape, np.uint8)
+        finite = np.isfinite(best)
         for index in range(1, len(self.scores)):  # class by class: argmax over the first axis is several times slower
             better = self.scores[index] > best
             ids[better] = index
+            finite &= np.isfinite(self.scores[index])
             np.maximum(best, self.scores[index], out=best)
+        ids[~finite] = NODATA
         return ids
 
     def probabilities(self) -> Scores:
-        """Probabilities (classes, rows, width) float32: the softmax of logits, or the scores themselves."""
+        """Probabilities (classes, rows, width) float32: the softmax of logits, or the scores themselves.
+
+        They are NaN where the score of any class is not finite.
+        """
+        lost = ~np.isfinite(self.scores).all(axis=0)
+        scores = np.where(lost, np.float32(np.nan), self.scores) if lost.any() else self.scores
         if self.kind == "probabilities":
-            return self.scores
-        exponential = np.exp(self.scores - self.scores.max(axis=0))
+            return scores
+        exponential = np.exp(scores - scores.max(axis=0))
         normalised: Scores = exponential / exponential.sum(axis=0)
         return normalised
 
@@ -117,7 +128,8 @@ class Merger:
         rows = min(tile.height, self._grid.height - tile.y)
         columns = min(tile.width, self._grid.width - tile.x)
         weight = np.outer(self._weight[:rows], self._weight[:columns])
-        self._sums[:, :rows, tile.x : tile.x + columns] += scores[:, :rows, :columns] * weight
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so, and shows in the strip
+            self._sums[:, :rows, tile.x : tile.x + columns] += scores[:, :rows, :columns] * weight
 
     def flush(self) -> Iterator[Strip]:
         """The rows of the band that are left after its last tile."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from .plausible import Plausible
 from .resampling import Pixels, Resampling, resample
 from .turns import Windows
 from .windows import Window
@@ -28,8 +28,18 @@ class Source(Protocol):
         """Number of columns."""
         ...
 
+    @property
+    def name(self) -> str:
+        """What messages call the raster."""
+        ...
+
+    @property
+    def implausible(self) -> int:
+        """Pixels that `valid` took as missing for a value that nobody declared, so far."""
+        ...
+
     def read(self, window: Window) -> Pixels:
-        """Pixels (height, width, bands) of a window that lies inside the raster."""
+        """Pixels (height, width, bands) of a window that lies inside the raster; 0 where a band has no data."""
         ...
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
@@ -54,6 +64,9 @@ class Source(Protocol):
 class HostSource:
     """What sources in the host's memory share."""
 
+    name: str = "the image"
+    implausible: int = 0
+
     def stack(
         self: Source, windows: Sequence[Window], side: int, resampling: Resampling, count: int
     ) -> NDArray[np.generic]:
@@ -65,15 +78,24 @@ class HostSource:
         return stacked
 
 
-@dataclass(frozen=True)
 class ArraySource(HostSource):
     """A raster in memory.
 
-    Attributes:
+    In an array of floats, a value that is not finite, or whose magnitude is beyond 1e30, has no data. The rule is that
+    of files: the network sees 0 there, and the pixel has no data, whatever its other bands hold.
+
+    Args:
         pixels: Array (height, width, bands).
+
+    Attributes:
+        pixels: The array.
+        implausible: Pixels that `valid` took as missing though they are finite, so far.
     """
 
-    pixels: Pixels
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
+        self.implausible = 0
+        self._plausible = Plausible.any_finite(pixels.shape[2]) if pixels.dtype.kind == "f" else None
 
     @property
     def height(self) -> int:
@@ -86,12 +108,25 @@ class ArraySource(HostSource):
         return int(self.pixels.shape[1])
 
     def read(self, window: Window) -> Pixels:
-        """Pixels (height, width, bands) of a window: a view of the array."""
-        return self.pixels[window.y : window.bottom, window.x : window.right]
+        """Pixels (height, width, bands) of a window, 0 where a band has no data: a view of the array if it can be."""
+        pixels = self._view(window)
+        if self._plausible is None:
+            return pixels
+        found = self._plausible.holds(pixels)
+        return pixels if found.all() else np.where(found, pixels, pixels.dtype.type(0))
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
-        """An array has data everywhere."""
-        return None
+        """Where a window has data, (height, width); None for integers, which have data everywhere."""
+        if self._plausible is None:
+            return None
+        pixels = self._view(window)
+        found = self._plausible.holds(pixels)
+        self.implausible += int(np.count_nonzero((~found & np.isfinite(pixels)).any(axis=2)))
+        valid: NDArray[np.bool_] = np.logical_and.reduce(found, axis=2)
+        return valid
+
+    def _view(self, window: Window) -> Pixels:
+        return self.pixels[window.y : window.bottom, window.x : window.right]
 
 
 def read_padded(source: Source, window: Window) -> Pixels:

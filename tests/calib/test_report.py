@@ -30,6 +30,7 @@ from fctl.calib.search import Point, Sensitivity
 from fctl.calib.speed import Speed
 from fctl.calib.trials import Changed, Fp32Graphs
 from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.parity import ClassIou
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.evaluate.plots import Chart, Panel
 
@@ -143,6 +144,32 @@ def test_the_figures() -> None:
     assert "Speed: in openvino, over its fastest other precision." in text
     assert rows(text, "float by rule") == ["| ConvTranspose | 2 |", "| product of two activations | 1 |"]
     assert "\n\n\n" not in text and text.endswith("|\n")
+
+
+def test_classes_are_told_rarest_first() -> None:
+    land, kelp, ice = (
+        ClassIou(name=name, share=share, iou=iou)
+        for name, share, iou in (("land", 0.9933, 0.998), ("kelp", 0.0067, 0.76), ("ice", 0.0, 0.0))
+    )
+    told = replace(USUAL, check_classes=[land, kelp, ice], gate_classes=[land, kelp], min_class_iou=0.8)
+    assert rows(markdown(told), "class") == [
+        "| ice | 0.00% | 0.00% |  |  |", "| kelp | 0.67% | 76.00% | 0.67% | 76.00% |",
+        "| land | 99.33% | 99.80% | 99.33% | 99.80% |",
+    ]  # fmt: skip
+    assert "Those with 0.1% of the pixels in fp32 must keep 80.0%." in markdown(told)
+    assert document(told)["classes"] == {
+        "allowed": 0.8,
+        "checks": [
+            {"name": "land", "share": 0.9933, "iou": 0.998}, {"name": "kelp", "share": 0.0067, "iou": 0.76},
+            {"name": "ice", "share": 0.0, "iou": 0.0},
+        ],
+        "gate": [{"name": "land", "share": 0.9933, "iou": 0.998}, {"name": "kelp", "share": 0.0067, "iou": 0.76}],
+    }  # fmt: skip
+    assert "\n\n\n" not in markdown(told) and "| class |" not in markdown(USUAL)
+    weak = replace(USUAL, points=[replace(USUAL.points[0], weakest=kelp), *USUAL.points[1:]])
+    assert [point.get("weakest_class") for point in document(weak)["points"]] == [
+        {"name": "kelp", "share": 0.0067, "iou": 0.76}, None, None, None
+    ]  # fmt: skip
 
 
 def test_layers_that_hurt_most_are_listed_and_the_rest_counted() -> None:

@@ -52,6 +52,14 @@ def test_images_are_found_in_folders_and_named_ones_are_taken(tmp_path: Path) ->
     assert find_images([folder, single]) == (folder / "a.PNG", folder / "b.tif", folder / "c.jpeg", single)
 
 
+def test_hidden_files_and_folders_in_a_folder_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a.tif", "._a.tif", ".x.part.tif", ".hidden.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "folder.tif").mkdir()
+    assert find_images([tmp_path]) == (tmp_path / "a.tif",)
+    assert find_images([tmp_path / ".hidden.png"]) == (tmp_path / ".hidden.png",)  # it was named
+
+
 def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match=f"{tmp_path}: expected images .* found none"):

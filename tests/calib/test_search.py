@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fctl.calib.sample import sample_patches
-from fctl.calib.search import _CURVE, _RETURNS, Found, Sensitivity, search, sensitivities
+from fctl.calib.search import _CURVE, _RETURNS, Floor, Found, Sensitivity, search, sensitivities
 from fctl.calib.trials import Fp32Graphs, Names, Numbers, Trials
 from fctl.calib.watch import peaks
 from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.parity import ClassIou
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.segment.batches import PatchBatch
 
@@ -151,6 +153,50 @@ def test_what_left_comes_back_where_it_fits() -> None:
     found = search(graphs_of(layers), order_of(layers), loss, 0.2)
     kept = {name for _, name in pairs(found.best.chosen)}
     assert kept == {"layer20", *(f"layer{index}" for index in range(1, _RETURNS))}
+
+
+# Classes with a floor
+
+
+def kept_by(layers: Layers, costly: str) -> Callable[[Names], ClassIou | None]:
+    """A class that one layer halves; the others take what they lose."""
+    loss = Additive(layers)
+
+    def weakest(chosen: Names) -> ClassIou:
+        halved = any(name == costly for _, name in pairs(chosen))
+        return ClassIou(name="kelp", share=0.01, iou=0.5 if halved else max(0.0, 1 - loss(chosen)))
+
+    return weakest
+
+
+@given(LAYERS, st.floats(0, 5), st.floats(0, 1))
+def test_no_point_is_taken_whose_class_keeps_too_little(layers: Layers, budget: float, least: float) -> None:
+    loss, floor = Additive(layers), Floor(weakest=kept_by(layers, "layer0"), iou=least)
+    found = search(graphs_of(layers), order_of(layers), loss, budget, floor)
+    best = found.best
+    assert best.loss <= budget
+    assert best.weakest == (floor.weakest(best.chosen) if best.chosen else None)
+    assert best.weakest is None or best.weakest.iou >= least
+    for point in found.points:
+        assert not (point.share > best.share and point.loss <= budget and point.weakest and point.weakest.iou >= least)
+
+
+def test_a_layer_that_costs_a_class_is_dropped_whatever_the_budget() -> None:
+    layers = [(1000, 0.01), (10, 0.001), (20, 0.002)]
+    floor = Floor(weakest=kept_by(layers, "layer0"), iou=0.9)
+    found = search(graphs_of(layers), order_of(layers), Additive(layers), 1.0, floor)
+    assert {name for _, name in pairs(found.best.chosen)} == {"layer1", "layer2"}
+    lost = max(found.points, key=lambda point: point.share)
+    assert (lost.loss, lost.weakest) == (pytest.approx(0.013), ClassIou(name="kelp", share=0.01, iou=0.5))
+    free = search(graphs_of(layers), order_of(layers), Additive(layers), 1.0, replace(floor, iou=0.0))
+    assert free.best.share == 1.0
+
+
+def test_a_floor_is_tightened_by_what_may_be_lost() -> None:
+    floor = Floor(weakest=lambda names: None, iou=0.8)
+    assert floor.tightened(0.5).iou == pytest.approx(0.9)
+    assert floor.tightened(1.0).iou == pytest.approx(0.8)
+    assert Floor(weakest=floor.weakest, iou=0.0).tightened(0.5).iou == 0
 
 
 # A real bundle

@@ -105,6 +105,20 @@ def test_agreement_is_that_of_the_bundle_written_out(source: Path, chosen: Names
     assert trials.agreement(chosen, numbers) == same.mean()  # nothing is left of what was tried before
 
 
+def test_classes_are_counted_as_the_bundle_written_out_has_them(tmp_path: Path) -> None:
+    bundle = read_bundle(tiny.TINY)
+    graphs, batches = Fp32Graphs.of(bundle), patches(bundle, tmp_path, 4)
+    chosen, numbers = {MEDIUM: ["Conv_2"], SEGMENTER: ["Conv_2"]}, numbers_of(graphs, batches)
+    fp32, int8 = segmented(bundle, batches), segmented(written(bundle, chosen, numbers, tmp_path), batches)
+    trials = Trials(graphs, batches)
+    expected = [[((fp32 == a) & (int8 == b)).sum() for b in range(3)] for a in range(3)]
+    found = trials.confusion(chosen, numbers).counts
+    np.testing.assert_array_equal(found[:3, :3], expected)
+    assert found.shape == (4, 4) and found[3].sum() == found[:, 3].sum() == 0
+    assert np.trace(found) < found.sum() == fp32.size
+    np.testing.assert_array_equal(trials.confusion({}, numbers).counts, np.diag(found.sum(1)))
+
+
 @pytest.mark.parametrize("source", [tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_FIXED], ids=lambda source: source.stem)
 def test_without_int8_layers_all_pixels_agree(source: Path, tmp_path: Path) -> None:
     """Whatever is known of others."""

@@ -50,6 +50,7 @@ def main() -> None:
     _make_tiny_plain(tiny.TINY_PLAIN, BATCH, "logits")
     _make_tiny_plain(tiny.TINY_FIXED, 3, "logits")
     _make_tiny_plain(tiny.TINY_SHARES, BATCH, "probabilities")
+    _make_tiny_float(tiny.TINY_FLOAT)
 
 
 def _make_tiny(folder: Path, tile: int, fused: bool) -> None:
@@ -136,6 +137,28 @@ def _make_tiny_plain(folder: Path, batch: int | str, scores: Scores) -> None:
     segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, output)
     spec = InputSpec(bands=4, dtype="uint16", scaling=None, ground_sample_distance=None)
     _write(folder, spec, TilePlan(kind="even", overlap=4), "uniform", (), (segmenter,))
+
+
+def _make_tiny_float(folder: Path) -> None:
+    """The patch beside its mean, as networks with pooled branches see it: one huge value spoils a whole tile."""
+    _fresh(folder)
+    nodes = [
+        onnx.helper.make_node("Conv", ["patch", "weight", "bias"], ["near"]),
+        onnx.helper.make_node("GlobalAveragePool", ["patch"], ["mean"]),
+        onnx.helper.make_node("Conv", ["mean", "weight_mean"], ["far"]),
+        onnx.helper.make_node("Add", ["patch", "one"], ["raised"]),
+        onnx.helper.make_node("Sqrt", ["raised"], ["root"]),  # NaN below -1
+        onnx.helper.make_node("Sum", ["near", "far", "root"], ["logits"]),
+    ]
+    constants = {
+        **_patch_constants(),
+        "weight_mean": _kernel(-tiny.PATCH),
+        "one": np.ones((1, 1, 1, 1), np.float32),
+    }
+    specs = _spec("patch", "float32", 3, 16, 16), _spec("logits", "float32", 3, 16, 16)
+    graph = _graph(folder, SEGMENTER, nodes, constants, specs[:1], specs[1])
+    spec = InputSpec(bands=3, dtype="float32", scaling=None, ground_sample_distance=None)
+    _write(folder, spec, TilePlan(kind="stride", overlap=4), "uniform", (), (graph,))
 
 
 @dataclass(frozen=True)
@@ -239,7 +262,10 @@ def _graph(
     onnx.checker.check_model(model, full_check=True)
     path = folder / f"{role}.onnx"
     onnx.save(model, path)
-    return GraphSpec(role=role, precision="fp32", file=path.name, sha256=sha256(path), inputs=inputs, outputs=(output,))
+    return GraphSpec(
+        role=role, precision="fp32", file=path.name, sha256=sha256(path), bytes=path.stat().st_size,
+        inputs=inputs, outputs=(output,),
+    )  # fmt: skip
 
 
 def _value(spec: TensorSpec) -> onnx.ValueInfoProto:

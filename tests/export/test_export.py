@@ -177,7 +177,7 @@ def test_every_encoder_is_one_graph(exported: Callable[[str], Exported], case: s
     found = exported(case)
     assert [graph.role for graph in found.manifest.graphs] == roles
     names = {path.name for path in found.bundle.folder.iterdir()}
-    assert names == {"manifest.json", *(f"{role}.onnx" for role in roles)}
+    assert names == {"manifest.json", "check.npz", *(f"{role}.onnx" for role in roles)}
 
 
 def test_a_global_context_takes_positions(exported: Callable[[str], Exported]) -> None:

@@ -238,7 +238,7 @@ def test_the_manifest_of_a_file(from_file: Callable[[str], Bundle], file_of: Cal
     assert (given.name, given.dtype, given.shape) == ("logits", "float32", (batch or "N", 3, tile, tile))
     assert bundle.manifest.provenance.checkpoint_sha256 == sha256(file_of(case))
     assert bundle.manifest.parity[0].reference == "the ONNX file in ONNX Runtime"
-    assert {path.name for path in bundle.folder.iterdir()} == {"manifest.json", "segmenter.onnx"}
+    assert {path.name for path in bundle.folder.iterdir()} == {"manifest.json", "segmenter.onnx", "check.npz"}
 
 
 def test_the_last_batch_of_three_is_padded(from_file: Callable[[str], Bundle], engine: str) -> None:
@@ -536,7 +536,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     "too many classes": (
         contrast_graph,
         ("--classes=a,b,c,d", "--scale=1"),
-        "expected logits (N, 4, h, w) for 4 --classes",
+        "expected scores (N, 4, h, w) for 4 --classes",
     ),
     "too few classes": (contrast_graph, ("--classes=a,b", "--scale=1"), "found (N, 3, 64, 64)"),
     "one class": (contrast_graph, ("--classes=a", "--scale=1"), "--classes: expected the names of 2 or more classes"),
@@ -560,7 +560,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     ),
     "logits that are labels": (
         lambda: contrast_graph("ids = ArgMax<axis=1, keepdims=0>(scores)", "int64[N,64,64] ids"),
-        PLAIN,
+        (*PLAIN, "--activation=logits"),
         "expected logits (N, 3, h, w) for 3 --classes, found (N, 64, 64)",
     ),
     "labels that are logits": (
@@ -714,7 +714,7 @@ def test_weights_that_were_left_behind_are_named(tmp_path: Path) -> None:
         (["m.onnx", "--classes=a,b", "--layout=chwn"], "'chwn' is not one of 'nchw', 'nhwc'"),
         (
             ["m.onnx", "--classes=a,b", "--activation=relu"],
-            "'relu' is not one of 'logits', 'softmax', 'sigmoid', 'labels'",
+            "'relu' is not one of 'auto', 'logits', 'softmax', 'sigmoid', 'labels'",
         ),
         (["m.onnx", "--classes=a,b", "--mean=grey"], "--mean: expected numbers as in 0.485,0.456,0.406, found 'grey'"),
         (["m.onnx", "--classes=a,b", "--std="], "--std: expected numbers"),

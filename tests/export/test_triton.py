@@ -222,7 +222,7 @@ def test_int8_graphs_are_fused_too(tmp_path: Path) -> None:
     for graph in bundle.manifest.graphs:
         file = f"{graph.role}.int8.onnx"
         quantization.quantize_static(bundle.folder / graph.file, bundle.folder / file, OneBatch(graph))
-        graphs.append(replace(graph, precision="int8", file=file, sha256=sha256(bundle.folder / file)))
+        graphs.append(replace(graph, precision="int8", file=file, sha256=sha256(bundle.folder / file), bytes=None))
     bundle = Bundle(bundle.folder, replace(bundle.manifest, graphs=(*bundle.manifest.graphs, *graphs)))
     write_fused(bundle, tmp_path / "fused.onnx", precision="int8")
     kinds = {node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node}

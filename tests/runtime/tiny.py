@@ -24,6 +24,7 @@ TINY_PLAIN = DATA / "tiny_plain.fctl"
 TINY_FUSED = DATA / "tiny_fused.fctl"  # tiny.fctl in one graph
 TINY_GLOBAL_FUSED = DATA / "tiny_global_fused.fctl"  # tiny_global.fctl in one graph
 TINY_FIXED = DATA / "tiny_fixed.fctl"  # tiny_plain.fctl in batches of 3 and no other
+TINY_FLOAT = DATA / "tiny_float.fctl"  # three bands of float32; scores are NaN where a band is below -1
 TINY_SHARES = DATA / "tiny_shares.fctl"  # tiny_plain.fctl with its softmax in the graph
 
 # Weights of cells, not symmetric in any way: a context that is not turned with its patch must show.

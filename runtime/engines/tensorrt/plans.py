@@ -15,8 +15,9 @@ from pathlib import Path
 
 from ... import remedies
 from ...atomic import atomic_write
+from ...bundle.files import WrongFileError, read_json, regular_size
 from ...bundle.manifest import GraphSpec, Manifest
-from ...bundle.records import RecordError, decode, encode
+from ...bundle.records import decode, encode
 from ...bundle.store import bundle_argument, sha256
 from ...errors import EngineError
 from .flavours import Flavour
@@ -191,7 +192,11 @@ def read_plan(plan: StoredPlan) -> bytes:
     Raises:
         EngineError: They are not those that were written.
     """
-    found = sha256(plan.path)
+    try:
+        regular_size(plan.path)
+        found = sha256(plan.path)
+    except (OSError, WrongFileError) as error:
+        raise EngineError(subject=plan.path, expected="an engine", found=error, remedy="build it again") from None
     if found != plan.record.plan_sha256:
         raise EngineError(
             subject=plan.path,
@@ -215,9 +220,8 @@ def read_record(path: Path) -> PlanRecord:
         EngineError: It is missing or damaged.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        return decode(PlanRecord, document)
-    except (OSError, ValueError, RecordError) as error:
+        return decode(PlanRecord, read_json(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise EngineError(
             subject=path, expected="the record of an engine", found=error, remedy="build it again"
         ) from None
@@ -226,7 +230,8 @@ def read_record(path: Path) -> PlanRecord:
 def _plans_of(folder: Path, graph: GraphSpec) -> Iterator[StoredPlan]:
     """Plans of a graph's role and precision in a folder, newest first: a cache keeps those of older versions."""
     names = folder.glob(f"{graph.role}-{graph.precision}-*.engine") if folder.is_dir() else ()
-    for path in sorted(names, key=lambda path: (-path.stat().st_mtime_ns, path.name)):
+    files = [path for path in names if path.is_file()]
+    for path in sorted(files, key=lambda path: (-path.stat().st_mtime_ns, path.name)):
         if _record_of(path).is_file():
             yield StoredPlan(path=path, record=read_record(_record_of(path)))
 

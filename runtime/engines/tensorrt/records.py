@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from ...bundle.manifest import GraphSpec
@@ -116,6 +117,8 @@ def _version_fits(options: BuildOptions, built: str, found: str) -> bool:
     """Whether a version of the library runs plans of another."""
     if not options.version_compatible:
         return built == found
+    if not all(re.match(r"\d+\.\d+(\.|$)", version) for version in (built, found)):
+        return False
     older, newer = (tuple(int(part) for part in version.split(".")[:2]) for version in (built, found))
     return older[0] == newer[0] and older <= newer
 

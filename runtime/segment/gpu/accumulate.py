@@ -30,10 +30,12 @@ class Target:
     Attributes:
         ids: Class ids (height, width) uint8.
         probabilities: Probabilities (classes, height, width) float32, or None.
+        lost: A count (1,) uint32 of pixels whose scores are not finite, which starts at 0.
     """
 
     ids: Tensor
     probabilities: Tensor | None
+    lost: Tensor
 
 
 class DeviceAccumulator:
@@ -134,7 +136,8 @@ class DeviceAccumulator:
             buffer = self._buffer(rows * width * self._bytes)
             probabilities = buffer.memory.pointer if self._bytes > 1 else None
             ids = buffer.memory.pointer + rows * width * (self._bytes - 1)
-            work.kernels.finish(work.compute, self._sums, y, rows, ids, probabilities, self._softmax)
+            lost = self._target.lost.pointer if self._target else None
+            work.kernels.finish(work.compute, self._sums, y, rows, ids, probabilities, self._softmax, lost)
             self._y += rows
             if self._target or y < self._band.y:
                 if self._target:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from ...cuda.arrays import DeviceArray, as_device_array
 from ...cuda.tensors import Tensor
 from ...errors import RasterError
 from ...tiling.turns import Turn
 from ..batches import grid_of
-from ..pipeline import segment_strips
+from ..pipeline import segment_strips, warn_of_scores
 from .accumulate import DeviceAccumulator, Target
 from .network import DeviceNetwork
 from .windows import DeviceSource
@@ -28,6 +30,7 @@ def segment_on_device(
 
     Returns:
         Class ids (height, width) uint8, and probabilities (classes, height, width) float32 or None. They are ready.
+        Ids are 255 and probabilities NaN where floats have no data or a score is not finite.
 
     Raises:
         InputError: The array does not lie on a GPU.
@@ -41,13 +44,22 @@ def segment_on_device(
         ids = Tensor.allocate(work.device, size, "uint8")
         planes = (len(network.manifest.classes), *size)
         found = Tensor.allocate(work.device, planes, "float32") if probabilities else None
-        target = Target(ids, found)
+        lost = Tensor.allocate(work.device, (1,), "uint32")
+        work.compute.fill(lost.pointer, 0, lost.nbytes)
+        target = Target(ids, found, lost)
         accumulator = DeviceAccumulator(work, network.manifest, band, turns, probabilities, target)
         with ThreadPoolExecutor(1, "fctl-cut") as reader:
             for _ in segment_strips(network, source, band, accumulator, reader, None):
                 pass
+        if network.manifest.input.dtype == "float32":
+            work.kernels.mask_missing(
+                work.compute, source.image, planes[0], ids.pointer, found.pointer if found else None
+            )
+        count = np.zeros(1, np.uint32)
+        work.compute.copy_out(count, lost.pointer)
         work.compute.synchronize()
         work.kernels.tidy()
+    warn_of_scores(source.name, int(count[0]))
     return _array(network, ids), _array(network, found) if found else None
 
 

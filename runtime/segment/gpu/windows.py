@@ -16,13 +16,17 @@ from ...tiling.windows import Window
 
 @dataclass(frozen=True)
 class DeviceSource:
-    """An image on a GPU, which has data everywhere.
+    """An image on a GPU. Where floats have no data, the kernels see it: they cut 0, and mask the pixel in the end.
 
     Attributes:
         image: Array (height, width, bands) in the GPU's memory.
+        name: What messages call the image.
+        implausible: None are counted, for values beyond 1e30 are not told from NaN.
     """
 
     image: DeviceArray
+    name: str = "the image"
+    implausible: int = 0
 
     @property
     def height(self) -> int:
@@ -39,7 +43,7 @@ class DeviceSource:
         raise NotImplementedError("an image on a GPU is cut by its kernels")
 
     def valid(self, window: Window) -> None:
-        """The image has data everywhere."""
+        """Nothing is masked on the host."""
         return
 
     def stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> DeviceWindows:

@@ -74,7 +74,7 @@ def draw_preview(image: Pixels, ids: NDArray[np.uint8], classes: tuple[ClassInfo
     """
     colours = np.zeros((NODATA + 1, 3), np.float32)
     colours[: len(classes)] = [info.colour for info in classes]
-    ground = displayable(image).astype(np.float32)
+    ground = displayable(image, ids != NODATA).astype(np.float32)
     opacity = np.where(ids == NODATA, 0, _OPACITY)[:, :, None]
     blended = ground * (1 - opacity) + colours[ids] * opacity
     canvas = Image.fromarray(blended.astype(np.uint8))
@@ -84,14 +84,24 @@ def draw_preview(image: Pixels, ids: NDArray[np.uint8], classes: tuple[ClassInfo
     )
 
 
-def displayable(image: Pixels) -> NDArray[np.uint8]:
-    """Three bands (height, width, 3) of uint8; other dtypes are stretched between their 2nd and 98th percentile."""
+def displayable(image: Pixels, valid: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Three bands of uint8 that a person can look at.
+
+    Args:
+        image: Pixels (height, width, bands) of any dtype.
+        valid: Where the image has data, (height, width); None for everywhere.
+
+    Returns:
+        Pixels (height, width, 3). uint8 stays as it is; other dtypes are stretched between the 2nd and 98th percentile
+        of the values that have data and are finite, and are black where there are none.
+    """
     bands = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
     if bands.dtype == np.uint8:
         return bands.astype(np.uint8, copy=False)
     values = bands.astype(np.float64)
-    low, high = np.nanpercentile(values, (2, 98))
-    stretched = np.nan_to_num((values - low) / max(high - low, 1e-6)).clip(0, 1) * 255
+    shown = np.isfinite(values) & (True if valid is None else valid[:, :, None])
+    low, high = np.percentile(values[shown], (2, 98)) if shown.any() else (0.0, 0.0)
+    stretched = np.where(np.isfinite(values), (values - low) / max(high - low, 1e-6), 0).clip(0, 1) * 255
     found: NDArray[np.uint8] = stretched.astype(np.uint8)
     return found
 

@@ -24,11 +24,13 @@ from onnx.reference import ReferenceEvaluator
 
 from fctl.calib.watch import peaks, types_of
 from fctl.export.foreign import ForeignOptions, export_foreign_onnx
+from fctl.export.precision import add
 from fctl.export.precision.add import PrecisionOptions, add_precision
 from fctl.export.precision.half import to_half
 from fctl.export.precision.half_exceptions import EXCEPTIONS
 from fctl.export.precision.rounding import rounded
 from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.parity import ClassIou
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError
 from tests.conftest import write_geotiff
@@ -163,7 +165,7 @@ def test_the_rest_of_the_bundle_is_copied_byte_by_byte(converted: Export) -> Non
         if path.name != "manifest.json":
             assert (copy / path.name).read_bytes() == path.read_bytes()
     found = read_bundle(copy).manifest
-    kept = replace(source.manifest, name="half", graphs=found.graphs, parity=found.parity)
+    kept = replace(source.manifest, schema="1.1", name="half", graphs=found.graphs, parity=found.parity)
     assert found == kept
     assert found.graphs[: len(source.manifest.graphs)] == source.manifest.graphs
 
@@ -241,7 +243,7 @@ def save(path: Path, nodes: list[Any], constants: dict[str, Any], side: int = 32
 
 def as_bundle(path: Path, folder: Path) -> Bundle:
     out = folder / f"{path.stem}.fctl"
-    export_foreign_onnx(path, out, ForeignOptions(classes=("a", "b"), scale=1 / 255))
+    export_foreign_onnx(path, out, ForeignOptions(classes=("a", "b"), scale=1 / 255, activation="logits"))
     return read_bundle(out)
 
 
@@ -418,6 +420,24 @@ def test_peaks_are_those_of_the_graphs(tmp_path: Path) -> None:
     assert found[SEGMENTER]["logits"] == pytest.approx(np.abs(logits).max(), rel=1e-6)
     assert set(found) == {"encoder_medium", "encoder_large", SEGMENTER}
     assert max(batch.patch.max() for batch in batches) == found[SEGMENTER]["pixels"]
+
+
+def test_classes_are_told_and_one_that_keeps_little_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = add_precision(read_bundle(tiny.TINY), tmp_path / "half.fctl", FP16)
+    parity = manifest.parity[-1]
+    assert tuple(one.name for one in parity.class_iou) == manifest.class_names
+    assert sum(one.share for one in parity.class_iou) == pytest.approx(1)
+    assert min(one.iou for one in parity.class_iou) > 0.9 and "IoU" not in caplog.text
+    kelp = ClassIou(name="kelp", share=0.0067, iou=0.76)
+    add._warn_of_classes(replace(parity, class_iou=(*parity.class_iou, replace(kelp, share=0.0009))))
+    assert "IoU" not in caplog.text
+    add._warn_of_classes(replace(parity, class_iou=(*parity.class_iou, kelp)))
+    assert (
+        "fp16: class 'kelp', 0.67% of the pixels: expected an IoU with fp32 of 85.00% or more, found 76.00%"
+        in caplog.text
+    )
 
 
 def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

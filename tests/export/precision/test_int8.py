@@ -56,7 +56,7 @@ Call = Callable[..., subprocess.CompletedProcess[str]]
 
 IMAGES = shipped_images()
 SHIPPED = IMAGES[0].parent
-LOOSE = Int8Options(calib=(SHIPPED,), count=8, ranges="minmax", min_agreement=0.9)
+LOOSE = Int8Options(calib=(SHIPPED,), count=8, ranges="minmax", min_agreement=0.9, min_class_iou=0.0)
 TINY = (tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_FUSED, tiny.TINY_GLOBAL_FUSED)
 SIXTEEN_BITS = (tiny.TINY_PLAIN, tiny.TINY_FIXED, tiny.TINY_SHARES)
 
@@ -126,7 +126,8 @@ def test_the_manifest_has_graphs_of_both_and_what_the_gate_found(shipped: Path) 
     manifest = bundle.manifest
     assert manifest.precisions == ("fp32", "int8")
     made = manifest.graphs[len(source.graphs) :]
-    assert manifest == replace(source, schema="1.1", name="city", graphs=(*source.graphs, *made), parity=manifest.parity)
+    added = replace(source, schema="1.1", name="city", graphs=(*source.graphs, *made))
+    assert manifest == replace(added, parity=manifest.parity)
     for before, after in zip(source.graphs, made, strict=True):
         file = f"{Path(before.file).stem}.int8.onnx"
         size = (shipped / file).stat().st_size
@@ -138,6 +139,9 @@ def test_the_manifest_has_graphs_of_both_and_what_the_gate_found(shipped: Path) 
     assert 0.97 <= second.agreement < 1 and 1e-3 < second.max_error < 1
     assert [effect.name for effect in second.contexts] == [context.name for context in manifest.contexts]
     assert all(effect.change > 0.01 for effect in second.contexts)
+    assert {one.name for one in second.class_iou} == set(manifest.class_names)
+    assert sum(one.share for one in second.class_iou) == pytest.approx(1)
+    assert 0.9 < min(one.iou for one in second.class_iou) < 1
 
 
 def test_the_rest_of_the_bundle_is_copied_byte_by_byte(shipped: Path) -> None:
@@ -223,7 +227,8 @@ def test_info_shows_both(shipped: Path, capsys: pytest.CaptureFixture[str]) -> N
         info_app([str(shipped)], prog_name="fctl-info")
     assert end.value.code == 0
     shown = capsys.readouterr().out
-    for part in ("segmenter.int8.onnx", "segmenter.onnx", "fp32", "int8", "the fp32 graphs in ONNX Runtime"):
+    classes = (f"class {name}: IoU with fp32" for name in read_bundle(shipped).manifest.class_names)
+    for part in ("segmenter.int8.onnx", "segmenter.onnx", "fp32", "int8", "the fp32 graphs in ONNX Runtime", *classes):
         assert part in shown
 
 
@@ -594,6 +599,8 @@ INT8 = ("--precision", "int8", "--out", "x.fctl")
         ),
         ([tiny.TINY, *INT8, "--calib", "a", "--ranges", "kl"], "'kl' is not one of 'auto', 'minmax', 'percentile',"),
         ([tiny.TINY, *INT8, "--calib", "a", "--min-agreement", "101"], "--min-agreement"),
+        ([tiny.TINY, *INT8, "--calib", "a", "--min-class-iou", "101"], "--min-class-iou"),
+        (["c.pt", "--min-class-iou", "90", "--out", "x.fctl"], "--min-class-iou is for --precision int8"),
         ([tiny.TINY, *INT8, "--calib", "a", "--count", "0"], "--count"),
         ([tiny.TINY, *INT8, "--calib", "a", "--patches", "b"], "--patches is for other precisions of a bundle"),
     ],
@@ -624,7 +631,7 @@ def test_what_is_there_already(shipped: Path, call: Call, tmp_path: Path) -> Non
 def test_a_whole_run(call: Call, tmp_path: Path) -> None:
     own_labels(tmp_path / "data")
     usual = (*INT8, "--calib", IMAGES[0], "--calib", IMAGES[1], "--count", 5, "--seed", 2, "--ranges", "mse")
-    done = call(tiny.TINY, *usual, "--eval", "data", "--split", "0", "--max-miou-drop", 30)
+    done = call(tiny.TINY, *usual, "--eval", "data", "--split", "0", "--max-miou-drop", 30, "--min-class-iou", 0)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "wrote x.fctl"
     assert "the fp32 graphs in ONNX Runtime" in done.stdout and "int8" in done.stdout
@@ -642,7 +649,8 @@ def test_a_whole_run(call: Call, tmp_path: Path) -> None:
 
 
 def test_agreement_is_in_percent(call: Call, tmp_path: Path) -> None:
-    done = call(tiny.TINY, *INT8, "--calib", SHIPPED, "--count", 5, "--ranges", "minmax", "--min-agreement", 90)
+    usual = (*INT8, "--calib", SHIPPED, "--count", 5, "--ranges", "minmax", "--min-class-iou", 0)
+    done = call(tiny.TINY, *usual, "--min-agreement", 90)
     assert done.returncode == 0, done.stderr
     manifest: Manifest = read_bundle(tmp_path / "x.fctl").manifest
     assert manifest.parity[-1].agreement >= 0.9

@@ -110,7 +110,7 @@ def test_a_missing_field_and_a_missing_config_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seed: expected a value, found none"):
         read_config(path)
     path.write_text("{")
-    with pytest.raises(InputError, match=r"config\.json: Expecting"):
+    with pytest.raises(InputError, match=r"config\.json: expected JSON, found a mistake in line 1, column"):
         read_config(path)
     with pytest.raises(InputError, match="found no such file"):
         read_config(tmp_path / "other.json")

@@ -9,15 +9,17 @@ pytest.importorskip("torch")
 
 import numpy as np
 from PIL import Image
+from rasterio.transform import Affine
 
 from fctl.model.serving.manifest import input_spec
 from fctl.model.train.config import read_config
-from fctl.model.train.images import class_labels, open_images
+from fctl.model.train.images import check_images, class_labels, open_images
 from fctl.model.train.run import run_training
 from fctl.model.train.scenes import decode_scenes, plan_scenes
 from fctl.runtime.errors import InputError
 from fctl.runtime.evaluate.datasets import open_dataset
 from fctl.runtime.evaluate.metrics import IGNORE
+from tests.conftest import write_geotiff
 from tests.model.helpers import small_config
 from tests.runtime import labelled
 
@@ -97,6 +99,27 @@ def test_pixels_without_data_are_not_labelled(tmp_path: Path) -> None:
         )
     (scene,) = scenes_of(tmp_path)
     assert (scene.labels[:4] == IGNORE).all() and (scene.labels[4:] == 1).all()
+
+
+def test_labels_lie_where_their_georeference_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Both masks run from south to north, and the second lies 3 columns further east."""
+    truth, root = labelled.truth_of(20, 30, 3), tmp_path / "data"
+    names = ("red", "green", "blue")
+    classes = [{"name": name, "values": [index], "counted": True} for index, name in enumerate(names)]
+    labelled.write_description(
+        root / "dataset.json", images="images/*.tif", masks="masks/*.tif", classes=classes, ignore=[255]
+    )
+    for index, name in enumerate(("1", "2", "3")):
+        labelled.save_tif(root / "images" / f"{name}.tif", labelled.image_of(20, 30))
+        (root / "masks").mkdir(exist_ok=True)
+        transform = Affine(0.5, 0, 300000 + 1.5 * (index == 1), 0, 0.5, 2780000 - 10)
+        write_geotiff(root / "masks" / f"{name}.tif", truth[::-1, :, None], transform=transform)
+    upright, shifted = scenes_of(tmp_path, validation="3")
+    assert np.array_equal(upright.labels, truth)
+    assert np.array_equal(shifted.labels[:, 3:], truth[:, :-3]) and (shifted.labels[:, :3] == IGNORE).all()
+    config = read_config(write_config(tmp_path))
+    check_images(open_images(config.data, tmp_path), input_spec(small_config(), None), None, None)
+    assert "2.tif (20 x 30 pixels) lies 3 columns right of" in caplog.text
 
 
 def test_parts_are_put_together(tmp_path: Path) -> None:

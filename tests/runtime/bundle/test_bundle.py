@@ -322,8 +322,8 @@ WRONG_ELSEWHERE: list[tuple[str, Path, Change, tuple[str, ...]]] = [
     ("batch of nothing", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], 0), ("a number from 1, found {(0,)}",)),
     ("negative batch", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], -1), ("a number from 1, found {(-1,)}",)),
     (
-        "fixed batch with a fused context",
-        tiny.TINY_FUSED,
+        "fixed batch with a fused context that is shared",
+        tiny.TINY_GLOBAL_FUSED,
         lambda d: fix_batch(d["graphs"][0], 3),
         ("graphs[0]: expected one batch in all tensors, N or, without contexts, a number from 1, found {(3,)}",),
     ),
@@ -395,6 +395,19 @@ def test_a_damaged_graph(tmp_path: Path) -> None:
 def test_a_later_minor_version_is_read(tmp_path: Path) -> None:
     folder = tiny.variant(tiny.TINY, tmp_path, put("schema", "1.9"))
     assert read_bundle(folder).manifest.schema == "1.9"
+
+
+def test_what_a_later_minor_version_added_asks_for_a_newer_fctl(tmp_path: Path) -> None:
+    folder = tiny.variant(tiny.TINY, tmp_path, lambda document: document.update(schema="1.9", colour=1))
+    message = error_of(folder)
+    assert "colour: unknown key" in message and "schema 1.9 is newer than this fctl, which knows 1." in message
+
+
+def test_a_manifest_that_nobody_could_read_again_is_not_written(tmp_path: Path) -> None:
+    manifest = read_bundle(tiny.TINY).manifest
+    with pytest.raises(BundleError, match="name: expected text on one line"):
+        write_manifest(tmp_path, replace(manifest, name="two\nlines"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_extensions_take_any_key(tmp_path: Path) -> None:

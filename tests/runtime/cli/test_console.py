@@ -46,6 +46,8 @@ def draw(what: Annotated[str, typer.Argument(help="What to draw.")], paint: Pain
         progress("strokes", 1, 2)
     print_table("Strokes", [("long", "2")], ("kind", "number"))
     echo(f"{what} {paint} {frame}")
+    if what == "chaos":
+        raise KeyError("order")
     if what == "nothing":
         raise InputError(
             subject="`scene_size`", expected="more", found=paint.scene_size, remedy="see `eval` or `other`"
@@ -68,7 +70,7 @@ def test_options_arrive_in_their_groups(in_process: InProcess) -> None:
 
 def test_log_records_say_their_level_and_speak_of_options(in_process: InProcess) -> None:
     lines = in_process(app, "house").stderr.splitlines()
-    assert lines[:2] == ["drawing house", "warning: cut by --scene-size, unlike `other`"]
+    assert lines[:2] == ["drawing house", "warning: cut by --scene-size, unlike other"]
 
 
 def test_nothing_of_the_log_outlives_the_command(in_process: InProcess) -> None:
@@ -82,7 +84,19 @@ def test_nothing_of_the_log_outlives_the_command(in_process: InProcess) -> None:
 def test_an_error_is_one_line_that_speaks_of_options(in_process: InProcess) -> None:
     done = in_process(app, "nothing")
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "error: --scene-size: expected more, found 7; see --eval or `other`"
+    assert done.stderr.splitlines()[-1] == "error: --scene-size: expected more, found 7; see --eval or other"
+
+
+def test_a_bug_is_one_line_and_its_traceback_comes_when_asked_for(in_process: InProcess) -> None:
+    line = "error: this is a bug in fctl: KeyError: 'order'"
+    done = in_process(app, "chaos")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"{line}; run it again with --debug")
+    assert "Traceback" not in done.stderr
+    done = in_process(app, "chaos", "--debug")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, line)
+    assert "Traceback" in done.stderr
+    assert "Traceback" in in_process(app, "nothing", "--debug").stderr
 
 
 @pytest.mark.parametrize("flag", ["-q", "--quiet"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -205,7 +206,7 @@ def test_the_scene_size_reaches_the_mask_its_tags_and_the_log(folder: Path) -> N
 )
 def test_a_scene_size_that_cannot_be_is_one_line(folder: Path, bundle: Path, told: str) -> None:
     result = call("fctl-run", "a.tif", "b.tif", "--bundle", bundle, "--scene-size", 16, cwd=folder)
-    assert_one_error(result, "scene size", told)
+    assert_one_error(result, told)
     assert files_in(folder) == ["a.tif", "b.tif"]
 
 
@@ -257,6 +258,97 @@ def test_one_bad_image_does_not_stop_the_others(folder: Path) -> None:
     assert len(errors) == 2
     assert "2 of 4 images failed" in result.stderr
     assert files_in(folder / "out") == ["a_mask.tif", "b_mask.tif"]
+
+
+def test_a_container_and_a_url_do_not_stop_the_others_and_parts_can_be_named(folder: Path) -> None:
+    for part in ("first", "second"):
+        with rasterio.open(
+            folder / "c.gpkg", "w", driver="GPKG", height=37, width=50, count=3, dtype="uint8", crs="EPSG:32640",
+            transform=rasterio.transform.from_origin(300000, 2780000, 0.5, 0.5), RASTER_TABLE=part,
+            APPEND_SUBDATASET="NO" if part == "first" else "YES", TILE_FORMAT="PNG",
+        ) as dataset, rasterio.open(folder / "a.tif") as image:  # fmt: skip
+            dataset.write(image.read())
+    urls = ("http://host/a.tif", "/vsicurl/http://host/x.tif")
+    result = segment(folder, "c.gpkg", *urls, "b.tif", "GPKG:c.gpkg:second", "--out", "out", "--no-preview")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
+    assert errors[0].startswith("error: c.gpkg: expected an image, found a container of 2; name one: GPKG:c.gpkg:first")
+    assert [line.split(": remote")[0] for line in errors[1:]] == [f"error: {url}" for url in urls]
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+    assert "3 of 5 images failed" in result.stderr
+    assert files_in(folder / "out") == ["b_mask.tif", "c_second_mask.tif"]
+
+
+BROKEN = """
+import sys
+from fctl.runtime import Segmenter
+from fctl.runtime.cli.run import run_app
+
+real = Segmenter.segment_file
+
+def segment_file(self, image, *rest, **options):
+    if "a.tif" in str(image):
+        raise {error}
+    return real(self, image, *rest, **options)
+
+Segmenter.segment_file = segment_file
+run_app()
+"""
+
+
+def broken(folder: Path, error: str, *args: str) -> Result:
+    """fctl-run on a.tif and b.tif, where a.tif meets an error that nobody foresaw."""
+    command = [sys.executable, "-c", BROKEN.format(error=error), "a.tif", "b.tif", *ON_TINY, "--no-preview", *args]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            "TypeError('no\\nway')",
+            "error: a.tif: this is a bug in fctl: TypeError: no way; run it again with --debug for the traceback, "
+            "and report it",
+        ),
+        ("MemoryError()", "error: a.tif: there is not enough memory; try a smaller batch"),
+        ("OSError(5, 'Input/output error')", "error: a.tif: this is a bug in fctl: OSError: [Errno 5] Input/output"),
+    ],
+)
+def test_an_error_that_nobody_foresaw_is_one_line_and_does_not_stop_the_others(
+    folder: Path, error: str, told: str
+) -> None:
+    result = broken(folder, error)
+    assert_one_error(result, told)
+    assert "1 of 2 images failed" in result.stderr
+    assert files_in(folder) == ["a.tif", "b.tif", "b_mask.tif"]
+
+
+def test_debug_shows_where_an_error_comes_from(folder: Path) -> None:
+    result = broken(folder, "TypeError('no way')", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr and "in segment_file" in result.stderr
+    assert "error: a.tif: this is a bug in fctl: TypeError: no way\n" in result.stderr
+    assert (folder / "b_mask.tif").is_file()
+
+
+def test_ctrl_c_stops_all(folder: Path) -> None:
+    result = broken(folder, "KeyboardInterrupt")
+    assert result.returncode != 0
+    assert files_in(folder) == ["a.tif", "b.tif"]
+
+
+def test_pixels_without_finite_scores_are_told(folder: Path, rng: np.random.Generator) -> None:
+    pixels = rng.random((37, 50, 3)).astype(np.float32)
+    pixels[3, 4:9], pixels[20, 20] = -4, -3.4e38
+    write_geotiff(folder / "c.tif", pixels)
+    result = call("fctl-run", "c.tif", "--bundle", tiny.TINY_FLOAT, "--backend", "onnxruntime", cwd=folder)
+    assert_fine(result)
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning:")]
+    assert [line.split(":")[1] for line in warnings] == [" c.tif", " c.tif"]
+    assert "1 pixel holds a value far beyond all others" in warnings[0] and "-a_nodata" in warnings[0]
+    assert "not finite at 5 pixels" in warnings[1] and "--precision" in warnings[1]
+    assert re.search(r"\(no data\) +│ 0\.3% of the image", result.stdout)
+    with rasterio.open(folder / "c_mask.tif") as mask:
+        assert (mask.read(1) == 255).sum() == 6
 
 
 # Usage

@@ -39,6 +39,7 @@ static float __fsub_rn(float a, float b) { return a - b; }
 static float __fdiv_rn(float a, float b) { return a / b; }
 static double __dmul_rn(double a, double b) { return a * b; }
 static double __dadd_rn(double a, double b) { return a + b; }
+static unsigned atomicAdd(unsigned *at, unsigned more) { return (*at += more) - more; }  // one thread runs all
 
 namespace kernels {
 using std::rintf;
@@ -234,6 +235,7 @@ static std::vector<Kernel> all_kernels = {
     KERNEL(cut_1),       KERNEL(cut_2),      KERNEL(cut_4),         KERNEL(across_uint8), KERNEL(across_uint16),
     KERNEL(across_int16), KERNEL(across_float32), KERNEL(down_uint8), KERNEL(down_uint16),  KERNEL(down_int16),
     KERNEL(down_float32), KERNEL(add_tile),    KERNEL(finish),        KERNEL(add_turned),   KERNEL(divide),
+    KERNEL(mask_missing),
 };
 
 // --- the driver API ------------------------------------------------------------------------------------------------

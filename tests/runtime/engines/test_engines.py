@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from fctl.runtime import Segmenter
 from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec
 from fctl.runtime.bundle.store import read_bundle, sha256
 from fctl.runtime.cuda import driver
-from fctl.runtime.engines.base import Session
+from fctl.runtime.engines.base import Arrays, Session
 from fctl.runtime.engines.choose import BACKENDS, choose_engine
 from fctl.runtime.errors import EngineError, FctlError, InputError
 from tests.runtime import tiny
@@ -221,3 +222,63 @@ def test_a_manifest_that_does_not_describe_its_graphs_is_an_error_of_ours(
     dtype = json.loads((bundle / "manifest.json").read_text("utf-8"))["input"]["dtype"]
     with pytest.raises(FctlError), Segmenter(bundle, backend=backend) as segmenter:
         segmenter.segment(np.zeros((20, 20, 3), dtype))
+
+
+def rename_output(manifest: dict[str, Any]) -> None:
+    manifest["graphs"][2]["outputs"][0]["name"] = "probabilities"
+
+
+LIES = {
+    "output": (rename_output, "outputs probabilities float32 (2, 3, 16, 16), found logits float32 (?, 3, 16, 16);"),
+    "channels": (lambda manifest: lies(manifest, "channels"), "inputs features_large float32 (2, 2, 4, 4), features_"),
+    "dtype": (lambda manifest: lies(manifest, "dtype"), "patch uint16 (2, 3, 16, 16), found features_large float32"),
+    "name": (lambda manifest: lies(manifest, "context"), "features_near float32 (2, 2, 4, 4), patch uint8 (2, 3, 16"),
+}
+
+
+@pytest.mark.parametrize(("lie", "told"), LIES.values(), ids=LIES)
+def test_inputs_and_outputs_are_compared_when_a_graph_is_loaded(
+    tmp_path: Path, backend: str, lie: Callable[[dict[str, Any]], object], told: str
+) -> None:
+    bundle = tiny.variant(tiny.TINY, tmp_path, lie)
+    with pytest.raises(EngineError) as caught:
+        Segmenter(bundle, backend=backend, batch=2)
+    line = str(caught.value)
+    assert told in line and line.endswith("; export the bundle again") and "\n" not in line
+
+
+def test_an_encoder_that_gives_something_else_is_found_when_it_is_loaded(tmp_path: Path, backend: str) -> None:
+    bundle = tiny.variant(tiny.TINY, tmp_path, lambda manifest: lies(manifest, "features"))
+    told = (
+        r"expected outputs features float32 \(2, 2, 8, 8\), found features float32 \(\?, 2, 4, 4\); export the bundle"
+    )
+    with pytest.raises(EngineError, match=told):
+        session_of(backend, 2, bundle, "encoder_medium")
+
+
+def test_what_a_graph_gives_is_compared_with_the_manifest_too(rng: np.random.Generator) -> None:
+    """Libraries do not always tell the shape of an output beforehand."""
+
+    class Careless(Session):
+        def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
+            return {"logits": np.zeros((2, 3, 16, 15), np.float32)}
+
+    graph = read_bundle(tiny.TINY).graph(SEGMENTER, "fp32")[1]
+    told = r"segmenter: output 'logits': expected float32 \(2, 3, 16, 16\), found float32 \(2, 3, 16, 15\); export"
+    with pytest.raises(EngineError, match=told):
+        Careless(graph, 2).run(inputs_of(rng, 2))
+
+
+def test_auto_goes_on_where_an_engine_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for by name, the engine's own error is the answer."""
+    for name in ENGINES:
+        pytest.importorskip(name)
+    from fctl.runtime.engines.openvino import OpenVino
+
+    def broken(self: OpenVino, request: object) -> None:
+        raise EngineError("the library is out of order")
+
+    monkeypatch.setattr(OpenVino, "__init__", broken)
+    assert choose_engine("auto", "fp32").name == "onnxruntime"
+    with pytest.raises(EngineError, match=r"^the library is out of order$"):
+        choose_engine("openvino", "fp32")

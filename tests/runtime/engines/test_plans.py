@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from fctl.runtime.engines.tensorrt.plans import (
     misfit,
     plan_name,
     read_plan,
+    read_record,
     store_plan,
 )
 from fctl.runtime.errors import EngineError
@@ -178,6 +182,52 @@ def test_a_damaged_record_is_one_line(text: str) -> None:
     with pytest.raises(EngineError, match="expected the record of an engine, found") as caught:
         find_plan(graph, path, "tensorrt", 4, A2000)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Lets a test fail that waits for a pipe, instead of hanging."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError("nothing came out of the pipe")
+
+    former = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, former)
+
+
+def put_in_place(path: Path, kind: str) -> None:
+    """Put something at a path that is no regular file."""
+    path.unlink(missing_ok=True)
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+
+
+@pytest.mark.usefixtures("alarm")
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "no such file"])
+def test_only_regular_files_are_plans_and_records(kind: str) -> None:
+    path, graph = onnx_of()
+    plan = stored(cache_folder(), graph)
+    put_in_place(plan.path, kind)
+    with pytest.raises(EngineError, match="found none"):
+        find_plan(graph, path, "tensorrt", 4, A2000)
+    with pytest.raises(EngineError, match=f"expected an engine, found {kind}; build it again"):
+        read_plan(plan)
+    record = plan.path.with_suffix(".json")
+    put_in_place(record, kind)
+    with pytest.raises(EngineError, match=f"expected the record of an engine, found {kind}; build it again"):
+        read_record(record)
+
+
+def test_a_plan_for_a_version_that_is_none_does_not_fit() -> None:
+    _, graph = onnx_of()
+    options = replace(OPTIONS, version_compatible=True)
+    record = record_of(graph, options, replace(A2000, version="next"))
+    assert misfit(record, graph, "tensorrt", 4, A2000) == "is for version next, this machine has 10.3.0.30"
 
 
 def test_a_plan_without_a_record_is_not_there() -> None:

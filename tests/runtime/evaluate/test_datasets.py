@@ -62,6 +62,18 @@ def test_deepglobe_in_ids(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decoded(open_dataset(tmp_path)), KNOWN)
 
 
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    """Those of macOS, of outputs that are being written, and of caches in hidden folders."""
+    pattern = {"images": "*/img/*.png", "masks": "*/lab/*.png"}
+    labelled.write_description(tmp_path / "dataset.json", **pattern)
+    for name in ("a/img/1.png", "a/img/._1.png", "a/img/.2.part.png", ".cache/img/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(open_dataset(tmp_path)) == ["a/1"]
+    labelled.write_description(tmp_path / "dataset.json", images=".cache/img/*.png", masks=".cache/lab/*.png")
+    assert names(open_dataset(tmp_path)) == ["1"]  # the pattern names the folder
+
+
 def test_inria(tmp_path: Path) -> None:
     buildings = (KNOWN > 3).astype(np.uint8)
     labelled.save_tif(tmp_path / "images" / "austin1.tif", labelled.image_of(20, 30))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
 from rasterio.transform import Affine, from_origin
 
 from fctl.runtime import Paths, Segmenter
@@ -94,6 +95,80 @@ def test_mask_keeps_ground_control_points(tmp_path: Path, segmenter: Segmenter, 
         found, crs = dataset.gcps
         assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
         assert crs == rasterio.crs.CRS.from_epsg(4326)
+
+
+def with_points(path: Path, image: Array, crs: str | None) -> list[GroundControlPoint]:
+    """Write a file that lies where four points say."""
+    corners = ((0, 0), (0, 50), (37, 0), (37, 49))
+    points = [GroundControlPoint(row, col, x=10 + col / 100, y=50 - row / 100) for row, col in corners]
+    settings = {"driver": "GTiff", "height": 37, "width": 50, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", gcps=points, crs=crs or rasterio.crs.CRS(), **settings) as dataset:
+        dataset.write(image.transpose(2, 0, 1))
+    return points
+
+
+def rpcs() -> RPC:
+    """Coefficients of a satellite that looks straight down."""
+    one, column, row = [1.0] + [0.0] * 19, [0.0, 1.0] + [0.0] * 18, [0.0, 0.0, -1.0] + [0.0] * 17
+    return RPC(
+        height_off=10, height_scale=500, lat_off=25.1, lat_scale=0.1, long_off=55.2, long_scale=0.1, line_off=18,
+        line_scale=18, samp_off=25, samp_scale=25, line_num_coeff=row, line_den_coeff=one, samp_num_coeff=column,
+        samp_den_coeff=one, err_bias=None, err_rand=None,
+    )  # fmt: skip
+
+
+def test_mask_keeps_ground_control_points_without_a_crs(tmp_path: Path, segmenter: Segmenter, image: Array) -> None:
+    points = with_points(tmp_path / "a.tif", image, None)
+    with rasterio.open(mask_of(segmenter, tmp_path / "a.tif")) as dataset:
+        found, crs = dataset.gcps
+        assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+        assert (crs, dataset.crs) == (None, None)
+
+
+@pytest.mark.parametrize("with_gcps", [False, True])
+def test_mask_keeps_rational_polynomial_coefficients(
+    tmp_path: Path, segmenter: Segmenter, image: Array, with_gcps: bool
+) -> None:
+    path = tmp_path / "a.tif"
+    if with_gcps:
+        with_points(path, image, "EPSG:4326")
+    else:
+        write_geotiff(path, image, crs=None, transform=None)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.rpcs = rpcs()
+    shares = tmp_path / "p.tif"
+    segmenter.segment_file(path, Paths(mask=tmp_path / "m.tif", probabilities=shares))
+    with rasterio.open(path) as dataset:
+        expected = dataset.rpcs
+    for output in (tmp_path / "m.tif", shares):
+        with rasterio.open(output) as dataset:
+            assert dataset.rpcs == expected
+            assert len(dataset.gcps[0]) == (4 if with_gcps else 0)
+    assert (expected.samp_scale, expected.line_num_coeff[2]) == (25, -1)
+
+
+def test_mask_of_a_raster_with_points_and_a_transform_keeps_the_transform(
+    tmp_path: Path, segmenter: Segmenter, image: Array
+) -> None:
+    """GeoTIFF cannot hold both, and GDAL prefers the transform where it finds both."""
+    write_geotiff(tmp_path / "a.tif", image)
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename relativeToVRT="1">a.tif'
+        f"</SourceFilename><SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>"
+        for band in (1, 2, 3)
+    )
+    points = "".join(
+        f'<GCP Id="{x}{y}" Pixel="{x}" Line="{y}" X="{10 + x / 100}" Y="{50 - y / 100}"/>'
+        for x, y in ((0, 0), (50, 0), (0, 37))
+    )
+    (tmp_path / "both.vrt").write_text(
+        '<VRTDataset rasterXSize="50" rasterYSize="37"><SRS>EPSG:32640</SRS><GeoTransform>300000,0.5,0,2780000,0,-0.5'
+        f'</GeoTransform><GCPList Projection="EPSG:4326">{points}</GCPList>{bands}</VRTDataset>'
+    )
+    with rasterio.open(tmp_path / "both.vrt") as dataset:
+        assert (len(dataset.gcps[0]), dataset.transform) == (3, UTM)
+    with rasterio.open(mask_of(segmenter, tmp_path / "both.vrt")) as dataset:
+        assert (dataset.crs, dataset.transform) == (rasterio.crs.CRS.from_epsg(32640), UTM)
 
 
 def test_mask_of_an_image_without_georeference_has_none(tmp_path: Path, segmenter: Segmenter, image: Array) -> None:
@@ -367,6 +442,30 @@ def test_another_dtype_is_refused(tmp_path: Path, dtype: str) -> None:
     path = write_geotiff(tmp_path / "a.tif", np.zeros((4, 4, 3), dtype))
     with pytest.raises(RasterError, match=f"expected uint8 pixels, found {dtype}"):
         whole_of(path, 3, "uint8")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "remedy"),
+    [
+        ("uint8", "uint16", "-ot Byte -scale MIN MAX 0 255"),
+        ("uint16", "uint8", "-ot UInt16 -scale MIN MAX 0 65535"),
+        ("int16", "float32", "-ot Int16 -scale MIN MAX 0 32767"),
+        ("float32", "uint8", "-ot Float32 -scale MIN MAX 0 1"),
+    ],
+)
+def test_the_remedy_for_another_dtype_has_bounds(tmp_path: Path, wanted: str, found: str, remedy: str) -> None:
+    """Without bounds, GDAL would stretch every image between its own minimum and maximum."""
+    path = write_geotiff(tmp_path / "a.tif", np.zeros((4, 4, 3), found))
+    with pytest.raises(RasterError) as caught:
+        whole_of(path, 3, wanted)
+    told = "rescale it with the same bounds as the training images, for example gdal_translate "
+    assert str(caught.value).endswith(told + remedy)
+
+
+def test_doubles_are_converted_without_scaling(tmp_path: Path) -> None:
+    path = write_geotiff(tmp_path / "a.tif", np.zeros((4, 4, 3), np.float64))
+    with pytest.raises(RasterError, match=r"convert it with gdal_translate -ot Float32$"):
+        whole_of(path, 3, "float32")
 
 
 def test_a_damaged_raster_is_an_error_of_ours(tmp_path: Path, segmenter: Segmenter, rng: np.random.Generator) -> None:

@@ -282,7 +282,7 @@ def test_a_scene_size_means_nothing_without_a_global_context() -> None:
 
 @pytest.mark.parametrize("scene", [16, 1, 0, -40])
 def test_a_scene_must_be_larger_than_a_tile(scene: int) -> None:
-    with pytest.raises(InputError, match=f"scene size: expected more than the 16 pixels of a tile, found {scene}$"):
+    with pytest.raises(InputError, match=f"`scene_size`: expected more than the 16 pixels of a tile, found {scene}$"):
         Segmenter(tiny.TINY_GLOBAL, backend="onnxruntime", scene_size=scene)
 
 

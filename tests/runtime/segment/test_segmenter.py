@@ -283,3 +283,43 @@ def test_a_preview_lays_the_colours_over_the_image_where_there_is_data(
         assert moved.size > 0
         share = (moved * towards).sum() / (towards**2).sum()
         assert 0.2 < share < 0.8
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path: Path, segmenter: Segmenter) -> None:
+    image = write_geotiff(tmp_path / "image.tif", np.zeros((20, 20, 3), np.uint8))
+    paths = Paths(mask=tmp_path / "same.tif", probabilities=tmp_path / "." / "same.tif")
+    with pytest.raises(InputError, match=r"same\.tif is the name of two outputs; give each a name of its own"):
+        segmenter.segment_file(image, paths)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.tif"]
+
+
+def test_a_folder_in_the_place_of_an_output_is_refused_before_the_run(tmp_path: Path, segmenter: Segmenter) -> None:
+    image = write_geotiff(tmp_path / "image.tif", np.zeros((20, 20, 3), np.uint8))
+    (tmp_path / "preview.png").mkdir()
+    paths = Paths(mask=tmp_path / "mask.tif", preview=tmp_path / "preview.png")
+    for attempt in (segmenter.segment_file, segmenter.estimate):
+        with pytest.raises(OutputError, match=r"preview\.png: expected a file to write, found a folder"):
+            attempt(image, paths, overwrite=True)
+    assert not (tmp_path / "mask.tif").exists()
+
+
+def test_an_estimate_refuses_what_the_run_would_refuse(tmp_path: Path, segmenter: Segmenter) -> None:
+    image = write_geotiff(tmp_path / "image.tif", np.zeros((20, 20, 3), np.uint8))
+    paths = Paths(mask=tmp_path / "mask.tif")
+    segmenter.segment_file(image, paths)
+    with pytest.raises(OutputError, match=r"mask\.tif exists already"):
+        segmenter.estimate(image, paths)
+    assert segmenter.estimate(image, paths, overwrite=True).disk == 20 * 20
+
+
+def test_a_segmenter_at_work_says_so_to_the_thread_that_comes_again(tmp_path: Path, segmenter: Segmenter) -> None:
+    """A lock alone would wait for itself."""
+    image = write_geotiff(tmp_path / "image.tif", np.zeros((20, 20, 3), np.uint8))
+
+    def again(done: int, total: int) -> None:
+        segmenter.close()
+
+    with pytest.raises(InputError, match="this segmenter is at work in this thread"):
+        segmenter.segment_file(image, Paths(mask=tmp_path / "mask.tif"), progress=again)
+    assert not (tmp_path / "mask.tif").exists()
+    assert segmenter.segment(np.zeros((5, 5, 3), np.uint8)).ids.shape == (5, 5)

@@ -62,7 +62,7 @@ def test_a_sink_of_ones_own_takes_the_rows_and_counts_for_the_estimate(
     paths = Paths(mask=tmp_path / "mask.tif", others={"counts": tmp_path / "counts.txt"})
     report = segmenter.segment_file(image, paths)
     assert (tmp_path / "counts.txt").read_text() == "\n".join(f"{name} {n}" for name, n in report.pixels.items())
-    assert segmenter.estimate(image, paths).disk == 100 * 70 + 20 * 3
+    assert segmenter.estimate(image, paths, overwrite=True).disk == 100 * 70 + 20 * 3
 
 
 def test_an_output_that_nobody_knows_is_refused_before_anything_is_written(

@@ -222,10 +222,68 @@ def test_nan_and_infinity_are_treated_as_on_the_host(gpu: Gpu) -> None:
     (strip,) = merger.flush()
     ids, values = merge(gpu, grid, "uniform", scores, "scores")
     np.testing.assert_array_equal(ids, strip.ids())
-    np.testing.assert_array_equal(values, strip.scores)
+    np.testing.assert_array_equal(values, Strip(strip.y, strip.scores, "probabilities").probabilities())
+    lost = ~np.isfinite(scores[0]).all(axis=0)
+    np.testing.assert_array_equal(ids == 255, lost)
+    np.testing.assert_array_equal(np.isnan(values), np.broadcast_to(lost, values.shape))
+    assert 0 < lost.sum() < 64
     _, values = merge(gpu, grid, "uniform", scores, "softmax")
     with np.errstate(invalid="ignore"):
         np.testing.assert_allclose(values, strip.probabilities(), rtol=2e-6)
+
+
+def test_scores_that_are_not_finite_are_counted(gpu: Gpu) -> None:
+    grid = Grid.over(8, 8, 8, TilePlan(kind="stride", overlap=0))
+    scores = np.zeros((3, 8, 8), np.float32)
+    scores[1, 2, 3], scores[2, 4, 5], scores[0, 4, 5] = np.nan, np.inf, -np.inf
+    ones, placed = np.ones(8, np.float32), gpu.place(scores)
+    weight = gpu.place(ones).pointer
+    sums = Sums(
+        sums=gpu.place(scores * 0).pointer, weight=weight, rows=weight, columns=weight, classes=3, tile=8, height=8,
+        width=8,
+    )  # fmt: skip
+    ids, lost = gpu.device.allocate(64), gpu.place(np.array([5], np.uint32))
+    gpu.stream.fill(sums.sums, 0, scores.nbytes)
+    gpu.kernels.add_tile(gpu.stream, sums, next(iter(grid)), placed.pointer)
+    gpu.kernels.finish(gpu.stream, sums, 0, 8, ids.pointer, lost=lost.pointer)
+    assert gpu.fetch(lost.pointer, (1,), "uint32").tolist() == [5 + 2]
+    assert np.argwhere(gpu.fetch(ids.pointer, (8, 8), "uint8") == 255).tolist() == [[2, 3], [4, 5]]
+
+
+def with_holes(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Floats, some of which are no measurements, and some of which only just are."""
+    image = noise(rng, shape, "float32").astype(np.float32)
+    odd = np.array([np.nan, np.inf, -np.inf, -3.4e38, 1.1e30, 1e30, -1e30, 0.0, -0.0], np.float32)
+    places = rng.random(shape) < 0.2
+    image[places] = rng.choice(odd, int(places.sum()))
+    return image
+
+
+def test_floats_without_data_are_cut_and_resampled_as_on_the_host(gpu: Gpu, rng: np.random.Generator) -> None:
+    image = with_holes(rng, (47, 53, 3))
+    placed, target = gpu.place(image), gpu.device.allocate(3 * 61 * 67 * 4)
+    for window in WINDOWS:
+        expected = read_padded(ArraySource(image), window).transpose(2, 0, 1)
+        assert np.isfinite(expected).all()
+        gpu.kernels.cut(gpu.stream, placed, window, target.pointer)
+        np.testing.assert_array_equal(gpu.fetch(target.pointer, expected.shape, "float32"), expected)
+        expected = resample(read_padded(ArraySource(image), window), 7, "box").transpose(2, 0, 1)
+        gpu.kernels.resample(gpu.stream, placed, window, 7, "box", target.pointer)
+        np.testing.assert_array_equal(gpu.fetch(target.pointer, expected.shape, "float32"), expected)
+
+
+def test_floats_without_data_are_masked_as_on_the_host(gpu: Gpu, rng: np.random.Generator) -> None:
+    image = with_holes(rng, (94, 53, 4))[::2, ::-1, 1:]
+    valid = ArraySource(image).valid(Window(0, 0, 47, 53))
+    assert valid is not None
+    ids, shares = np.full((47, 53), 2, np.uint8), np.full((5, 47, 53), 0.2, np.float32)
+    placed = gpu.place(ids), gpu.place(shares)
+    gpu.kernels.mask_missing(gpu.stream, gpu.place(image), 5, placed[0].pointer, placed[1].pointer)
+    found = gpu.fetch(placed[0].pointer, ids.shape, "uint8"), gpu.fetch(placed[1].pointer, shares.shape, "float32")
+    np.testing.assert_array_equal(found[0], np.where(valid, 2, 255))
+    np.testing.assert_array_equal(found[1], np.where(valid, shares, np.float32(np.nan)))
+    gpu.kernels.mask_missing(gpu.stream, gpu.place(image), 5, gpu.place(ids).pointer)
+    gpu.stream.synchronize()
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])

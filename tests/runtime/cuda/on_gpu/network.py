@@ -65,6 +65,28 @@ def expected_of(bundle: Path, image: NDArray[Any], *, batch: int = 4, tta: bool 
     return Segmentation(ids=np.concatenate([row.ids for row in rows]), probabilities=np.concatenate(shares, axis=1))
 
 
+@pytest.mark.parametrize("tta", [False, True], ids=["upright", "tta"])
+def test_floats_without_data_and_scores_that_are_not_finite(tta: bool, caplog: pytest.LogCaptureFixture) -> None:
+    image = np.random.default_rng(0).random((45, 50, 3)).astype(np.float32)
+    image[3, 4, 1], image[20, 20, 0], image[44, 49] = np.nan, -np.inf, -3.4e38
+    image[30, 31] = -4  # the square root of what is below -1 is NaN
+    lost = [[3, 4], [20, 20], [30, 31], [44, 49]]
+    expected = expected_of(tiny.TINY_FLOAT, image, batch=3, tta=tta)
+    with Segmenter(tiny.TINY_FLOAT, batch=3, tta=tta) as segmenter:
+        from_host = segmenter.segment(image, probabilities=True)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            found = segmenter.segment_device(on_device(segmenter, image), probabilities=True)
+        assert found.probabilities is not None
+        ids, shares = on_host(segmenter, found.ids), on_host(segmenter, found.probabilities)
+        alone = on_host(segmenter, segmenter.segment_device(on_device(segmenter, image)).ids)
+    assert "not finite at 1 pixel" in caplog.text
+    assert np.argwhere(expected.ids == 255).tolist() == lost
+    np.testing.assert_array_equal(alone, expected.ids)
+    assert_same(from_host, expected)
+    assert_same(Segmentation(ids=ids, probabilities=shares), expected)
+
+
 def on_device(segmenter: Segmenter, image: NDArray[Any]) -> DeviceArray:
     """The image in the GPU's memory, with the strides that it has."""
     base = image if image.base is None else image.base

@@ -1,0 +1,83 @@
+"""Opening files with GDAL: the same pixels and masks whatever the user's environment says, and errors of ours."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import rasterio
+from rasterio.env import hasenv
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
+
+from ..errors import RasterError
+from .places import Place, check_place, container
+from .silence import ignored
+
+OpenFile: TypeAlias = DatasetReader
+"""An open raster as rasterio has it, for rooms that do not import rasterio themselves."""
+
+_PINNED: dict[str, object] = {
+    "GDAL_FORCE_CACHING": False,  # else masks of blocks that reach beyond the raster are wrong
+    "GDAL_DISABLE_READDIR_ON_OPEN": False,  # else masks in files beside the raster are not found
+    "GDAL_PAM_ENABLED": True,  # else nodata values and colours in .aux.xml files are not read
+    "GDAL_TIFF_INTERNAL_MASK_TO_8BIT": True,
+    "JPEG_READ_MASK": True,
+    "JPEG_MASK_BIT_ORDER": "AUTO",
+    "GDAL_JPEG_TO_RGB": True,
+    "CONVERT_YCBCR_TO_RGB": True,
+    "GTIFF_IGNORE_READ_ERRORS": False,  # else what is missing of a damaged file is black
+    "GTIFF_DIRECT_IO": False,
+    "GTIFF_VIRTUAL_MEM_IO": False,
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,  # read at once, a PNG that ends early would be no error
+}
+"""Options of GDAL that change pixels or masks, at their defaults but for the last."""
+
+
+@contextlib.contextmanager
+def open_any(path: Place) -> Iterator[OpenFile]:
+    """Open any raster that GDAL reads.
+
+    Args:
+        path: The file, or the name of a part of a container.
+
+    Yields:
+        The open raster.
+
+    Raises:
+        RasterError: The file is missing, no image, or a container of several.
+    """
+    check_place(path)
+    with rasterio.Env(**_PINNED):
+        try:
+            with ignored(NotGeoreferencedWarning):  # PNG and JPEG have no place
+                dataset = rasterio.open(path)
+        except (RasterioError, UnicodeError) as error:
+            raise RasterError(subject=path, expected="an image that GDAL reads", found=f"none ({error})") from error
+        with dataset:
+            if dataset.count == 0:
+                raise container(path, dataset.subdatasets)
+            yield dataset
+
+
+@contextlib.contextmanager
+def reading(path: Place, what: str) -> Iterator[None]:
+    """Turn rasterio's errors into ours while something is read, in any thread.
+
+    Args:
+        path: The raster, for messages.
+        what: What is read, in words.
+
+    Raises:
+        RasterError: It cannot be read.
+    """
+    options = contextlib.nullcontext() if hasenv() else rasterio.Env(**_PINNED)
+    try:
+        with options:
+            yield
+    except RasterioError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise RasterError(
+            f"cannot read {what}: the file is damaged or cut short ({reason})", subject=path, remedy="get it anew"
+        ) from error
