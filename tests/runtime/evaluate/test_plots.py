@@ -91,7 +91,7 @@ def test_a_chart_is_what_is_drawn_on_its_panels(tmp_path: Path) -> None:
     assert picture[round(560 - place[1]), round(place[0])].tolist() == colour
 
 
-def test_no_state_of_pyplot_is_touched() -> None:
+def test_no_state_of_pyplot_is_touched(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
@@ -100,5 +100,5 @@ assert "matplotlib" not in sys.modules
 plots.stacked("tiny", 1, "step")[0].save(Path("a.png"))
 assert "matplotlib.pyplot" not in sys.modules
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
