@@ -21,12 +21,11 @@ from fctl.runtime.segment.batches import PatchBatch, joined, on_host
 from fctl.runtime.segment.opening import load_network
 from fctl.runtime.segment.selfcheck import check_batch, square_of, write_check
 
-from .verify import TOLERANCES, Reference, Samples, Scores, relative, verify
+from .verify import AT_ONCE, TOLERANCES, Reference, Samples, Scores, relative, verify
 
 log = logging.getLogger(__name__)
 
 _GATE = "onnxruntime"  # the engine of `verify`
-_AT_ONCE = 2  # patches in a run
 _TIE, _HALF_TIE = 1e-5, 1e-3  # by which scores differ that are the same but for rounding, as parts of max |score|
 
 
@@ -50,7 +49,7 @@ def gated(bundle: Bundle, reference: Reference, samples: Samples) -> Manifest:
     kept = replace(reference, scores=_remembered(reference.scores))
     parity = verify(bundle, kept, samples)
     verdicts = [_of_gate(parity)]
-    for engine in installed_engines("fp32", bundle, _AT_ONCE):
+    for engine in installed_engines("fp32", bundle, AT_ONCE):
         if engine.name == _GATE:
             continue
         verdict = _verdict(bundle, engine, kept, samples)
@@ -119,7 +118,7 @@ def _rounds_to_half(bundle: Bundle) -> bool:
 def _scores(bundle: Bundle, engine: Engine, samples: Samples) -> Scores:
     """Scores (patches, classes, P, P) of all patches in an engine, which is closed."""
     try:
-        network = load_network(bundle, engine, min(_AT_ONCE, len(samples.batches)))
+        network = load_network(bundle, engine, min(AT_ONCE, len(samples.batches)))
     except BaseException:
         engine.close()
         raise

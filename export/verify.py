@@ -30,7 +30,8 @@ MIN_AGREEMENT = 0.9999
 WEAK_CONTEXT = 10 * MAX_ERROR
 """The least change of the logits, as a part of max |logit|, that a context should make."""
 
-_AT_ONCE = 2  # patches in a run: enough to try the symbolic batch, and a full VGG16 in 16 GB
+AT_ONCE = 2
+"""Patches in a run: enough to try the symbolic batch, and a full VGG16 in 16 GB."""
 
 Array = NDArray[np.generic]
 Scores = NDArray[np.float32]
@@ -129,7 +130,7 @@ def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: P
         EngineError: ONNX Runtime is missing, or refuses a graph.
     """
     count = len(samples.batches)
-    network = load_network(bundle, choose_engine("onnxruntime", "fp32"), min(_AT_ONCE, count))
+    network = load_network(bundle, choose_engine("onnxruntime", "fp32"), min(AT_ONCE, count))
     gathered = _gather(network, samples.batches)
     found = _segment(network, gathered)
     expected = _concatenated(reference.scores, samples.batches)

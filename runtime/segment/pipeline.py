@@ -109,14 +109,14 @@ def segment_strips(
     """
     _warn_of_scene_blocks(network, source)
     cache: FeatureCache = {}
-    done, ready = 0, list[FinishedRows]()
+    done, total, ready = 0, len(band), list[FinishedRows]()
     for batch in _batches(network.manifest, source, band, network.batch, reader):
         _forget_unused(cache, batch)
         finished, ready = ready, list(accumulator.add(batch.tiles, partial(_infer, network, batch, cache)))
         yield from finished
         done += len(batch.tiles)
         if progress:
-            progress(done, len(band))
+            progress(done, total)
     yield from ready
     yield from accumulator.flush()
 

@@ -58,9 +58,9 @@ class ContextWindow(ABC):
     def around(self, tile: Window, raster: Extent) -> Window:
         """The window of the raster that one patch is shown; it may reach beyond the raster."""
 
-    @abstractmethod
     def rows(self, tile: int, raster: Extent) -> int:
         """How many rows of the raster the window spans, for a patch of `tile` pixels a side."""
+        return self.around(Window(0, 0, tile, tile), raster).height
 
     @abstractmethod
     def blocks(self, tile: int, raster: Extent) -> tuple[int, int]:
@@ -89,10 +89,6 @@ class CentredContext(ContextWindow):
     def around(self, tile: Window, raster: Extent) -> Window:
         """The window of the nearest size that leaves whole pixels on either side of the patch."""
         return tile.centred(_same_parity(self.factor, tile.height), _same_parity(self.factor, tile.width))
-
-    def rows(self, tile: int, raster: Extent) -> int:
-        """The factor times the patch."""
-        return _same_parity(self.factor, tile)
 
     def blocks(self, tile: int, raster: Extent) -> tuple[int, int]:
         """Nothing is shared."""
@@ -124,10 +120,6 @@ class GlobalContext(ContextWindow):
         y, height = _scene_block(tile.y, tile.height, raster.height, self.scene)
         x, width = _scene_block(tile.x, tile.width, raster.width, self.scene)
         return Window(y, x, height, width)
-
-    def rows(self, tile: int, raster: Extent) -> int:
-        """The height of a scene block."""
-        return self.around(Window(0, 0, tile, tile), raster).height
 
     def blocks(self, tile: int, raster: Extent) -> tuple[int, int]:
         """Scene blocks along both sides."""

@@ -137,12 +137,11 @@ class Merger:
 
     def _advance(self, y: int) -> Iterator[Strip]:
         """Move on to a row of the raster; rows above the band were computed for its sake and are dropped."""
-        if self._y < self._band.y:
-            dropped = min(y, self._band.y) - self._y
-            if dropped > 0:
-                self._finish(dropped)
-        if y > self._y:
-            yield self._finish(y - self._y)
+        for until in (min(y, self._band.y), y):
+            if until > self._y:
+                strip = self._finish(until - self._y)
+                if strip.y >= self._band.y:
+                    yield strip
 
     def _finish(self, rows: int) -> Strip:
         total = np.outer(self._rows[self._y : self._y + rows], self._columns)
