@@ -27,3 +27,6 @@ ContextMode = Literal["all", "none", "each"]
 
 Order = Literal["worst", "best", "first"]
 """Which images an evaluation draws."""
+
+OnBadBlock = Literal["fail", "nodata"]
+"""What becomes of a block of an image that cannot be read: an error, or pixels without data."""

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..choices import Backend, RunPrecision
+from ..choices import Backend, OnBadBlock, RunPrecision
 from ..errors import OutputError
 from .console import command, echo, fail, usage
 from .groups import OptionGroup
+from .interrupts import ending_at_once
 from .options import Bands, Batch, BuildEngines, Overwrite, band_numbers, one_of
+from .spellings import Spellings
 from .tables import print_table, progress_bars
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ class Outputs(OptionGroup):
     ] = False
     preview: Annotated[bool, typer.Option(help="Also write a PNG of the mask over the image.")] = True
     overwrite: Overwrite = False
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on where an earlier run of the same outputs ended (NAME.fctl-run beside them)."
+        ),
+    ] = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would take, and stop.")] = False
 
 
@@ -60,6 +68,35 @@ class EngineOptions(OptionGroup):
     ] = "fp32"
     batch: Batch = 4
     build_engines: BuildEngines = False
+    isolate: Annotated[
+        bool,
+        typer.Option("--isolate", help="Run the engine in a child process, which a graph of a stranger may crash."),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits(OptionGroup):
+    """What an image may be, and what a run may take."""
+
+    panel = "Limits"
+
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Most memory of the whole process, as 600M or 2G: kept to, or refused."),
+    ] = None
+    on_bad_block: Annotated[
+        OnBadBlock,
+        typer.Option(help="A block of an image that cannot be read: fail, or nodata to leave it out and go on."),
+    ] = "fail"
+    allow_remote: Annotated[
+        bool,
+        typer.Option("--allow-remote", help="Open whatever GDAL opens, also what names other files: trust the images."),
+    ] = False
+    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels of an image.")] = 40_000_000_000
+    max_bands: Annotated[int, typer.Option(min=1, help="Most bands of an image.")] = 1000
+    max_block: Annotated[
+        str, typer.Option(metavar="SIZE", help="Most memory of one block of an image, as GDAL decodes it.")
+    ] = "2G"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +126,7 @@ def run(
     segmentation: Segmentation,
     engine: EngineOptions,
     outputs: Outputs,
+    limits: Limits,
 ) -> None:
     """Segment images into masks with class ids, colours and the image's georeference.
 
@@ -97,18 +135,8 @@ def run(
     bands = band_numbers(segmentation.bands)
     targets = _targets(images, outputs)
 
-    from ..segment.segmenter import Segmenter
-
-    with Segmenter(
-        segmentation.bundle,
-        backend=engine.backend,
-        precision=engine.precision,
-        batch=engine.batch,
-        build_engines=engine.build_engines,
-        tta=segmentation.tta,
-        scene_size=segmentation.scene_size,
-    ) as segmenter:
-        action = (_estimator if outputs.dry_run else _runner)(segmenter, bands, outputs.overwrite)
+    with ending_at_once(), _segmenter(segmentation, engine, limits) as segmenter:
+        action = (_estimator if outputs.dry_run else _runner)(segmenter, bands, outputs, limits)
         reports = [_attempt(action, image, paths) for image, paths in targets.items()]
     done = [report for report in reports if report is not None]
     if len(targets) > 1:
@@ -117,6 +145,29 @@ def run(
         if len(targets) > 1:
             typer.echo(f"{failed} of {len(targets)} images failed", err=True)
         raise typer.Exit(1)
+
+
+def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits) -> Segmenter:
+    from ..raster.access import Access
+    from ..segment.memory import parsed_size
+    from ..segment.segmenter import Segmenter
+
+    return Segmenter(
+        segmentation.bundle,
+        backend=engine.backend,
+        precision=engine.precision,
+        batch=engine.batch,
+        build_engines=engine.build_engines,
+        tta=segmentation.tta,
+        scene_size=segmentation.scene_size,
+        isolate=engine.isolate,
+        sources=Access(
+            sources="any" if limits.allow_remote else "local",
+            max_pixels=limits.max_pixels,
+            max_bands=limits.max_bands,
+            max_block=parsed_size("`max_block`", limits.max_block),
+        ),
+    )
 
 
 def _targets(images: list[str], outputs: Outputs) -> dict[Place, Paths]:
@@ -163,25 +214,29 @@ def _attempt(action: _Action, image: Place, paths: Paths) -> Report | Estimate |
         return None
 
 
-def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> _Action:
+def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, outputs: Outputs, limits: Limits) -> _Action:
     """What segments one image and prints what came of it."""
+    from ..segment.memory import parsed_size
+
+    memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
 
     def action(image: Place, paths: Paths) -> Report:
         with progress_bars("patches") as advance:
             report = segmenter.segment_file(
-                image, paths, bands=bands, overwrite=overwrite, progress=partial(advance, _name(image))
-            )
+                image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
+                on_bad_block=limits.on_bad_block, progress=partial(advance, _name(image)),
+            )  # fmt: skip
         _print_report(report)
         return report
 
     return action
 
 
-def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None, overwrite: bool) -> _Action:
+def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None, outputs: Outputs, limits: Limits) -> _Action:
     """What prints how much one image would take."""
 
     def action(image: Place, paths: Paths) -> Estimate:
-        estimate = segmenter.estimate(image, paths, bands=bands, overwrite=overwrite)
+        estimate = segmenter.estimate(image, paths, bands=bands, overwrite=outputs.overwrite, trial=True)
         _print_estimate(estimate, paths)
         return estimate
 
@@ -220,12 +275,24 @@ def _work(item: Report | Estimate) -> tuple[str, str]:
     return f"{item.seconds:.1f} s, {item.speed:.1f} patches/s", shares
 
 
+def _foreseen(estimate: Estimate) -> list[tuple[str, str]]:
+    """What a trial told."""
+    if estimate.process is None or estimate.seconds is None:
+        return []
+    minutes, seconds = divmod(round(estimate.seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return [
+        ("memory of the whole process", f"{estimate.process / (1 << 20):.0f} MiB"),
+        ("time", f"{hours}:{minutes:02}:{seconds:02}"),
+    ]
+
+
 def _print_estimate(estimate: Estimate, paths: Paths) -> None:
     mebibyte = 1 << 20
     rows = [
         ("size", f"{estimate.height} x {estimate.width} pixels"),
         ("tiles", str(estimate.tiles)),
-        ("memory beside the engine's", f"{estimate.memory / mebibyte:.0f} MiB"),
+        *_foreseen(estimate),
         ("disk at most", f"{estimate.disk / mebibyte:.0f} MiB"),
         *(("would write", str(path)) for path in paths.wanted()),
     ]
@@ -235,4 +302,5 @@ def _print_estimate(estimate: Estimate, paths: Paths) -> None:
 run_app = command(
     run,
     examples=("image.tif", "scenes/*.tif --bundle city.fctl -o masks/ --probabilities"),
+    spellings=Spellings(options={"--sources": "--allow-remote"}),
 )

@@ -155,7 +155,7 @@ def _segment(job: _Job, network: Network, index: int, progress: TileProgress | N
             ids = job.table[rows.ids]
             tally.add(ids, mask.read(rows.y, len(ids)), first.read(rows.y, len(ids)) if first else ids)
             if writer:
-                writer.write(ids[None])
+                writer.write(ids[None], rows.y)
     tiles = len(grid_of(manifest, height, width))
     return ImageResult(
         name=sample.name, height=height, width=width, tiles=tiles, nodata=tally.nodata, confusion=tally.confusion,

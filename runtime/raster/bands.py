@@ -18,6 +18,7 @@ from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ..errors import RasterError
+from .blocks import Blocks
 from .places import Place
 
 log = logging.getLogger(__name__)
@@ -71,14 +72,14 @@ class Opacity:
         return self.between > self.opaque + _DOUBT
 
 
-def choose_bands(dataset: DatasetReader, path: Place, wanted: int, named: Sequence[int] | None) -> Bands:
+def choose_bands(blocks: Blocks, path: Place, wanted: int, named: Sequence[int] | None) -> Bands:
     """Choose the bands to use.
 
     A band that is named is data, whatever its colour interpretation. Where none is named, the choice is all bands but
     opacity; or all but one marked alpha which is no opacity, if so many are wanted.
 
     Args:
-        dataset: The open raster.
+        blocks: The open raster.
         path: Its name, for messages.
         wanted: How many bands are wanted.
         named: Numbers of the bands, from 1; None to choose.
@@ -89,10 +90,11 @@ def choose_bands(dataset: DatasetReader, path: Place, wanted: int, named: Sequen
     Raises:
         RasterError: There are others than wanted.
     """
+    dataset = blocks.dataset
     marked = _marked_alpha(dataset)
     if named and marked in named:
         marked = None
-    opacity = _opacity_of(dataset, marked) if marked else Opacity()
+    opacity = _opacity_of(blocks, marked) if marked else Opacity()
     is_mask = marked is not None and opacity.is_mask
     used = tuple(named) if named else dataset.indexes
     if not named and marked and (is_mask or len(used) - 1 == wanted):
@@ -161,11 +163,11 @@ def _marked_alpha(dataset: DatasetReader) -> int | None:
     return interpretations.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in interpretations else None
 
 
-def _opacity_of(dataset: DatasetReader, band: int) -> Opacity:
+def _opacity_of(blocks: Blocks, band: int) -> Opacity:
     """What samples of a band marked alpha say of it."""
     opacity = Opacity()
-    for window in sample_windows(dataset):
-        opacity.add(dataset.read(band, window=window))
+    for window in sample_windows(blocks.dataset):
+        opacity.add(blocks.read([band], window))  # 0 where a block cannot be read, which counts as nothing
         if opacity.is_refuted:
             break
     return opacity

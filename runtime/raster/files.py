@@ -12,6 +12,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
 from ..errors import RasterError
+from ..tiling.windows import Window
+from .access import TRUST, Access, check_limits
+from .guard import allowed_drivers, check_opened, forbidden, opened_name
 from .places import Place, check_place, container
 from .silence import ignored
 
@@ -21,6 +24,7 @@ OpenFile: TypeAlias = DatasetReader
 _PINNED: dict[str, object] = {
     "GDAL_FORCE_CACHING": False,  # else masks of blocks that reach beyond the raster are wrong
     "GDAL_DISABLE_READDIR_ON_OPEN": False,  # else masks in files beside the raster are not found
+    "GDAL_READDIR_LIMIT_ON_OPEN": 1000,  # else names in mixed case would be found in folders larger than those we list
     "GDAL_PAM_ENABLED": True,  # else nodata values and colours in .aux.xml files are not read
     "GDAL_TIFF_INTERNAL_MASK_TO_8BIT": True,
     "JPEG_READ_MASK": True,
@@ -32,33 +36,51 @@ _PINNED: dict[str, object] = {
     "GTIFF_VIRTUAL_MEM_IO": False,
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,  # read at once, a PNG that ends early would be no error
 }
-"""Options of GDAL that change pixels or masks, at their defaults but for the last."""
+"""Options of GDAL that change pixels or masks, at their defaults but for the last of them."""
+
+
+_DEFAULT = Access()
 
 
 @contextlib.contextmanager
-def open_any(path: Place) -> Iterator[OpenFile]:
-    """Open any raster that GDAL reads.
+def open_any(path: Place, access: Access = _DEFAULT) -> Iterator[OpenFile]:
+    """Open any raster that may be opened.
 
     Args:
         path: The file, or the name of a part of a container.
+        access: Which files may be opened, and how large they may be.
 
     Yields:
         The open raster.
 
     Raises:
-        RasterError: The file is missing, no image, or a container of several.
+        RasterError: The file is missing, may not be read, is no image, a container of several, or not allowed.
     """
     check_place(path)
     with rasterio.Env(**_PINNED):
         try:
-            with ignored(NotGeoreferencedWarning):  # PNG and JPEG have no place
-                dataset = rasterio.open(path)
+            drivers = allowed_drivers(path, access)
+            dataset = _opened(path, drivers)
+        except PermissionError:
+            raise forbidden(path) from None
         except (RasterioError, UnicodeError) as error:
-            raise RasterError(subject=path, expected="an image that GDAL reads", found=f"none ({error})") from error
+            remedy = None if access.sources == "any" else f"convert it to GeoTIFF, or, {TRUST}"
+            raise RasterError(
+                subject=path, expected="an image that GDAL reads", found=f"none ({error})", remedy=remedy
+            ) from error
         with dataset:
+            if drivers is not None:
+                check_opened(dataset, path)
             if dataset.count == 0:
                 raise container(path, dataset.subdatasets)
+            check_limits(dataset, path, access)
             yield dataset
+
+
+def _opened(path: Place, drivers: list[str] | None) -> OpenFile:
+    """Open a file with GDAL; `rasterio.open` takes no list of drivers."""
+    with ignored(NotGeoreferencedWarning):  # PNG and JPEG have no place
+        return DatasetReader(opened_name(path), driver=drivers)
 
 
 @contextlib.contextmanager
@@ -81,3 +103,8 @@ def reading(path: Place, what: str) -> Iterator[None]:
         raise RasterError(
             f"cannot read {what}: the file is damaged or cut short ({reason})", subject=path, remedy="get it anew"
         ) from error
+
+
+def place_in(window: Window) -> str:
+    """Where a window lies, in words."""
+    return f"rows {window.y} to {window.bottom}, columns {window.x} to {window.right}"

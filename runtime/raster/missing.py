@@ -9,13 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.enums import MaskFlags
-from rasterio.errors import NodataShadowWarning
 from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from ..tiling.plausible import Plausible
 from .bands import Bands, Opacity, sample_windows
-from .silence import ignored
+from .blocks import Blocks
 
 Samples = NDArray[np.bool_]
 """One value for each sample, (height, width, bands)."""
@@ -25,7 +24,7 @@ class Missing:
     """Tells where an open raster has samples without data.
 
     Args:
-        dataset: The open raster.
+        blocks: The open raster.
         bands: The bands in use.
 
     Attributes:
@@ -33,8 +32,8 @@ class Missing:
         opacity: What was seen of the alpha band so far.
     """
 
-    def __init__(self, dataset: DatasetReader, bands: Bands) -> None:
-        self._dataset, self._bands = dataset, bands
+    def __init__(self, blocks: Blocks, bands: Bands) -> None:
+        self._blocks, self._bands, dataset = blocks, bands, blocks.dataset
         self._masked = tuple(index for index, band in enumerate(bands.used) if _is_masked(dataset, band))
         self.floating = np.dtype(dataset.dtypes[bands.used[0] - 1]).kind == "f"
         self.opacity = Opacity()
@@ -54,11 +53,10 @@ class Missing:
         found = np.ones((window.height, window.width, len(self._bands.used)), np.bool_)
         if self._masked:
             numbers = [self._bands.used[index] for index in self._masked]
-            with ignored(NodataShadowWarning):  # it warns that alpha is not heeded, which is heeded below
-                masks = self._dataset.read_masks(numbers, window=window)
+            masks = self._blocks.read_masks(numbers, window)
             found[:, :, self._masked] = (masks != 0).transpose(1, 2, 0)
         if self._bands.alpha:
-            alpha = self._dataset.read(self._bands.alpha, window=window)
+            alpha = self._blocks.read([self._bands.alpha], window)[0]
             self.opacity.add(alpha)
             found &= (alpha > 0)[:, :, None]
         return found
@@ -70,11 +68,12 @@ class Missing:
     def _range(self) -> Plausible:
         """What is plausible in this raster of floats, by samples of it."""
         samples: list[list[NDArray[np.generic]]] = [[] for _ in self._bands.used]
-        for window in sample_windows(self._dataset):
-            pixels = self._dataset.read(self._bands.used, window=window)
-            declared = self.declared(window)
+        for window in sample_windows(self._blocks.dataset):
+            pixels = self._blocks.read(self._bands.used, window)
+            declared, readable = self.declared(window), self._blocks.readable(window)
+            known = np.ones(pixels.shape[1:], np.bool_) if readable is None else readable
             for index, band in enumerate(pixels):
-                samples[index].append(band.ravel() if declared is None else band[declared[:, :, index]])
+                samples[index].append(band[known if declared is None else known & declared[:, :, index]])
         self.opacity = Opacity()  # what is read for good counts from here
         return Plausible.of_samples([np.concatenate(band) for band in samples])
 

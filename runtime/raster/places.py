@@ -82,9 +82,10 @@ def check_place(image: Place) -> None:
         raise RasterError(
             "remote images are not read yet",
             subject=image,
-            remedy="download it, or name a local .vrt that points there (gdal_translate -of VRT makes one)",
+            remedy="download it, or name a local .vrt that points there (gdal_translate -of VRT makes one) and lift "
+            "the check of images with `sources`",
         )
-    raise RasterError(subject=image, expected="an image", found="no such file")
+    raise RasterError(subject=image, expected="an image", found=_absence(image))
 
 
 def container(image: Place, names: Sequence[str]) -> RasterError:
@@ -112,6 +113,17 @@ def _exists(name: Place) -> bool:
         return Path(name).exists()
     except (OSError, ValueError):
         return False
+
+
+def _absence(name: Place) -> str:
+    """Why there is no file of a name: a folder that may not be entered hides it."""
+    try:
+        Path(name).stat()
+    except PermissionError:
+        return "a folder that may not be entered (permission denied)"
+    except (OSError, ValueError):
+        pass
+    return "no such file"
 
 
 def _is_remote(name: str) -> bool:

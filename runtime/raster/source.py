@@ -4,77 +4,43 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import get_args
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.control import GroundControlPoint
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.io import DatasetReader
-from rasterio.rpc import RPC
-from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 
-from ..errors import RasterError
+from ..errors import InputError, RasterError
 from ..tiling.resampling import Pixels
 from ..tiling.sources import HostSource
 from ..tiling.windows import Window
+from .access import Access, block_bytes, block_shape, least_cache
 from .bands import Bands, choose_bands, refuted
-from .files import OpenFile, open_any, reading
+from .blocks import Blocks, OnBadBlock
+from .files import OpenFile, open_any, place_in, reading
+from .fingerprint import Watch
+from .formats import PixelFormat, check_dtype
+from .georeference import Georeference
 from .missing import Missing
 from .places import Place
+from .thumbnails import means, read_thumbnail
 
-__all__ = ["Georeference", "OpenFile", "PixelFormat", "RasterSource", "open_any", "open_raster", "read_thumbnail"]
+__all__ = [
+    "Access", "Georeference", "OnBadBlock", "OpenFile", "PixelFormat", "RasterSource", "open_any", "open_raster",
+    "read_thumbnail",
+]  # fmt: skip
 
 _LEAST_CACHE = 64 << 20  # bytes
-_RANGES = {
-    "uint8": ("Byte", 0, 255),
-    "uint16": ("UInt16", 0, 65535),
-    "int16": ("Int16", 0, 32767),
-    "float32": ("Float32", 0, 1),
-}  # what GDAL calls a dtype, and what to spread values over
-
-
-class PixelFormat(Protocol):
-    """The pixels that an image must have."""
-
-    @property
-    def bands(self) -> int:
-        """Number of bands."""
-        ...
-
-    @property
-    def dtype(self) -> str:
-        """NumPy's name of the dtype."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Georeference:
-    """Where a raster lies.
-
-    Attributes:
-        crs: The coordinate reference system; None where it has none.
-        transform: Column and row to coordinates; None where it has none.
-        gcps: Ground control points and their coordinate reference system, which may be unknown.
-        rpcs: Rational polynomial coefficients, as satellite images have them before they are orthorectified; or None.
-    """
-
-    crs: CRS | None
-    transform: Affine | None
-    gcps: tuple[Sequence[GroundControlPoint], CRS | None]
-    rpcs: RPC | None = None
+_DEFAULT = Access()
 
 
 class RasterSource(HostSource):
     """An open raster as a source of windows; `open_raster` makes it. Only one thread at a time may use it.
 
     Args:
-        dataset: The open raster.
+        blocks: The open raster.
         path: Its name, for messages.
         bands: The bands in use.
 
@@ -86,11 +52,12 @@ class RasterSource(HostSource):
         implausible: Pixels that `valid` took as missing for a value that nobody declared, so far.
     """
 
-    def __init__(self, dataset: DatasetReader, path: Place, bands: Bands) -> None:
-        self._dataset, self._path, self._bands = dataset, path, bands
+    def __init__(self, blocks: Blocks, path: Place, bands: Bands) -> None:
+        self._blocks, self._dataset, self._path, self._bands = blocks, blocks.dataset, path, bands
         self.name, self.implausible = str(path), 0
+        self._watch = Watch(path)
         with reading(path, "it"):
-            self._missing = Missing(dataset, bands)
+            self._missing = Missing(blocks, bands)
 
     @property
     def height(self) -> int:
@@ -101,6 +68,51 @@ class RasterSource(HostSource):
     def width(self) -> int:
         """Number of columns."""
         return int(self._dataset.width)
+
+    @property
+    def bands(self) -> int:
+        """Number of bands in use."""
+        return len(self._bands.used)
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The dtype of the bands in use."""
+        dtype: np.dtype[np.generic] = np.dtype(self._dataset.dtypes[self._bands.used[0] - 1])
+        return dtype
+
+    @property
+    def block_shape(self) -> tuple[int, int]:
+        """Rows and columns of a block, the unit in which the file is decoded."""
+        return block_shape(self._dataset)
+
+    @property
+    def block_bytes(self) -> int:
+        """Decoded bytes of one block of every band that is decoded: all bands where they are interleaved by pixel."""
+        return block_bytes(self._dataset, len(self._bands.used) + (self._bands.alpha is not None))
+
+    @property
+    def block_cache(self) -> int:
+        """Bytes of cache without which a block is decoded again for each part of it that is read."""
+        return least_cache(self._dataset, len(self._bands.used) + (self._bands.alpha is not None))
+
+    @property
+    def block_memory(self) -> int:
+        """Bytes that GDAL holds at least while it reads from one block, its cache among them."""
+        apart = self.block_cache >= self.block_bytes  # else the decoded block lies beside the cache, which holds a band
+        return self.block_cache if apart else self.block_bytes + self.block_bytes // int(self._dataset.count)
+
+    @property
+    def bad_blocks(self) -> tuple[Window, ...]:
+        """The blocks that could not be read so far, from the top; none unless they are taken as missing."""
+        return self._blocks.bad
+
+    def check_unchanged(self) -> None:
+        """See that the image's files are those that were opened. Nothing is read, so this may be asked often.
+
+        Raises:
+            RasterError: A file was changed, removed or replaced.
+        """
+        self._watch.check()
 
     @property
     def georeference(self) -> Georeference:
@@ -126,6 +138,9 @@ class RasterSource(HostSource):
         for samples in (declared, plausible):
             if samples is not None:
                 pixels[~samples] = 0
+        readable = self._blocks.readable(_window(window))  # a mask may have shown that a block is bad
+        if readable is not None:
+            pixels[~readable] = 0
         return pixels
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
@@ -151,18 +166,21 @@ class RasterSource(HostSource):
         if alpha and self._missing.opacity.is_refuted:
             raise refuted(self._path, alpha)
         valid: NDArray[np.bool_]
-        if not self._missing.floating:
+        pixels = self._read(window) if self._missing.floating or self._blocks.tolerant else None
+        readable = self._blocks.readable(_window(window))
+        if not self._missing.floating or pixels is None:
             if declared is None:
-                return None
+                return readable
             valid = np.logical_or.reduce(declared, axis=2)
-            return valid
-        pixels = self._read(window)
+            return valid if readable is None else valid & readable
         plausible = self._missing.plausible(pixels)
         assert plausible is not None
         odd = ~plausible & np.isfinite(pixels)
         if declared is not None:
             odd &= declared
             plausible &= declared
+        if readable is not None:
+            odd[~readable] = plausible[~readable] = False
         self.implausible += int(np.count_nonzero(odd.any(axis=2)))
         valid = np.logical_and.reduce(plausible, axis=2)
         return valid
@@ -180,9 +198,16 @@ class RasterSource(HostSource):
         Raises:
             RasterError: The file is damaged.
         """
-        with reading(self._path, "it"):
-            shape = (len(self._bands.used), height, width)
-            pixels: Pixels = self._dataset.read(self._bands.used, out_shape=shape, resampling=Resampling.average)
+        try:
+            if self.bad_blocks:
+                return means(self.read, (self.height, self.width), height, width)
+            with reading(self._path, "it"):
+                shape = (len(self._bands.used), height, width)
+                pixels: Pixels = self._dataset.read(self._bands.used, out_shape=shape, resampling=Resampling.average)
+        except RasterError:
+            if not self._blocks.tolerant:
+                raise
+            return means(self.read, (self.height, self.width), height, width)
         pixels = pixels.transpose(1, 2, 0)
         plausible = self._missing.plausible(pixels)
         if plausible is not None:
@@ -191,18 +216,24 @@ class RasterSource(HostSource):
 
     def _read(self, window: Window) -> Pixels:
         """The samples of a window (height, width, bands) as they are in the file."""
-        with reading(self._path, f"rows {window.y} to {window.bottom}"):
-            pixels: Pixels = self._dataset.read(self._bands.used, window=_window(window)).transpose(1, 2, 0)
-        return pixels
+        with reading(self._path, place_in(window)):
+            return self._blocks.read(self._bands.used, _window(window)).transpose(1, 2, 0)
 
     def _declared(self, window: Window) -> NDArray[np.bool_] | None:
-        with reading(self._path, f"rows {window.y} to {window.bottom}"):
+        with reading(self._path, place_in(window)):
             return self._missing.declared(_window(window))
 
 
 @contextlib.contextmanager
 def open_raster(
-    path: Place, pixels: PixelFormat, bands: Sequence[int] | None, cached_rows: int
+    path: Place,
+    pixels: PixelFormat,
+    bands: Sequence[int] | None,
+    cached_rows: int = 0,
+    *,
+    access: Access = _DEFAULT,
+    cache: int | None = None,
+    on_bad_block: OnBadBlock = "fail",
 ) -> Iterator[RasterSource]:
     """Open a raster whose pixels fit.
 
@@ -211,59 +242,34 @@ def open_raster(
         pixels: The pixels that are wanted, such as a bundle's input.
         bands: Numbers of the bands to use, from 1, in the order that is wanted. None takes all but alpha, of which
             there must be as many as are wanted.
-        cached_rows: Rows that the caller goes back to, which are held decoded.
+        cached_rows: Rows that the caller goes back to, which are held decoded. Not used where `cache` is given.
+        access: Which files may be opened, and how large they may be.
+        cache: Bytes of decoded blocks that GDAL holds. One block of every band is held in any case, since the block
+            would be decoded again and again otherwise.
+        on_bad_block: "fail" raises RasterError at a block that cannot be read. "nodata" takes such a block as missing,
+            in all bands and everywhere it is asked for, and lists it in `RasterSource.bad_blocks`.
 
     Yields:
         The open raster.
 
     Raises:
-        RasterError: The file is missing, no image, or does not fit.
+        RasterError: The file is missing, no image, not allowed, or does not fit.
+        InputError: `on_bad_block` is neither.
     """
+    if on_bad_block not in get_args(OnBadBlock):
+        raise InputError(subject="`on_bad_block`", expected='"fail" or "nodata"', found=repr(on_bad_block))
     with contextlib.ExitStack() as stack:
-        dataset = stack.enter_context(open_any(path))
-        cache = 1.5 * cached_rows * dataset.width * dataset.count * np.dtype(pixels.dtype).itemsize
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=max(_LEAST_CACHE, int(cache))))
+        dataset = stack.enter_context(open_any(path, access))
+        held = cached_rows * dataset.width * dataset.count * np.dtype(pixels.dtype).itemsize
+        wanted = max(_LEAST_CACHE, int(1.5 * held)) if cache is None else cache
+        stack.enter_context(
+            rasterio.Env(GDAL_CACHEMAX=max(wanted, least_cache(dataset, len(bands or dataset.indexes))))
+        )
+        blocks = Blocks(dataset, on_bad_block)
         with reading(path, "it"):
-            chosen = choose_bands(dataset, path, pixels.bands, bands)
-        dtypes = {dataset.dtypes[band - 1] for band in chosen.used}
-        if dtypes != {pixels.dtype}:
-            raise RasterError(
-                subject=path,
-                expected=f"{pixels.dtype} pixels",
-                found=" and ".join(sorted(dtypes)),
-                remedy=_conversion(pixels.dtype, dtypes),
-            )
-        yield RasterSource(dataset, path, chosen)
-
-
-def read_thumbnail(path: Path, height: int, width: int) -> NDArray[np.uint8]:
-    """Read band 1 of a raster of class ids (uint8) at another size.
-
-    Args:
-        path: The file.
-        height: Height in pixels.
-        width: Width in pixels.
-
-    Returns:
-        Class ids (height, width), each that of the nearest pixel.
-
-    Raises:
-        RasterError: The file is missing, or no image.
-    """
-    with open_any(path) as dataset:
-        ids: NDArray[np.uint8] = dataset.read(1, out_shape=(height, width), resampling=Resampling.nearest)
-    return ids
-
-
-def _conversion(wanted: str, found: set[str]) -> str:
-    """What to do about another dtype. Each image must be rescaled alike, so the bounds are never its own."""
-    gdal, low, high = _RANGES[wanted]
-    if wanted == "float32" and found == {"float64"}:
-        return "convert it with gdal_translate -ot Float32"
-    return (
-        "rescale it with the same bounds as the training images, "
-        f"for example gdal_translate -ot {gdal} -scale MIN MAX {low} {high}"
-    )
+            chosen = choose_bands(blocks, path, pixels.bands, bands)
+        check_dtype(path, pixels.dtype, (dataset.dtypes[band - 1] for band in chosen.used))
+        yield RasterSource(blocks, path, chosen)
 
 
 def _window(window: Window) -> RasterioWindow:

@@ -1,4 +1,4 @@
-"""GeoTIFFs that are written from top to bottom."""
+"""GeoTIFFs that are written window by window."""
 
 from __future__ import annotations
 
@@ -21,11 +21,14 @@ from .files import open_any
 from .silence import ignored
 from .source import Georeference
 
-_BLOCK = 256  # side of a tile of the file, in pixels
+BLOCK = 256
+"""Side of a block of the files that are written, in pixels."""
+CACHE = 64 << 20
+"""Bytes of blocks that GDAL holds while files are written."""
 
 
 class RasterWriter:
-    """Writes rows into a tiled GeoTIFF, top to bottom; `create_raster` makes it.
+    """Writes windows into a tiled GeoTIFF; `create_raster` makes it.
 
     Args:
         dataset: The open file.
@@ -33,30 +36,17 @@ class RasterWriter:
 
     def __init__(self, dataset: DatasetWriter) -> None:
         self._dataset = dataset
-        self._pending: list[NDArray[np.generic]] = []
-        self._y = 0
 
-    def write(self, rows: NDArray[np.generic]) -> None:
-        """Append rows. Only whole blocks are written, since a block that is written twice wastes space.
+    def write(self, pixels: NDArray[np.generic], y: int, x: int = 0) -> None:
+        """Write a window.
 
         Args:
-            rows: Rows (bands, rows, width) in the file's dtype.
+            pixels: Pixels (bands, rows, columns) in the file's dtype. Windows that consist of whole blocks of the file
+                are best: a block that is written twice wastes space.
+            y: First row.
+            x: First column.
         """
-        self._pending.append(rows)
-        held = sum(part.shape[1] for part in self._pending)
-        if held >= _BLOCK:
-            self._write(held - held % _BLOCK)
-
-    def close(self) -> None:
-        """Write the rows that are left."""
-        if self._pending:
-            self._write(sum(part.shape[1] for part in self._pending))
-
-    def _write(self, rows: int) -> None:
-        held = np.concatenate(self._pending, axis=1)
-        self._dataset.write(held[:, :rows], window=Window(0, self._y, held.shape[2], rows))
-        self._pending = [held[:, rows:]] if held.shape[1] > rows else []
-        self._y += rows
+        self._dataset.write(pixels, window=Window(x, y, pixels.shape[2], pixels.shape[1]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,28 +82,26 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
         georeference: Where it lies.
 
     Yields:
-        What takes the rows.
+        What takes the pixels.
 
     Raises:
         OSError: The file cannot be written, or the disk is full.
     """
     profile = {
         "driver": "GTiff", "height": spec.height, "width": spec.width, "count": len(spec.descriptions),
-        "dtype": spec.dtype, "nodata": spec.nodata, "tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK,
+        "dtype": spec.dtype, "nodata": spec.nodata, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
         "compress": "deflate", "predictor": 3 if spec.dtype == "float32" else 1, "bigtiff": "if_safer",
         "interleave": "band", **_placed(georeference),
     }  # fmt: skip
     with ignored(NotGeoreferencedWarning):  # the outputs of a PNG or JPEG have no place either
         dataset = rasterio.open(path, "w", **profile)
-    with dataset:
+    with rasterio.Env(GDAL_CACHEMAX=CACHE), dataset:
         dataset.update_tags(**spec.tags)
         for band, description in enumerate(spec.descriptions, 1):
             dataset.set_band_description(band, description)
         if spec.colours:
             dataset.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(spec.colours)})
-        writer = RasterWriter(dataset)
-        yield writer
-        writer.close()
+        yield RasterWriter(dataset)
     _check_complete(path)
 
 

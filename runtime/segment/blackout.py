@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Context
 from ..tiling.turns import Turn, Windows
-from ..tiling.windows import Band
+from ..tiling.windows import Region
 from .batches import Positions, on_host
 from .network import Accumulator, Features, Network, Scores
 
@@ -45,9 +45,9 @@ class BlackoutNetwork(Network):
         """What the other network does."""
         return self._network.on_host(scores)
 
-    def accumulator(self, band: Band, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
+    def accumulator(self, region: Region, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
         """What the other network does."""
-        return self._network.accumulator(band, turns, probabilities)
+        return self._network.accumulator(region, turns, probabilities)
 
     def close(self) -> None:
         """Close the other network."""

@@ -18,7 +18,7 @@ from ..bundle.store import Bundle
 from ..engines.base import Engine, graphs_for
 from ..tiling.merge import FinishedRows, Merger
 from ..tiling.turns import UPRIGHT, Turn, Windows
-from ..tiling.windows import Band, Window
+from ..tiling.windows import Region, Window
 from .batches import PatchBatch, Positions, turned
 
 Features: TypeAlias = object
@@ -49,7 +49,7 @@ FeatureCache = dict[FeatureKey, Features]
 
 
 class Accumulator(Protocol):
-    """Averages the scores of tiles over turns, merges overlapping tiles, and hands out rows as they are finished."""
+    """Averages the scores of tiles over turns, merges overlapping tiles, and hands out what is finished."""
 
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
         """Add a batch.
@@ -59,12 +59,12 @@ class Accumulator(Protocol):
             infer: Gives the batch's scores in one turn, valid until it is called again.
 
         Yields:
-            The rows above the tiles, which are finished.
+            What lies above the tiles, which is finished.
         """
         ...
 
     def flush(self) -> Iterator[FinishedRows]:
-        """The rows that are left after the last tile."""
+        """What is left after the last tile."""
         ...
 
 
@@ -114,18 +114,18 @@ class Network(ABC):
         assert isinstance(scores, np.ndarray)
         return scores
 
-    def accumulator(self, band: Band, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
-        """What averages and merges the tiles of a raster, or of a band of it.
+    def accumulator(self, region: Region, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
+        """What averages and merges the tiles of a raster, or of a region of it.
 
         Args:
-            band: The rows that are wanted.
+            region: The region that is wanted.
             turns: The ways in which each batch is segmented.
             probabilities: Whether they will be asked for probabilities.
 
         Returns:
             An accumulator where the network works: here, on the host.
         """
-        return HostAccumulator(self, band, turns)
+        return HostAccumulator(self, region, turns)
 
     def batch_of(self, context: Context) -> int:
         """How many windows of a context are encoded at once: 1 of a shared one, which serves many patches."""
@@ -222,17 +222,17 @@ def segmenter_inputs(
 class HostAccumulator:
     """Averages and merges in the host's memory, the scores of any network."""
 
-    def __init__(self, network: Network, band: Band, turns: tuple[Turn, ...]) -> None:
+    def __init__(self, network: Network, region: Region, turns: tuple[Turn, ...]) -> None:
         manifest = network.manifest
         self._on_host, self._turns = network.on_host, turns
-        self._merger = Merger(band.grid, len(manifest.classes), manifest.merge, manifest.scores, band)
+        self._merger = Merger(region, len(manifest.classes), manifest.merge, manifest.scores)
 
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
-        """Add a batch; yields the rows above its tiles."""
+        """Add a batch; yields what lies above its tiles."""
         return self._merger.add(tiles, self._averaged(infer))
 
     def flush(self) -> Iterator[FinishedRows]:
-        """The rows that are left after the last tile."""
+        """What is left after the last tile."""
         return self._merger.flush()
 
     def _averaged(self, infer: Callable[[Turn], Scores]) -> NDArray[np.float32]:

@@ -38,8 +38,10 @@ def load_network(bundle: Bundle, engine: Engine, batch: int) -> EngineNetwork:
     return HostNetwork(bundle, engine, batch)
 
 
-def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool) -> EngineNetwork:
-    """Choose an engine and load a bundle's graphs into it; where a GPU's memory is too small, in a smaller batch.
+def open_network(
+    bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool, *, isolate: bool = False
+) -> EngineNetwork:
+    """Choose an engine and load a bundle's graphs into it; where memory is too small, in a smaller batch.
 
     What the engine has to say of the run (`Engine.notes`) is logged as warnings. An engine that the parity gate did not
     see is tried on the bundle's own patch first.
@@ -50,18 +52,21 @@ def open_network(bundle: Bundle, backend: str, precision: RunPrecision, batch: i
         precision: In what precision to run.
         batch: Patches at once.
         build: Whether engines of TensorRT that are missing may be built.
+        isolate: Whether the engine, one of the CPU, runs in a child process, so that a graph which ends the engine with
+            a signal is an error here.
 
     Returns:
         The network.
 
     Raises:
+        InputError: An engine for GPUs was asked for, which cannot be isolated.
         EngineError: No engine can run the bundle so, or the engine computes something else than the network.
     """
     batch = bundle.manifest.fixed_batch or batch
     build = build and backend != "auto"  # nor when a smaller batch is tried in the engine that "auto" took
     halvings: list[str] = []
     while True:
-        engine = choose_engine(backend, precision, bundle, batch=batch, build=build)
+        engine = choose_engine(backend, precision, bundle, batch=batch, build=build, isolate=isolate)
         backend = engine.name  # a smaller batch is for the same one
         try:
             network = load_network(bundle, engine, batch)

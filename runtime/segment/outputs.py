@@ -8,11 +8,14 @@ from pathlib import Path
 
 from ..atomic import refuse_existing
 from ..bundle.manifest import Manifest
+from ..bundle.store import MANIFEST, Bundle, sha256
 from ..engines.base import Engine
+from ..engines.choose import engine_version
 from ..errors import InputError, OutputError
 from ..raster.places import Place, check_place, file_of
 from ..tiling.turns import Turn
 from .results import Paths
+from .shards.folder import unfinished_commit
 from .sinks import SINKS, Sink
 
 
@@ -28,13 +31,14 @@ def sinks_of(paths: Paths) -> list[tuple[Sink, Path]]:
     return [(sink, wanted[name]) for name, sink in SINKS.items() if name in wanted]
 
 
-def check_outputs(image: Place, paths: Paths, overwrite: bool) -> None:
+def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool = False) -> None:
     """Refuse outputs that could not be written, before anything is computed.
 
     Args:
         image: The image that is to be segmented.
         paths: The files to write.
         overwrite: Whether files that exist are replaced.
+        resume: Whether an earlier run is to go on, which may have been killed while it moved its outputs.
 
     Raises:
         RasterError: The image is missing.
@@ -42,6 +46,7 @@ def check_outputs(image: Place, paths: Paths, overwrite: bool) -> None:
         OutputError: A file exists already, or the name is that of a folder.
     """
     check_place(image)
+    overwrite = overwrite or (resume and unfinished_commit(paths.mask))
     places = [path.resolve() for path in paths.wanted()]
     for path, place in zip(paths.wanted(), places, strict=True):
         if place == file_of(image).resolve():
@@ -76,3 +81,33 @@ def tags_of(manifest: Manifest, engine: Engine, turns: Sequence[Turn]) -> dict[s
         "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
     }
     return tags | ({"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {})
+
+
+def request_of(
+    image: Place, bundle: Bundle, engine: Engine, turns: int, bands: Sequence[int] | None, paths: Paths
+) -> dict[str, object]:
+    """What a run over a file is asked, as far as the bytes of its outputs depend on it.
+
+    Args:
+        image: The image.
+        bundle: The bundle.
+        engine: What runs it.
+        turns: In how many ways each patch is segmented.
+        bands: Numbers of the bands to use, or None.
+        paths: The outputs.
+
+    Returns:
+        Values that JSON keeps as they are, by names that a message can use.
+    """
+    manifest = bundle.manifest
+    return {
+        "image": [str(file_of(image).resolve()), image if isinstance(image, str) else ""],
+        "bundle": f"{manifest.name} {sha256(bundle.folder / MANIFEST)[:12]}",
+        "engine": f"{engine.name} {engine_version(engine.name)}".strip(),
+        "device": engine.device,
+        "precision": engine.precision,
+        "turns": turns,
+        "scene size": {context.name: context.scene for context in manifest.contexts if context.scene},
+        "bands": list(bands) if bands else None,
+        "outputs": {name: str(path.resolve()) for name, path in paths.by_sink().items()},
+    }

@@ -1,4 +1,4 @@
-"""Raster -> tiles -> batches -> scores -> finished rows: the only composition, and the only place with threads.
+"""Raster -> tiles -> batches -> scores -> finished blocks: the only composition, and the only place with threads.
 
 One thread reads and resamples the next batch while the engine works on this one. Only that thread touches the source,
 so a source need not be safe for several.
@@ -7,43 +7,153 @@ so a source need not be safe for several.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import Manifest
 from ..progress import TileProgress
 from ..tiling.merge import NODATA, FinishedRows
 from ..tiling.sources import Source
 from ..tiling.turns import UPRIGHT, Turn
-from ..tiling.windows import Band, Window
+from ..tiling.windows import Region, Window
 from .batches import BatchCutter, PatchBatch, grid_of
 from .network import Accumulator, FeatureCache, Network, Scores
+from .picture import PicturePart, PictureScale
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Finished rows of a mask.
+class Block:
+    """Finished pixels of a mask: some columns of some rows.
 
     Attributes:
         y: First row.
-        ids: Class ids (rows, width) uint8, 255 where the raster has no data or a score is not finite.
-        probabilities: Probabilities (classes, rows, width) float32, NaN where the ids are 255; None unless they were
+        x: First column.
+        ids: Class ids (rows, columns) uint8, 255 where the raster has no data or a score is not finite.
+        probabilities: Probabilities (classes, rows, columns) float32, NaN where the ids are 255; None unless they were
             asked for.
+        picture: What the pixels add to a small picture of the raster; None unless one was asked for.
         not_finite: Pixels that have data, but scores that are not finite.
+        implausible: Pixels whose values lie beyond all others, though nobody declared them; they have no data.
     """
 
     y: int
+    x: int
     ids: NDArray[np.uint8]
-    probabilities: NDArray[np.float32] | None
+    probabilities: NDArray[np.float32] | None = None
+    picture: PicturePart | None = None
     not_finite: int = 0
+    implausible: int = 0
+
+    @property
+    def window(self) -> Window:
+        """Where the pixels lie in the raster."""
+        return Window(self.y, self.x, *self.ids.shape)
+
+
+class Pipeline:
+    """Segments regions of one raster, one after the other; windows that regions share are read and encoded once.
+
+    Args:
+        network: The network.
+        source: The raster.
+        probabilities: Whether blocks carry probabilities.
+        turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
+        picture: How the raster is shrunk to a picture, where blocks are to carry their part of one.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        source: Source,
+        *,
+        probabilities: bool = False,
+        turns: tuple[Turn, ...] = (UPRIGHT,),
+        picture: PictureScale | None = None,
+    ) -> None:
+        self._network, self._source = network, source
+        self._probabilities, self._turns, self._picture = probabilities, turns, picture
+        self._cutter, self._cache = BatchCutter(network.manifest, source), FeatureCache()
+        _warn_of_scene_blocks(network, source)
+
+    def blocks(self, region: Region, progress: TileProgress | None = None) -> Generator[Block]:
+        """Segment a region.
+
+        Args:
+            region: The region, of the grid that `grid_of` makes of the raster.
+            progress: Called with tiles that are done and tiles in all.
+
+        Yields:
+            Blocks, top to bottom, and those of the same rows from left to right. They hold the same bytes whether a
+            region or the whole raster is run.
+
+        Raises:
+            RasterError: The raster cannot be read.
+            EngineError: The engine failed.
+        """
+        accumulator = self._network.accumulator(region, self._turns, self._probabilities)
+        with ThreadPoolExecutor(1, "fctl-read") as reader:
+            for strip in self.strips(region, accumulator, reader, progress):
+                yield _block(strip, reader.submit(self._look, strip.window).result(), self._probabilities)
+
+    def strips(
+        self,
+        region: Region,
+        accumulator: Accumulator,
+        reader: ThreadPoolExecutor,
+        progress: TileProgress | None = None,
+    ) -> Iterator[FinishedRows]:
+        """Finished pixels of a region, top to bottom.
+
+        They are handed out one batch late: on a GPU, the next batch is under way while somebody waits for them.
+
+        Args:
+            region: The region.
+            accumulator: What averages and merges; the network's own, or one that leaves pixels on a GPU.
+            reader: The one thread that reads.
+            progress: As in `blocks`.
+
+        Yields:
+            Finished pixels.
+        """
+        done, total, ready = 0, len(region), list[FinishedRows]()
+        for batch in self._batches(region, reader):
+            _forget_unused(self._cache, batch)
+            finished, ready = ready, list(accumulator.add(batch.tiles, partial(self._infer, batch)))
+            yield from finished
+            done += len(batch.tiles)
+            if progress:
+                progress(done, total)
+        yield from ready
+        yield from accumulator.flush()
+
+    def _infer(self, batch: PatchBatch, turn: Turn) -> Scores:
+        """The scores of a batch in one turn."""
+        return self._network.run(batch, turn, self._cache)
+
+    def _batches(self, region: Region, reader: ThreadPoolExecutor) -> Iterator[PatchBatch]:
+        """Batches in reading order; one more is being read while one is in work."""
+        tiles, size = iter(region), self._network.batch
+        following: Future[PatchBatch] | None = None
+        while group := tuple(islice(tiles, size)):
+            current, following = following, reader.submit(self._cutter.cut, group, size)
+            if current:
+                yield current.result()
+        if following:
+            yield following.result()
+
+    def _look(self, window: Window) -> _Look:
+        """Look at finished pixels once more."""
+        before = self._source.implausible
+        valid = self._source.valid(window)
+        picture = self._picture.part(self._source.read(window), window, valid) if self._picture else None
+        return _Look(valid, picture, self._source.implausible - before)
 
 
 def segment_rows(
@@ -53,77 +163,72 @@ def segment_rows(
     probabilities: bool = False,
     turns: tuple[Turn, ...] = (UPRIGHT,),
     progress: TileProgress | None = None,
-    band: Band | None = None,
-) -> Iterator[Rows]:
-    """Segment a source, or a band of it.
+) -> Iterator[Block]:
+    """Segment a raster in whole rows, for callers that hold some of them in memory anyway.
 
     Args:
         network: The network.
         source: The raster.
-        probabilities: Whether rows carry probabilities.
+        probabilities: Whether blocks carry probabilities.
         turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
         progress: Called with tiles that are done and tiles in all.
-        band: The rows to finish, of the grid that `grid_of` makes of the raster; None for all.
 
     Yields:
-        Rows, top to bottom: the same bytes whether a band or the whole raster is run.
+        Blocks as wide as the raster, top to bottom.
 
     Raises:
         RasterError: The raster cannot be read.
         EngineError: The engine failed.
     """
-    band = band or grid_of(network.manifest, source.height, source.width).all_rows()
-    accumulator, not_finite = network.accumulator(band, turns, probabilities), 0
-    with ThreadPoolExecutor(1, "fctl-read") as reader:
-        for strip in segment_strips(network, source, band, accumulator, reader, progress):
-            window = Window(strip.y, 0, strip.rows, source.width)
-            rows = _rows(strip, reader.submit(source.valid, window).result(), probabilities)
-            not_finite += rows.not_finite
-            yield rows
-    _warn_of_values(source)
+    pipeline, not_finite = Pipeline(network, source, probabilities=probabilities, turns=turns), 0
+    blocks = pipeline.blocks(grid_of(network.manifest, source.height, source.width).region(), progress)
+    for _, pieces in groupby(blocks, key=lambda block: block.y):
+        rows = _joined(list(pieces))
+        not_finite += rows.not_finite
+        yield rows
+    warn_of_values(source.name, source.implausible)
     warn_of_scores(source.name, not_finite)
 
 
-def segment_strips(
-    network: Network,
-    source: Source,
-    band: Band,
-    accumulator: Accumulator,
-    reader: ThreadPoolExecutor,
-    progress: TileProgress | None,
-) -> Iterator[FinishedRows]:
-    """Finished rows of a band of a source, top to bottom.
+def _joined(pieces: list[Block]) -> Block:
+    """Blocks of the same rows, from left to right, as one block."""
+    if len(pieces) == 1:
+        return pieces[0]
+    found = [piece.probabilities for piece in pieces if piece.probabilities is not None]
+    return Block(
+        y=pieces[0].y, x=pieces[0].x, ids=np.concatenate([piece.ids for piece in pieces], axis=1),
+        probabilities=np.concatenate(found, axis=2) if found else None,
+        not_finite=sum(piece.not_finite for piece in pieces),
+    )  # fmt: skip
 
-    They are handed out one batch late: on a GPU, the next batch is under way while somebody waits for them.
 
-    Args:
-        network: The network.
-        source: The raster.
-        band: The rows to finish.
-        accumulator: What averages and merges; the network's own, or one that leaves rows on a GPU.
-        reader: The one thread that reads.
-        progress: As in `segment_rows`.
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What the source says of finished pixels.
 
-    Yields:
-        Finished rows.
+    Attributes:
+        valid: Where they have data, (rows, columns); None for everywhere.
+        picture: What they add to the picture; None where there is none.
+        implausible: How many have no data for a value that nobody declared.
     """
-    _warn_of_scene_blocks(network, source)
-    cache: FeatureCache = {}
-    done, total, ready = 0, len(band), list[FinishedRows]()
-    for batch in _batches(network.manifest, source, band, network.batch, reader):
-        _forget_unused(cache, batch)
-        finished, ready = ready, list(accumulator.add(batch.tiles, partial(_infer, network, batch, cache)))
-        yield from finished
-        done += len(batch.tiles)
-        if progress:
-            progress(done, total)
-    yield from ready
-    yield from accumulator.flush()
+
+    valid: NDArray[np.bool_] | None
+    picture: PicturePart | None
+    implausible: int
 
 
-def _infer(network: Network, batch: PatchBatch, cache: FeatureCache, turn: Turn) -> Scores:
-    """The scores of a batch in one turn."""
-    return network.run(batch, turn, cache)
+def _block(strip: FinishedRows, look: _Look, probabilities: bool) -> Block:
+    ids, found, valid = strip.ids(), strip.probabilities() if probabilities else None, look.valid
+    lost = ids == NODATA
+    if valid is not None:
+        lost &= valid
+        ids[~valid] = NODATA
+        if found is not None:
+            found[:, ~valid] = np.nan
+    return Block(
+        y=strip.window.y, x=strip.window.x, ids=ids, probabilities=found, picture=look.picture,
+        not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
+    )  # fmt: skip
 
 
 def _forget_unused(cache: FeatureCache, batch: PatchBatch) -> None:
@@ -131,20 +236,6 @@ def _forget_unused(cache: FeatureCache, batch: PatchBatch) -> None:
     tops = {name: min(scene.window.y for scene in scenes) for name, scenes in batch.shared.items()}
     for key in [key for key in cache if key.window.y < tops[key.context]]:
         del cache[key]
-
-
-def _batches(
-    manifest: Manifest, source: Source, band: Band, size: int, reader: ThreadPoolExecutor
-) -> Iterator[PatchBatch]:
-    """Batches in reading order; one more is being read while one is in work."""
-    cutter, tiles = BatchCutter(manifest, source), iter(band)
-    following: Future[PatchBatch] | None = None
-    while group := tuple(islice(tiles, size)):
-        current, following = following, reader.submit(cutter.cut, group, size)
-        if current:
-            yield current.result()
-    if following:
-        yield following.result()
 
 
 def _warn_of_scene_blocks(network: Network, source: Source) -> None:
@@ -160,12 +251,18 @@ def _warn_of_scene_blocks(network: Network, source: Source) -> None:
             log.warning("%s", warning)
 
 
-def _warn_of_values(source: Source) -> None:
-    if source.implausible:
+def warn_of_values(name: str, pixels: int) -> None:
+    """Log a warning where a raster holds values that nobody declared as nodata, and that cannot be measurements.
+
+    Args:
+        name: What the image is called.
+        pixels: How many pixels hold such values.
+    """
+    if pixels:
         log.warning(
             "%s: %s far beyond all others, though no such nodata value is declared: taken as having no data "
             "(declare it with gdal_edit.py -a_nodata VALUE)",
-            source.name, _counted(source.implausible, "pixel holds a value", "pixels hold values"),
+            name, _counted(pixels, "pixel holds a value", "pixels hold values"),
         )  # fmt: skip
 
 
@@ -186,14 +283,3 @@ def warn_of_scores(name: str, pixels: int) -> None:
 
 def _counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
-
-
-def _rows(strip: FinishedRows, valid: NDArray[np.bool_] | None, probabilities: bool) -> Rows:
-    ids, found = strip.ids(), strip.probabilities() if probabilities else None
-    lost = ids == NODATA
-    if valid is not None:
-        lost &= valid
-        ids[~valid] = NODATA
-        if found is not None:
-            found[:, ~valid] = np.nan
-    return Rows(y=strip.y, ids=ids, probabilities=found, not_finite=int(np.count_nonzero(lost)))

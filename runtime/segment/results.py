@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..tiling.windows import Window
+
 if TYPE_CHECKING:
     from ..cuda.arrays import DeviceArray
 
@@ -80,6 +82,7 @@ class Report:
         pixels: Pixels of each class, by name; pixels without data are in none.
         not_finite: Pixels whose scores were not finite; they are without data in the mask.
         implausible: Pixels whose values lie beyond all others, though nobody declared them; they are without data too.
+        bad_blocks: Blocks of the image that could not be read; they are without data too.
     """
 
     image: str | Path
@@ -91,6 +94,7 @@ class Report:
     pixels: dict[str, int]
     not_finite: int = 0
     implausible: int = 0
+    bad_blocks: tuple[Window, ...] = ()
 
     @property
     def speed(self) -> float:
@@ -113,8 +117,10 @@ class Estimate:
         height: Height of the image in pixels.
         width: Width of the image in pixels.
         tiles: How many tiles there are to segment.
-        memory: Bytes of the runtime's own memory; the engine's comes on top.
+        memory: Bytes of memory beside those of Python and the engine.
         disk: Bytes of the outputs at most, before compression.
+        process: Bytes of memory of the whole process; None unless some batches were tried.
+        seconds: How long it will take; None unless some batches were tried.
     """
 
     image: str | Path
@@ -123,3 +129,5 @@ class Estimate:
     tiles: int
     memory: int
     disk: int
+    process: int | None = None
+    seconds: float | None = None

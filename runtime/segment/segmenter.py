@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 
@@ -17,21 +17,23 @@ from ..bundle.store import Bundle, read_bundle
 from ..engines.base import GpuEngine, RunPrecision
 from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
+from ..raster.access import Access, Sources
+from ..raster.blocks import OnBadBlock
 from ..raster.places import place_of
-from ..raster.source import open_raster
-from ..tiling.merge import NODATA
 from ..tiling.resampling import Pixels
-from ..tiling.sources import ArraySource, Source
+from ..tiling.sources import ArraySource
 from ..tiling.turns import DIHEDRAL, UPRIGHT
-from .batches import grid_of, rows_in_work
+from .filerun import run_file
+from .foresight import estimate_file
+from .jobs import FileJob
 from .network import EngineNetwork
 from .opening import open_network
-from .outputs import check_outputs, sinks_of, tags_of
-from .pipeline import Rows, segment_rows
+from .pipeline import segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
-from .sinks import MaskedRaster
 
 log = logging.getLogger(__name__)
+
+_Found = TypeVar("_Found")
 
 
 class Segmenter:
@@ -52,6 +54,11 @@ class Segmenter:
         scene_size: Side in pixels of the scene blocks that a global context shows of large rasters, instead of the
             bundle's own (§4.2, DeepGlobe).
         build_engines: Whether to build engines of TensorRT that are missing, into the cache. It takes minutes, once.
+        isolate: Whether the engine, one of the CPU, runs in a child process: a graph of a stranger that crashes the
+            engine is an error then, and does not end the application.
+        sources: Which images may be opened as files: "local" for files of this machine in formats that read no other
+            file, "any" for whatever GDAL opens, for images that you trust; or an `Access`, which also has limits
+            (docs/rasters.md).
 
     Raises:
         BundleError: The bundle is missing, damaged or lacks graphs of that precision.
@@ -69,6 +76,8 @@ class Segmenter:
         tta: bool = False,
         scene_size: int | None = None,
         build_engines: bool = False,
+        isolate: bool = False,
+        sources: Sources | Access = "local",
     ) -> None:
         if batch < 1:
             raise InputError(f"batch must be at least 1, found {batch}")
@@ -78,7 +87,11 @@ class Segmenter:
         self.manifest = self.bundle.manifest
         self.turns = DIHEDRAL if tta else (UPRIGHT,)
         self._lock, self._at_work = threading.RLock(), False
-        self._network: EngineNetwork | None = open_network(self.bundle, backend, precision, batch, build_engines)
+        self.access = sources if isinstance(sources, Access) else Access(sources=sources)
+        self._isolate = isolate
+        self._network: EngineNetwork | None = open_network(
+            self.bundle, backend, precision, batch, build_engines, isolate=isolate
+        )
         self.engine = self._network.engine
         log.info(
             "bundle %s runs on %s, %s, %s",
@@ -109,8 +122,11 @@ class Segmenter:
                 expected=f"an image (height, width, {spec.bands}) of {spec.dtype}",
                 found=f"{image.shape} of {image.dtype}",
             )
+        source = ArraySource(image)
         with self._turn():
-            rows = list(self._rows(ArraySource(image), probabilities))
+            rows = self.retried(
+                lambda network: list(segment_rows(network, source, probabilities=probabilities, turns=self.turns))
+            )
         found = [row.probabilities for row in rows if row.probabilities is not None]
         return Segmentation(
             ids=np.concatenate([row.ids for row in rows]),
@@ -161,17 +177,27 @@ class Segmenter:
         *,
         bands: Sequence[int] | None = None,
         overwrite: bool = False,
+        resume: bool = False,
+        memory: int | None = None,
+        on_bad_block: OnBadBlock = "fail",
         progress: TileProgress | None = None,
     ) -> Report:
-        """Segment one raster into files, of which none is left half-written.
+        """Segment one raster into files: all of them appear together once all are complete, or none does.
 
-        Memory grows with the raster's width, not with its height.
+        Memory does not grow with the size of the raster. What is finished is kept in a folder beside the mask until the
+        outputs are there, so that a run that ended early can go on (docs/jobs.md).
 
         Args:
             image: The raster: a file, or the name that GDAL gives a part of a container (a subdataset).
             paths: The files to write: the mask is a GeoTIFF of class ids that keeps the georeference.
             bands: Numbers of the bands to use, from 1, in the bundle's order; None for all but alpha.
             overwrite: Whether files that exist are replaced.
+            resume: Whether to go on where an earlier run of the same outputs ended, if there is one; else its shards
+                are removed.
+            memory: Most bytes of memory that the process may take, its engine included. A run that cannot keep to it is
+                refused before it starts; one that takes more all the same ends, and can go on with `resume`.
+            on_bad_block: What becomes of a block of the raster that cannot be read: "fail" ends the run, "nodata"
+                leaves it without data, lists it in the report and warns.
             progress: Called with tiles that are done and tiles in all.
 
         Returns:
@@ -180,36 +206,26 @@ class Segmenter:
         Raises:
             RasterError: The raster is missing, damaged, or does not fit the bundle.
             InputError: An output is the image itself, or no sink has its name.
-            OutputError: A file exists already or cannot be written.
+            OutputError: A file exists already or cannot be written, another run writes it, or the run to resume was
+                asked something else.
             EngineError: The engine failed.
         """
-        image, started = place_of(image), time.monotonic()
         self._loaded()
-        sinks = sinks_of(paths)
-        check_outputs(image, paths, overwrite)
-        pixels, not_finite = np.zeros(NODATA + 1, np.int64), 0
-        with self._turn(), ExitStack() as stack:
-            source = stack.enter_context(open_raster(image, self.manifest.input, bands, rows_in_work(self.manifest)))
-            raster = MaskedRaster(
-                source=source, classes=self.manifest.classes, tags=tags_of(self.manifest, self.engine, self.turns)
-            )
-            writers = [stack.enter_context(sink.open(path, raster)) for sink, path in sinks]
-            probabilities = any(sink.needs_probabilities for sink, _ in sinks)
-            for rows in self._rows(source, probabilities, progress):
-                for write in writers:
-                    write(rows)
-                pixels += np.bincount(rows.ids.ravel(), minlength=NODATA + 1)
-                not_finite += rows.not_finite
-            height, width = source.height, source.width
-        return Report(
-            image=image, paths=paths, height=height, width=width, tiles=len(grid_of(self.manifest, height, width)),
-            seconds=time.monotonic() - started,
-            pixels={name: int(pixels[index]) for index, name in enumerate(self.manifest.class_names)},
-            not_finite=not_finite, implausible=source.implausible,
+        job = FileJob(
+            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
+            on_bad_block=on_bad_block, access=self.access, progress=progress,
         )  # fmt: skip
+        with self._turn():
+            return run_file(self, job)
 
     def estimate(
-        self, image: str | Path, paths: Paths, *, bands: Sequence[int] | None = None, overwrite: bool = False
+        self,
+        image: str | Path,
+        paths: Paths,
+        *,
+        bands: Sequence[int] | None = None,
+        overwrite: bool = False,
+        trial: bool = False,
     ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
 
@@ -218,6 +234,8 @@ class Segmenter:
             paths: The files that would be written.
             bands: Numbers of the bands to use, from 1; None for all but alpha.
             overwrite: Whether files that exist would be replaced.
+            trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
+                the process will need with its engine.
 
         Returns:
             The estimate.
@@ -227,19 +245,9 @@ class Segmenter:
             InputError: An output is the image itself, or no sink has its name.
             OutputError: A file exists already.
         """
-        image, rows, manifest = place_of(image), rows_in_work(self.manifest), self.manifest
-        sinks = sinks_of(paths)
-        check_outputs(image, paths, overwrite)
-        with open_raster(image, manifest.input, bands, rows) as source:
-            height, width = source.height, source.width
-            scenes = [c.window.rows(manifest.tile, source) for c in manifest.contexts if c.window.shared]
-        classes, spec = len(manifest.classes), manifest.input
-        sums = 3 * 4 * classes * manifest.tile * width  # sums, a finished strip, and its probabilities
-        cache = max([int(1.5 * rows), *scenes]) * width * spec.bands * np.dtype(spec.dtype).itemsize
-        return Estimate(
-            image=image, height=height, width=width, tiles=len(grid_of(manifest, height, width)), memory=sums + cache,
-            disk=sum(sink.disk(height, width, classes) for sink, _ in sinks),
-        )  # fmt: skip
+        job = FileJob(image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, access=self.access)
+        with self._turn():
+            return estimate_file(self, job, trial=trial)
 
     def close(self) -> None:
         """Release the engine; the segmenter cannot be used afterwards."""
@@ -273,8 +281,22 @@ class Segmenter:
             raise InputError("this segmenter is closed; make a new one")
         return self._network
 
-    def _rows(self, source: Source, probabilities: bool, progress: TileProgress | None = None) -> Iterator[Rows]:
-        return segment_rows(self._loaded(), source, probabilities=probabilities, turns=self.turns, progress=progress)
+    def retried(self, work: Callable[[EngineNetwork], _Found]) -> _Found:
+        """Do some work with the network; where memory runs out, again with half the batch."""
+        while True:
+            network = self._loaded()
+            try:
+                return work(network)
+            except MemoryError as error:
+                if network.batch == 1 or self.manifest.fixed_batch:
+                    raise
+                log.warning("out of memory at batch %d, going on with %d: %s", network.batch, network.batch // 2, error)
+            network.close()
+            self._network = None  # in case that the next line fails
+            self._network = open_network(
+                self.bundle, self.engine.name, self.engine.precision, network.batch // 2, False, isolate=self._isolate
+            )
+            self.engine = self._network.engine
 
 
 def _with_scene_size(bundle: Bundle, side: int) -> Bundle:

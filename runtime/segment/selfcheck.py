@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..bundle.files import WrongFileError, regular_size, sha256
 from ..bundle.manifest import Manifest
-from ..bundle.store import Bundle
+from ..bundle.store import Bundle, boundary
 from ..bundle.verdicts import SelfCheck
 from ..engines.base import RunPrecision
 from ..engines.choose import engine_version
@@ -40,7 +40,7 @@ _done: set[tuple[str, ...]] = set()
 
 
 @dataclass(frozen=True, eq=False)
-class _Stored:
+class StoredCheck:
     """What a bundle keeps.
 
     Attributes:
@@ -120,7 +120,7 @@ def self_check(network: EngineNetwork) -> None:
     key = (str(network.bundle.folder), manifest.check.sha256, engine.name, version, engine.precision)
     if key in _done:
         return
-    stored = _read(network.bundle, manifest.check)
+    stored = read_check(network.bundle, manifest.check)
     batch = check_batch(manifest, stored.square, network.batch)
     found = _parts(np.asarray(network.on_host(network.run(batch))[0]))
     if found.shape != stored.scores.shape:
@@ -146,13 +146,24 @@ def _parts(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     return scores[:, ::step, ::step] / (largest if np.isfinite(largest) and largest > 0 else np.float32(1))
 
 
-def _read(bundle: Bundle, check: SelfCheck) -> _Stored:
-    """The bundle's file, verified."""
+def read_check(bundle: Bundle, check: SelfCheck) -> StoredCheck:
+    """Read the patch of a bundle, verified.
+
+    Args:
+        bundle: The bundle.
+        check: What its manifest says of the file.
+
+    Returns:
+        What the file holds.
+
+    Raises:
+        BundleError: It is missing, damaged or not understood.
+    """
     path = bundle.folder / check.file
     if check.file != CHECK_FILE:
         raise _damaged(bundle, check, f"the name {check.file!r}")
     try:
-        size = regular_size(path)
+        size = regular_size(path, boundary(bundle.folder))
     except WrongFileError as error:
         raise _damaged(bundle, check, str(error)) from None
     if size > _LARGEST_FILE or sha256(path) != check.sha256:
@@ -169,7 +180,7 @@ def _read(bundle: Bundle, check: SelfCheck) -> _Stored:
     fits = square.ndim == 3 and square.shape[2] == spec.bands and str(square.dtype) == spec.dtype
     if not fits or not 0 < square.shape[0] == square.shape[1] <= tile or scores.dtype != np.float16:
         raise _damaged(bundle, check, f"{square.dtype} {square.shape}")
-    return _Stored(square, scores)
+    return StoredCheck(square, scores)
 
 
 def _damaged(bundle: Bundle, check: SelfCheck, found: str) -> BundleError:

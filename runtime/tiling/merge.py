@@ -1,7 +1,7 @@
 """Overlapping tiles of scores, logits or probabilities, averaged into finished rows (§4.2).
 
-Tiles come in reading order, so a row of the raster is finished as soon as a tile starts below it. Only as many rows
-as a tile is high are held: memory grows with the width of the raster, not with its height.
+Tiles come in reading order, so a row is finished as soon as a tile starts below it. Only as many rows as a tile is
+high are held: memory grows with the width of the region that is merged, not with its height.
 """
 
 from __future__ import annotations
@@ -13,56 +13,54 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .windows import Band, Grid, Window
+from .windows import Region, Window
 
 Scores = NDArray[np.float32]
 Kind = Literal["logits", "probabilities"]
 NODATA = 255  # the class id of pixels where the raster has no data, or the network gave no number
+PIECE = 2048  # columns that are handed out at once, so that what is made of them takes little memory
 
 
 class FinishedRows(Protocol):
-    """Rows of a raster that no further tile touches."""
+    """Pixels of a raster that no further tile touches: some columns of some rows."""
 
     @property
-    def y(self) -> int:
-        """First row."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
+    def window(self) -> Window:
+        """Where they lie in the raster."""
         ...
 
     def ids(self) -> NDArray[np.uint8]:
-        """Class ids (rows, width); 255 where a score is not finite."""
+        """Class ids (rows, columns); 255 where a score is not finite."""
         ...
 
     def probabilities(self) -> Scores:
-        """Probabilities (classes, rows, width) float32; NaN where a score is not finite."""
+        """Probabilities (classes, rows, columns) float32; NaN where a score is not finite."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """Finished rows in the host's memory.
+    """Finished pixels in the host's memory.
 
     Attributes:
         y: First row.
-        scores: Averaged scores (classes, rows, width) float32.
+        x: First column.
+        scores: Averaged scores (classes, rows, columns) float32.
         kind: What the scores are.
     """
 
     y: int
+    x: int
     scores: Scores
     kind: Kind = "logits"
 
     @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return int(self.scores.shape[1])
+    def window(self) -> Window:
+        """Where the pixels lie in the raster."""
+        return Window(self.y, self.x, *self.scores.shape[1:])
 
     def ids(self) -> NDArray[np.uint8]:
-        """Class ids (rows, width); of classes with equal scores, the lowest id wins.
+        """Class ids (rows, columns); of classes with equal scores, the lowest id wins.
 
         A pixel is 255 where the score of any class is not finite: no class can be called the best there.
         """
@@ -78,7 +76,7 @@ class Strip:
         return ids
 
     def probabilities(self) -> Scores:
-        """Probabilities (classes, rows, width) float32: the softmax of logits, or the scores themselves.
+        """Probabilities (classes, rows, columns) float32: the softmax of logits, or the scores themselves.
 
         They are NaN where the score of any class is not finite.
         """
@@ -95,62 +93,68 @@ class Merger:
     """Adds tiles of scores, and hands out strips as they are finished.
 
     Args:
-        grid: The tiles of the raster.
+        region: The part of the raster that is wanted, and its tiles.
         classes: Number of classes.
         rule: How pixels of a tile are weighed, a key of `WEIGHTS`.
         kind: What the scores are.
-        band: The part of the raster whose rows are handed out; None for all of it.
     """
 
-    def __init__(self, grid: Grid, classes: int, rule: str, kind: Kind = "logits", band: Band | None = None) -> None:
-        self._grid, self._kind, self._band = grid, kind, band or grid.all_rows()
+    def __init__(self, region: Region, classes: int, rule: str, kind: Kind = "logits") -> None:
+        grid, computed = region.grid, region.computed
+        self._region, self._kind, self._finished = region, kind, region.finished
         self._weight = WEIGHTS[rule](grid.tile)
         self._columns = covered(grid.columns, grid.width, self._weight)
         self._rows = covered(grid.rows, grid.height, self._weight)
-        self._sums = np.zeros((classes, grid.tile, grid.width), np.float32)
-        self._y = self._band.tile_rows[0]  # row of the raster that the first row of the sums holds
+        self._sums = np.zeros((classes, grid.tile, computed.width), np.float32)
+        self._y, self._x = computed.y, computed.x  # the pixel of the raster that the first one of the sums holds
 
     def add(self, tiles: Sequence[Window], scores: Scores) -> Iterator[Strip]:
         """Add the scores of a batch of tiles.
 
         Args:
-            tiles: The tiles, in reading order, none from before an earlier one.
+            tiles: Tiles of the region, in reading order, none from before an earlier one.
             scores: Scores (N, classes, tile, tile) float32 of at least as many tiles; further ones are padding.
 
         Yields:
-            The rows above the tiles, which are finished.
+            What lies above the tiles, which is finished, in pieces from left to right.
         """
         for tile, tile_scores in zip(tiles, scores, strict=False):  # the padding of the last batch is dropped
             yield from self._advance(tile.y)
             self._add(tile, tile_scores)
 
     def _add(self, tile: Window, scores: Scores) -> None:
-        rows = min(tile.height, self._grid.height - tile.y)
-        columns = min(tile.width, self._grid.width - tile.x)
-        weight = np.outer(self._weight[:rows], self._weight[:columns])
+        rows = min(tile.height, self._region.grid.height - tile.y)
+        columns = min(tile.width, self._region.grid.width - tile.x)
+        x, weight = tile.x - self._x, np.outer(self._weight[:rows], self._weight[:columns])
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so, and shows in the strip
-            self._sums[:, :rows, tile.x : tile.x + columns] += scores[:, :rows, :columns] * weight
+            self._sums[:, :rows, x : x + columns] += scores[:, :rows, :columns] * weight
 
     def flush(self) -> Iterator[Strip]:
-        """The rows of the band that are left after its last tile."""
-        yield from self._advance(self._band.bottom)
+        """What is left of the region after its last tile."""
+        yield from self._advance(self._finished.bottom)
 
     def _advance(self, y: int) -> Iterator[Strip]:
-        """Move on to a row of the raster; rows above the band were computed for its sake and are dropped."""
-        for until in (min(y, self._band.y), y):
-            if until > self._y:
-                strip = self._finish(until - self._y)
-                if strip.y >= self._band.y:
-                    yield strip
+        """Move on to a row of the raster; rows above the region were computed for its sake and are dropped."""
+        if y > self._y:
+            self._drop(min(y, self._finished.y) - self._y)
+        if y > self._y:
+            for x in range(self._finished.x, self._finished.right, PIECE):
+                yield self._strip(y - self._y, x, min(x + PIECE, self._finished.right))
+            self._drop(y - self._y)
 
-    def _finish(self, rows: int) -> Strip:
-        total = np.outer(self._rows[self._y : self._y + rows], self._columns)
-        strip = Strip(self._y, self._sums[:, :rows] / total, self._kind)
-        kept = self._sums.shape[1] - rows
-        self._sums[:, :kept] = self._sums[:, rows:]
-        self._sums[:, kept:] = 0
-        self._y += rows
-        return strip
+    def _strip(self, rows: int, x: int, right: int) -> Strip:
+        """The averages of the first rows of the sums, from one column of the raster to another."""
+        total = np.outer(self._rows[self._y : self._y + rows], self._columns[x:right])
+        return Strip(self._y, x, self._sums[:, :rows, x - self._x : right - self._x] / total, self._kind)
+
+    def _drop(self, rows: int) -> None:
+        """Make room for as many rows below, where some of the sums are done with."""
+        if rows > 0:
+            kept = self._sums.shape[1] - rows
+            for plane in self._sums:  # one by one: NumPy copies what overlaps
+                plane[:kept] = plane[rows:]
+            self._sums[:, kept:] = 0
+            self._y += rows
 
 
 def uniform(tile: int) -> NDArray[np.float32]:

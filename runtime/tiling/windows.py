@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 from ..errors import InputError
@@ -117,64 +118,96 @@ class Grid:
     def __iter__(self) -> Iterator[Window]:
         return (Window(y, x, self.tile, self.tile) for y in self.rows for x in self.columns)
 
-    def band(self, first: int, stop: int) -> Band:
-        """The part of the raster that some rows of tiles finish.
+    def region(self, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None) -> Region:
+        """The part of the raster that some of the tiles finish.
 
         Args:
-            first: Index of the first row of tiles.
-            stop: Index after the last one.
+            rows: Index of the first row of tiles, and the index after the last one; None for all rows.
+            columns: The same of the columns of tiles.
 
         Returns:
-            The band. Bands whose indices follow each other finish pixel rows that follow each other.
+            The region. Regions whose indices follow each other finish pixels that follow each other.
 
         Raises:
-            InputError: There are no such rows of tiles.
+            InputError: There are no such tiles.
         """
-        if not 0 <= first < stop <= len(self.rows):
-            found = f"{first} to {stop}"
-            raise InputError(subject="band", expected=f"rows of tiles from 0 to {len(self.rows)}", found=found)
-        return Band(grid=self, first=first, stop=stop)
+        down, across = rows or (0, len(self.rows)), columns or (0, len(self.columns))
+        for what, (first, stop), count in (("rows", down, len(self.rows)), ("columns", across, len(self.columns))):
+            if not 0 <= first < stop <= count:
+                found = f"{first} to {stop}"
+                raise InputError(subject="region", expected=f"{what} of tiles from 0 to {count}", found=found)
+        return Region(grid=self, first=down[0], stop=down[1], left=across[0], end=across[1])
 
-    def all_rows(self) -> Band:
-        """The band that is the whole raster."""
-        return self.band(0, len(self.rows))
+    def panels(self, width: int) -> tuple[tuple[int, int], ...]:
+        """Split the columns of tiles evenly into panels.
+
+        Args:
+            width: How many pixels wide a panel may be; one column of tiles is always allowed.
+
+        Returns:
+            For each panel, the index of its first column of tiles and the index after its last one.
+        """
+        count = min(-(-self.width // max(width, 1)), len(self.columns))
+        ends = [index * len(self.columns) // count for index in range(count + 1)]
+        return tuple(pairwise(ends))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Band:
-    """Rows of tiles of a grid, and the pixel rows that they finish.
+class Region:
+    """Rows and columns of tiles of a grid, and the pixels that they finish.
 
-    A pixel row is finished by the band in which the last tiles over it start. Tiles above the band that reach into it
-    must be computed again, so that a pixel gets the same sum, in the same order, as when the whole raster is run.
+    A pixel is finished by the region in which the last tiles over it start. Tiles above and to the left of the region
+    that reach into it must be computed again, so that a pixel gets the same sum, in the same order, as when the whole
+    raster is run.
 
     Attributes:
         grid: The tiles of the whole raster.
         first: Index of the first row of tiles.
-        stop: Index after the last one.
+        stop: Index after the last row of tiles.
+        left: Index of the first column of tiles.
+        end: Index after the last column of tiles.
     """
 
     grid: Grid
     first: int
     stop: int
+    left: int
+    end: int
 
     @property
-    def y(self) -> int:
-        """First pixel row that the band finishes."""
-        return self.grid.rows[self.first]
+    def finished(self) -> Window:
+        """The pixels that the region finishes."""
+        grid = self.grid
+        bottom = grid.rows[self.stop] if self.stop < len(grid.rows) else grid.height
+        right = grid.columns[self.end] if self.end < len(grid.columns) else grid.width
+        y, x = grid.rows[self.first], grid.columns[self.left]
+        return Window(y, x, bottom - y, right - x)
 
     @property
-    def bottom(self) -> int:
-        """First pixel row that it does not finish."""
-        return self.grid.rows[self.stop] if self.stop < len(self.grid.rows) else self.grid.height
+    def computed(self) -> Window:
+        """The pixels under its tiles, without what lies beyond the raster."""
+        y, x = self.tile_rows[0], self.tile_columns[0]
+        bottom = min(self.tile_rows[-1] + self.grid.tile, self.grid.height)
+        right = min(self.tile_columns[-1] + self.grid.tile, self.grid.width)
+        return Window(y, x, bottom - y, right - x)
 
     @property
     def tile_rows(self) -> tuple[int, ...]:
-        """First pixel rows of the tiles to compute, those from above that reach into the band among them."""
-        return tuple(y for y in self.grid.rows[: self.stop] if y + self.grid.tile > self.y)
+        """First pixel rows of the tiles to compute, those from above that reach into the region among them."""
+        return _reaching(self.grid.rows, self.first, self.stop, self.grid.tile)
+
+    @property
+    def tile_columns(self) -> tuple[int, ...]:
+        """First pixel columns of the tiles to compute, those from the left that reach into the region among them."""
+        return _reaching(self.grid.columns, self.left, self.end, self.grid.tile)
 
     def __len__(self) -> int:
-        return len(self.tile_rows) * len(self.grid.columns)
+        return len(self.tile_rows) * len(self.tile_columns)
 
     def __iter__(self) -> Iterator[Window]:
-        side = self.grid.tile
-        return (Window(y, x, side, side) for y in self.tile_rows for x in self.grid.columns)
+        side, columns = self.grid.tile, self.tile_columns
+        return (Window(y, x, side, side) for y in self.tile_rows for x in columns)
+
+
+def _reaching(starts: tuple[int, ...], first: int, stop: int, tile: int) -> tuple[int, ...]:
+    return tuple(start for start in starts[:stop] if start + tile > starts[first])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from ...cuda.kernels import Sums
 from ...cuda.tensors import Tensor
 from ...tiling.merge import WEIGHTS, covered
 from ...tiling.turns import UPRIGHT, Turn
-from ...tiling.windows import Band, Window
+from ...tiling.windows import Region, Window
 from ..network import Scores
 from .work import GpuWork
 
@@ -46,10 +46,10 @@ class DeviceAccumulator:
     Args:
         work: The GPU and its streams.
         manifest: Classes, scores and the rule of merging.
-        band: The rows that are wanted.
+        region: The part of the raster that is wanted, and its tiles.
         turns: The ways in which each batch is segmented.
         probabilities: Whether rows will be asked for probabilities.
-        target: Where to leave all rows on the GPU instead of handing them out; for a band that is the whole image.
+        target: Where to leave all rows on the GPU instead of handing them out; for a region that is the whole image.
 
     Raises:
         DeviceMemoryError: The sums do not fit into the GPU's memory.
@@ -59,19 +59,22 @@ class DeviceAccumulator:
         self,
         work: GpuWork,
         manifest: Manifest,
-        band: Band,
+        region: Region,
         turns: tuple[Turn, ...],
         probabilities: bool,
         target: Target | None = None,
     ) -> None:
-        self._work, self._band, self._turns, self._target = work, band, turns, target
+        self._work, self._region, self._turns, self._target = work, region, turns, target
+        self._finished, self._computed = region.finished, region.computed
         self._classes, self._softmax = len(manifest.classes), manifest.scores == "logits"
         self._bytes = 1 + 4 * self._classes if probabilities else 1  # of a finished pixel
         self._total: Tensor | None = None
-        grid, device, compute = band.grid, work.device, work.compute
+        grid, device, compute = region.grid, work.device, work.compute
         weight = WEIGHTS[manifest.merge](grid.tile)
-        lines = (weight, covered(grid.rows, grid.height, weight), covered(grid.columns, grid.width, weight))
-        nbytes = 4 * self._classes * grid.tile * grid.width
+        width, columns_sum = self._computed.width, covered(grid.columns, grid.width, weight)
+        here = np.ascontiguousarray(columns_sum[self._computed.x : self._computed.right])
+        lines = (weight, covered(grid.rows, grid.height, weight), here)
+        nbytes = 4 * self._classes * grid.tile * width
         with work.active():
             self._memory = [device.allocate(size) for size in (nbytes, *(line.nbytes for line in lines))]
             compute.fill(self._memory[0].pointer, 0, nbytes)
@@ -81,26 +84,27 @@ class DeviceAccumulator:
         sums, weights, rows, columns = (memory.pointer for memory in self._memory)
         self._sums = Sums(
             sums=sums, weight=weights, rows=rows, columns=columns,
-            classes=self._classes, tile=grid.tile, height=grid.height, width=grid.width,
+            classes=self._classes, tile=grid.tile, height=grid.height, width=width,
         )  # fmt: skip
-        self._y = band.tile_rows[0]
+        self._y = self._computed.y
         # For the rows in work and those on their way out; here, so that what does not fit shows before the first tile.
-        most = grid.tile * grid.width * self._bytes
+        most = grid.tile * width * self._bytes
         self._idle = [_Buffer(device, most, on_host=target is None) for _ in range(1 if target else 2)]
 
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[DeviceStrip]:
-        """Add a batch; yields the rows above its tiles."""
+        """Add a batch; yields what lies above its tiles."""
         scores = self._averaged(infer)
         size = scores.nbytes // scores.shape[0]
         for index, tile in enumerate(tiles):
             yield from self._advance(tile.y)
             with self._work.active():
                 at = scores.pointer + index * size
-                self._work.kernels.add_tile(self._work.compute, self._sums, tile, at)
+                here = replace(tile, x=tile.x - self._computed.x)  # the sums begin at the first column that is computed
+                self._work.kernels.add_tile(self._work.compute, self._sums, here, at)
 
     def flush(self) -> Iterator[DeviceStrip]:
-        """The rows of the band that are left after its last tile."""
-        yield from self._advance(self._band.bottom)
+        """What is left of the region after its last tile."""
+        yield from self._advance(self._finished.bottom)
 
     def _averaged(self, infer: Callable[[Turn], Scores]) -> Tensor:
         """Scores (N, classes, tile, tile) of a batch in each turn, turned back and averaged."""
@@ -124,14 +128,14 @@ class DeviceAccumulator:
         return self._total
 
     def _advance(self, y: int) -> Iterator[DeviceStrip]:
-        """Move on to a row of the raster; rows above the band were computed for its sake and are dropped."""
-        for until in (min(y, self._band.y), y):
+        """Move on to a row of the raster; rows above the region were computed for its sake and are dropped."""
+        for until in (min(y, self._finished.y), y):
             if until > self._y:
                 yield from self._finish(until - self._y)
 
     def _finish(self, rows: int) -> Iterator[DeviceStrip]:
         """Queue the averaging of the next rows, and their copy to wherever they go."""
-        work, width, y = self._work, self._band.grid.width, self._y
+        work, width, y = self._work, self._computed.width, self._y
         with work.active():
             buffer = self._buffer(rows * width * self._bytes)
             probabilities = buffer.memory.pointer if self._bytes > 1 else None
@@ -139,7 +143,7 @@ class DeviceAccumulator:
             lost = self._target.lost.pointer if self._target else None
             work.kernels.finish(work.compute, self._sums, y, rows, ids, probabilities, self._softmax, lost)
             self._y += rows
-            if self._target or y < self._band.y:
+            if self._target or y < self._finished.y:
                 if self._target:
                     self._keep(self._target, buffer, y, rows, ids)
                 self._idle.append(buffer)  # the stream itself keeps the order
@@ -149,11 +153,15 @@ class DeviceAccumulator:
             coming = buffer.host(rows * width * self._bytes)
             work.drain.copy_out(coming, buffer.memory.pointer)
             buffer.copied.record(work.drain)
-        yield DeviceStrip(y, (self._classes, rows, width), coming, buffer, self._idle)
+        wanted = replace(self._finished, y=y, height=rows)
+        first = wanted.x - self._computed.x
+        yield DeviceStrip(
+            wanted, slice(first, first + wanted.width), (self._classes, rows, width), coming, buffer, self._idle
+        )
 
     def _keep(self, target: Target, buffer: _Buffer, y: int, rows: int, ids: int) -> None:
         """Queue the copy of finished rows to the mask of the whole image."""
-        stream, grid = self._work.compute, self._band.grid
+        stream, grid = self._work.compute, self._region.grid
         stream.copy(target.ids.pointer + y * grid.width, ids, rows * grid.width)
         if target.probabilities:
             for index in range(self._classes):
@@ -189,22 +197,39 @@ class _Buffer:
 
 
 class DeviceStrip:
-    """Finished rows that are on their way to the host; whoever asks waits for them."""
+    """Finished rows that are on their way to the host; whoever asks waits for them.
+
+    Args:
+        window: Where the pixels that are wanted lie in the raster.
+        columns: Which of the columns on their way are wanted.
+        shape: Classes, rows and columns on their way.
+        coming: The host's memory that they are copied to.
+        buffer: The buffer that is busy until they have arrived.
+        idle: Where the buffer goes then.
+    """
 
     def __init__(
-        self, y: int, shape: tuple[int, int, int], coming: NDArray[np.uint8], buffer: _Buffer, idle: list[_Buffer]
+        self,
+        window: Window,
+        columns: slice,
+        shape: tuple[int, int, int],
+        coming: NDArray[np.uint8],
+        buffer: _Buffer,
+        idle: list[_Buffer],
     ) -> None:
-        self.y, self.rows = y, shape[1]
+        self.window, self._columns = window, columns
         self._shape, self._coming, self._buffer, self._idle = shape, coming, buffer, idle
         self._bytes: NDArray[np.uint8] | None = None
 
     def ids(self) -> NDArray[np.uint8]:
-        """Class ids (rows, width)."""
-        return self._fetched()[-math.prod(self._shape[1:]) :].reshape(self._shape[1:])
+        """Class ids (rows, columns)."""
+        ids = self._fetched()[-math.prod(self._shape[1:]) :].reshape(self._shape[1:])
+        return ids[:, self._columns]
 
     def probabilities(self) -> NDArray[np.float32]:
-        """Probabilities (classes, rows, width) float32, where they were asked for."""
-        return self._fetched()[: 4 * math.prod(self._shape)].view(np.float32).reshape(self._shape)
+        """Probabilities (classes, rows, columns) float32, where they were asked for."""
+        found = self._fetched()[: 4 * math.prod(self._shape)].view(np.float32).reshape(self._shape)
+        return found[:, :, self._columns]
 
     def _fetched(self) -> NDArray[np.uint8]:
         if self._bytes is None:

@@ -20,7 +20,7 @@ from ...cuda.tensors import Tensor
 from ...engines.base import GpuEngine, shape_of
 from ...errors import DeviceMemoryError
 from ...tiling.turns import Turn, Windows
-from ...tiling.windows import Band
+from ...tiling.windows import Region
 from ..batches import Positions
 from ..network import Accumulator, EngineNetwork, Features, HostAccumulator, Scores, segmenter_inputs
 from .accumulate import DeviceAccumulator
@@ -106,13 +106,13 @@ class DeviceNetwork(EngineNetwork):
             self.work.compute.synchronize()
         return array
 
-    def accumulator(self, band: Band, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
+    def accumulator(self, region: Region, turns: tuple[Turn, ...], probabilities: bool) -> Accumulator:
         """What merges on the GPU, or on the host where the GPU's memory is too small for the sums of a wide raster."""
         try:
-            return DeviceAccumulator(self.work, self.manifest, band, turns, probabilities)
+            return DeviceAccumulator(self.work, self.manifest, region, turns, probabilities)
         except DeviceMemoryError as error:
             log.warning("merging on the host, which is slower: %s", error)
-            return HostAccumulator(self, band, turns)
+            return HostAccumulator(self, region, turns)
 
     def close(self) -> None:
         """Wait for the GPU, and release graphs, memory and device."""

@@ -11,7 +11,7 @@ from ...cuda.tensors import Tensor
 from ...errors import RasterError
 from ...tiling.turns import Turn
 from ..batches import grid_of
-from ..pipeline import segment_strips, warn_of_scores
+from ..pipeline import Pipeline, warn_of_scores
 from .accumulate import DeviceAccumulator, Target
 from .network import DeviceNetwork
 from .windows import DeviceSource
@@ -39,7 +39,7 @@ def segment_on_device(
     """
     source, work = DeviceSource(_checked(network, image)), network.work
     size = (source.height, source.width)
-    band = grid_of(network.manifest, *size).all_rows()
+    region = grid_of(network.manifest, *size).region()
     with work.active():
         ids = Tensor.allocate(work.device, size, "uint8")
         planes = (len(network.manifest.classes), *size)
@@ -47,9 +47,9 @@ def segment_on_device(
         lost = Tensor.allocate(work.device, (1,), "uint32")
         work.compute.fill(lost.pointer, 0, lost.nbytes)
         target = Target(ids, found, lost)
-        accumulator = DeviceAccumulator(work, network.manifest, band, turns, probabilities, target)
+        accumulator = DeviceAccumulator(work, network.manifest, region, turns, probabilities, target)
         with ThreadPoolExecutor(1, "fctl-cut") as reader:
-            for _ in segment_strips(network, source, band, accumulator, reader, None):
+            for _ in Pipeline(network, source, turns=turns).strips(region, accumulator, reader):
                 pass
         if network.manifest.input.dtype == "float32":
             work.kernels.mask_missing(

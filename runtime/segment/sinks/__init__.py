@@ -5,11 +5,11 @@ They are opened in this order and closed in the reverse one; where several canno
 
 from __future__ import annotations
 
-from .base import MaskedRaster, RowWriter, Sink
+from .base import BlockWriter, MaskedRaster, Sink
 from .mask import MaskSink
 from .preview import PreviewSink
 from .probabilities import ProbabilitiesSink
 
 SINKS: dict[str, Sink] = {sink.name: sink for sink in (PreviewSink(), ProbabilitiesSink(), MaskSink())}
 
-__all__ = ["SINKS", "MaskedRaster", "RowWriter", "Sink"]
+__all__ = ["SINKS", "BlockWriter", "MaskedRaster", "Sink"]

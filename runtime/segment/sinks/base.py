@@ -1,4 +1,4 @@
-"""What an output of a run is: something that takes finished rows and appears on disk whole."""
+"""What an output of a run is: something that takes finished blocks and makes a file of them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,37 @@ from pathlib import Path
 from typing import Protocol
 
 from ...bundle.manifest import ClassInfo
-from ...raster.source import RasterSource
-from ..pipeline import Rows
+from ...raster.source import Georeference
+from ...tiling.resampling import Pixels
+from ..pipeline import Block
 
-RowWriter = Callable[[Rows], None]
-"""Called with finished rows, top to bottom."""
+BlockWriter = Callable[[Block], None]
+"""Called with finished blocks, top to bottom, and those of the same rows from left to right.
+
+Their first rows and columns are multiples of 256, and so are their heights and widths, but for those at the lower and
+the right border.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskedRaster:
-    """The raster that is being segmented, and what its outputs say of it.
+    """The raster that was segmented, and what its outputs say of it.
 
     Attributes:
-        source: The raster: its size in pixels, its georeference and its pixels.
+        height: Height in pixels.
+        width: Width in pixels.
+        georeference: Where the raster lies.
         classes: The classes, by id.
         tags: What made the outputs and what their numbers mean, as text by name.
+        picture: Gives the raster as a small picture, pixels (height, width, bands); only for sinks that need one.
     """
 
-    source: RasterSource
+    height: int
+    width: int
+    georeference: Georeference
     classes: tuple[ClassInfo, ...]
     tags: Mapping[str, str]
+    picture: Callable[[], Pixels]
 
 
 class Sink(Protocol):
@@ -46,7 +57,12 @@ class Sink(Protocol):
 
     @property
     def needs_probabilities(self) -> bool:
-        """Whether the rows must carry probabilities."""
+        """Whether the blocks must carry probabilities."""
+        ...
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether `MaskedRaster.picture` is called."""
         ...
 
     def disk(self, height: int, width: int, classes: int) -> int:
@@ -62,17 +78,18 @@ class Sink(Protocol):
         """
         ...
 
-    def open(self, path: Path, raster: MaskedRaster) -> AbstractContextManager[RowWriter]:
-        """Start an output, which appears under its name when the block ends well and leaves nothing when it does not.
+    def open(self, path: Path, raster: MaskedRaster) -> AbstractContextManager[BlockWriter]:
+        """Start an output, which is complete when the block ends well.
 
         Args:
-            path: The file to make.
-            raster: The raster that is being segmented.
+            path: The file to make, with the ending of the wanted one. It lies in the folder of the run, which moves all
+                outputs to their places together once all are complete.
+            raster: The raster that was segmented.
 
         Returns:
-            A context manager that gives what takes the rows.
+            A context manager that gives what takes the blocks.
 
         Raises:
-            OutputError: The file cannot be written.
+            OSError: The file cannot be written.
         """
         ...

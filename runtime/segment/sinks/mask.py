@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...atomic import atomic_write
 from ...raster.writer import RasterSpec, create_raster
 from ...tiling.merge import NODATA
-from ..pipeline import Rows
-from .base import MaskedRaster, RowWriter
+from ..pipeline import Block
+from .base import BlockWriter, MaskedRaster
 
 
 class MaskSink:
@@ -19,21 +18,22 @@ class MaskSink:
     name = "mask"
     suffix = "_mask.tif"
     needs_probabilities = False
+    needs_picture = False
 
     def disk(self, height: int, width: int, classes: int) -> int:
         """One byte for each pixel."""
         return height * width
 
     @contextmanager
-    def open(self, path: Path, raster: MaskedRaster) -> Iterator[RowWriter]:
+    def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         """Start a mask, see `Sink.open`."""
         spec = RasterSpec(
-            height=raster.source.height, width=raster.source.width, dtype="uint8", descriptions=("class",),
-            nodata=NODATA, colours=tuple(info.colour for info in raster.classes), tags=dict(raster.tags),
+            height=raster.height, width=raster.width, dtype="uint8", descriptions=("class",), nodata=NODATA,
+            colours=tuple(info.colour for info in raster.classes), tags=dict(raster.tags),
         )  # fmt: skip
-        with atomic_write(path) as temporary, create_raster(temporary, spec, raster.source.georeference) as writer:
+        with create_raster(path, spec, raster.georeference) as writer:
 
-            def write(rows: Rows) -> None:
-                writer.write(rows.ids[None])
+            def write(block: Block) -> None:
+                writer.write(block.ids[None], block.y, block.x)
 
             yield write

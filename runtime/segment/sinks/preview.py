@@ -10,55 +10,49 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ...atomic import atomic_write
 from ...bundle.manifest import ClassInfo
 from ...tiling.merge import NODATA
 from ...tiling.resampling import Pixels
-from ..pipeline import Rows
-from .base import MaskedRaster, RowWriter
+from ..picture import PictureScale
+from ..pipeline import Block
+from .base import BlockWriter, MaskedRaster
 
-_PREVIEW_SIDE = 1600
 _OPACITY = 0.45
 
 
 class PreviewSink:
-    """A PNG of at most 1600 pixels a side; the mask in it is sampled as rows come by."""
+    """A PNG of at most 1600 pixels a side; the mask in it is sampled as blocks come by."""
 
     name = "preview"
     suffix = "_preview.png"
     needs_probabilities = False
+    needs_picture = True
 
     def disk(self, height: int, width: int, classes: int) -> int:
         """Three bytes for each pixel of the picture."""
-        small = preview_size(height, width)
+        small = PictureScale(height, width).size
         return 3 * small[0] * small[1]
 
     @contextmanager
-    def open(self, path: Path, raster: MaskedRaster) -> Iterator[RowWriter]:
+    def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         """Start a preview, see `Sink.open`."""
-        height, width = raster.source.height, raster.source.width
-        small = preview_size(height, width)
-        lines, columns = _nearest(height, small[0]), _nearest(width, small[1])
+        small = PictureScale(raster.height, raster.width).size
+        lines, columns = _nearest(raster.height, small[0]), _nearest(raster.width, small[1])
         ids = np.full(small, NODATA, np.uint8)
 
-        def write(rows: Rows) -> None:
-            wanted = np.flatnonzero((lines >= rows.y) & (lines < rows.y + len(rows.ids)))
-            ids[wanted] = rows.ids[lines[wanted] - rows.y][:, columns]
+        def write(block: Block) -> None:
+            window = block.window
+            down = np.flatnonzero((lines >= window.y) & (lines < window.bottom))
+            across = np.flatnonzero((columns >= window.x) & (columns < window.right))
+            ids[np.ix_(down, across)] = block.ids[np.ix_(lines[down] - window.y, columns[across] - window.x)]
 
-        with atomic_write(path) as temporary:
-            yield write
-            draw_preview(raster.source.thumbnail(*small), ids, raster.classes).save(temporary)
+        yield write
+        draw_preview(raster.picture(), ids, raster.classes).save(path)
 
 
 def _nearest(side: int, size: int) -> NDArray[np.intp]:
     """For each pixel of a shrunken side, the pixel of the side that lies nearest to its centre."""
     return (2 * np.arange(size) + 1) * side // (2 * size)
-
-
-def preview_size(height: int, width: int) -> tuple[int, int]:
-    """Size (height, width) of the preview of a raster: at most 1600 pixels a side."""
-    scale = min(1.0, _PREVIEW_SIDE / max(height, width))
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def draw_preview(image: Pixels, ids: NDArray[np.uint8], classes: tuple[ClassInfo, ...]) -> Image.Image:
@@ -74,10 +68,11 @@ def draw_preview(image: Pixels, ids: NDArray[np.uint8], classes: tuple[ClassInfo
     """
     colours = np.zeros((NODATA + 1, 3), np.float32)
     colours[: len(classes)] = [info.colour for info in classes]
-    ground = displayable(image, ids != NODATA).astype(np.float32)
-    opacity = np.where(ids == NODATA, 0, _OPACITY)[:, :, None]
-    blended = ground * (1 - opacity) + colours[ids] * opacity
-    canvas = Image.fromarray(blended.astype(np.uint8))
+    picture = displayable(image, ids != NODATA)
+    for row, line in zip(picture, ids, strict=True):  # line by line, for the sake of memory
+        opacity = np.where(line == NODATA, np.float32(0), np.float32(_OPACITY))[:, None]
+        row[:] = row * (1 - opacity) + colours[line] * opacity
+    canvas = Image.fromarray(picture)
     fractions = np.bincount(ids.ravel(), minlength=NODATA + 1) / ids.size
     return _with_legend(
         canvas, [(info, fractions[index]) for index, info in enumerate(classes) if fractions[index] > 0]
@@ -97,7 +92,7 @@ def displayable(image: Pixels, valid: NDArray[np.bool_] | None = None) -> NDArra
     """
     bands = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
     if bands.dtype == np.uint8:
-        return bands.astype(np.uint8, copy=False)
+        return bands.astype(np.uint8)
     values = bands.astype(np.float64)
     shown = np.isfinite(values) & (True if valid is None else valid[:, :, None])
     low, high = np.percentile(values[shown], (2, 98)) if shown.any() else (0.0, 0.0)

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...atomic import atomic_write
 from ...raster.writer import RasterSpec, create_raster
-from ..pipeline import Rows
-from .base import MaskedRaster, RowWriter
+from ..pipeline import Block
+from .base import BlockWriter, MaskedRaster
 
 
 class ProbabilitiesSink:
@@ -18,23 +17,23 @@ class ProbabilitiesSink:
     name = "probabilities"
     suffix = "_prob.tif"
     needs_probabilities = True
+    needs_picture = False
 
     def disk(self, height: int, width: int, classes: int) -> int:
         """Four bytes for each pixel and class."""
         return 4 * classes * height * width
 
     @contextmanager
-    def open(self, path: Path, raster: MaskedRaster) -> Iterator[RowWriter]:
+    def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         """Start a file of probabilities, see `Sink.open`."""
         spec = RasterSpec(
-            height=raster.source.height, width=raster.source.width, dtype="float32",
-            descriptions=tuple(info.name for info in raster.classes), nodata=float("nan"), colours=None,
-            tags=dict(raster.tags),
+            height=raster.height, width=raster.width, dtype="float32", nodata=float("nan"), colours=None,
+            descriptions=tuple(info.name for info in raster.classes), tags=dict(raster.tags),
         )  # fmt: skip
-        with atomic_write(path) as temporary, create_raster(temporary, spec, raster.source.georeference) as writer:
+        with create_raster(path, spec, raster.georeference) as writer:
 
-            def write(rows: Rows) -> None:
-                assert rows.probabilities is not None
-                writer.write(rows.probabilities)
+            def write(block: Block) -> None:
+                assert block.probabilities is not None
+                writer.write(block.probabilities, block.y, block.x)
 
             yield write

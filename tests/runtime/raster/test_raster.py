@@ -244,7 +244,7 @@ def test_rows_of_any_height_are_written_in_order(
     )
     with create_raster(tmp_path / "a.tif", spec, Georeference(crs=None, transform=UTM, gcps=([], None))) as writer:
         for end, rows in zip(np.cumsum(strips), strips, strict=True):
-            writer.write(pixels[:, end - rows : end])
+            writer.write(pixels[:, end - rows : end], int(end - rows))
     with rasterio.open(tmp_path / "a.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(), pixels)
         assert dataset.descriptions == ("a", "b")

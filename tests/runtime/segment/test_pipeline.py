@@ -12,7 +12,7 @@ from fctl.runtime import Segmenter
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.segment.host import HostNetwork
-from fctl.runtime.segment.pipeline import Rows, segment_rows
+from fctl.runtime.segment.pipeline import Block, segment_rows
 from fctl.runtime.tiling.sources import ArraySource, Source
 from fctl.runtime.tiling.windows import Window
 from tests.runtime import tiny
@@ -77,7 +77,7 @@ def test_the_batch_does_not_change_the_ids(bundle: Path) -> None:
         np.testing.assert_array_equal(ids, found[0])
 
 
-def rows_of(bundle: Path, source: Source, batch: int = 2) -> Iterator[Rows]:
+def rows_of(bundle: Path, source: Source, batch: int = 2) -> Iterator[Block]:
     return segment_rows(HostNetwork(read_bundle(bundle), choose_engine("onnxruntime", "fp32"), batch), source)
 
 

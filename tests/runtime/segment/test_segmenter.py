@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -221,15 +222,36 @@ def test_estimate_adds_the_probabilities(tmp_path: Path, segmenter: Segmenter, i
     assert estimate.disk == 37 * 50 * (1 + 3 * 4)
 
 
-def test_memory_of_the_estimate_grows_with_the_width_alone(tmp_path: Path, segmenter: Segmenter) -> None:
+def test_memory_of_the_estimate_does_not_grow_with_the_raster(tmp_path: Path, segmenter: Segmenter) -> None:
     paths = Paths(mask=tmp_path / "m.tif")
-    sizes = {"small": (40, 50), "tall": (400, 50), "wide": (40, 500)}
+    sizes = {"large": (50_000, 20_000), "tall": (400_000, 20_000), "wide": (50_000, 160_000)}
     memory = {
-        name: segmenter.estimate(write_geotiff(tmp_path / f"{name}.tif", np.zeros((*size, 3), np.uint8)), paths).memory
+        name: segmenter.estimate(sparse_geotiff(tmp_path / f"{name}.tif", *size), paths).memory
         for name, size in sizes.items()
     }
-    assert memory["tall"] == memory["small"]
-    assert memory["wide"] > 5 * memory["small"]
+    assert memory["tall"] == memory["large"]
+    assert memory["wide"] < 1.1 * memory["large"]  # whole rows of class ids are held while outputs are made
+
+
+def test_a_trial_tells_time_and_memory(tmp_path: Path, segmenter: Segmenter) -> None:
+    image, paths = sparse_geotiff(tmp_path / "a.tif", 300, 400), Paths(mask=tmp_path / "m.tif")
+    plain, tried = segmenter.estimate(image, paths), segmenter.estimate(image, paths, trial=True)
+    assert (plain.process, plain.seconds) == (None, None)
+    assert tried.process is not None
+    assert tried.process > tried.memory == plain.memory
+    assert tried.seconds is not None
+    assert tried.seconds > 0
+    assert sorted(tmp_path.iterdir()) == [image]
+
+
+def sparse_geotiff(path: Path, height: int, width: int) -> Path:
+    """A GeoTIFF without a single block."""
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=3, dtype="uint8", tiled=True, sparse_ok=True,
+        bigtiff="yes", crs="EPSG:32640", transform=rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 2.7e6),
+    ):  # fmt: skip
+        pass
+    return path
 
 
 def test_estimate_refuses_what_a_run_would(tmp_path: Path, segmenter: Segmenter) -> None:

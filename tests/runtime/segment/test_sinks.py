@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from fctl.runtime import Paths, Segmenter
-from fctl.runtime.atomic import atomic_write
 from fctl.runtime.errors import InputError
 from fctl.runtime.raster.source import read_thumbnail
-from fctl.runtime.segment.pipeline import Rows
-from fctl.runtime.segment.sinks import SINKS, MaskedRaster, RowWriter
-from fctl.runtime.segment.sinks.preview import draw_preview, preview_size
+from fctl.runtime.segment.picture import PictureScale
+from fctl.runtime.segment.pipeline import Block
+from fctl.runtime.segment.sinks import SINKS, BlockWriter, MaskedRaster
+from fctl.runtime.segment.sinks.preview import draw_preview
 from tests.conftest import write_geotiff
 from tests.runtime.naive import slope_of
 
@@ -27,21 +27,20 @@ class CountSink:
     name = "counts"
     suffix = "_counts.txt"
     needs_probabilities = False
+    needs_picture = False
 
     def disk(self, height: int, width: int, classes: int) -> int:
         return 20 * classes
 
     @contextmanager
-    def open(self, path: Path, raster: MaskedRaster) -> Iterator[RowWriter]:
+    def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         counts = np.zeros(256, np.int64)
 
-        def write(rows: Rows) -> None:
-            counts[:] += np.bincount(rows.ids.ravel(), minlength=256)
+        def write(block: Block) -> None:
+            counts[:] += np.bincount(block.ids.ravel(), minlength=256)
 
-        with atomic_write(path) as temporary:
-            yield write
-            lines = [f"{info.name} {counts[index]}" for index, info in enumerate(raster.classes)]
-            temporary.write_text("\n".join(lines))
+        yield write
+        path.write_text("\n".join(f"{info.name} {counts[index]}" for index, info in enumerate(raster.classes)))
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def test_every_sink_is_registered_under_its_own_name_and_suffix() -> None:
     assert {"mask", "probabilities", "preview"} <= SINKS.keys()
 
 
-def test_a_sink_of_ones_own_takes_the_rows_and_counts_for_the_estimate(
+def test_a_sink_of_ones_own_takes_the_blocks_and_counts_for_the_estimate(
     tmp_path: Path, image: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SINKS, "counts", CountSink())
@@ -78,11 +77,11 @@ def test_an_output_that_nobody_knows_is_refused_before_anything_is_written(
 def test_the_preview_shows_the_mask_as_gdal_shrinks_it(
     tmp_path: Path, segmenter: Segmenter, size: tuple[int, int]
 ) -> None:
-    """The mask in the preview is sampled from rows that come by; GDAL samples the finished file."""
+    """The mask in the preview is sampled from blocks that come by; GDAL samples the finished file."""
     image = write_geotiff(tmp_path / "image.tif", slope_of(*size))
     paths = Paths(mask=tmp_path / "mask.tif", preview=tmp_path / "preview.png")
     segmenter.segment_file(image, paths)
-    small = preview_size(*size)
+    small = PictureScale(*size).size
     with Image.open(tmp_path / "preview.png") as found:
         pixels = np.asarray(found)[: small[0], : small[1]]
     ids = read_thumbnail(paths.mask, *small)

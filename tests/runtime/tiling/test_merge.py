@@ -40,7 +40,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 def strips_of(case: Case) -> list[Strip]:
-    merger = Merger(case.grid, case.classes, case.rule)
+    merger = Merger(case.grid.region(), case.classes, case.rule)
     strips = [strip for tile, logits in case.tiles for strip in merger.add([tile], logits[None])]
     return strips + list(merger.flush())
 
@@ -83,15 +83,15 @@ def test_ids_are_the_best_class_at_every_pixel(case: Case) -> None:
 @given(cases())
 def test_strips_hold_every_row_once_in_order(case: Case) -> None:
     strips = strips_of(case)
-    rows = [row for strip in strips for row in range(strip.y, strip.y + strip.rows)]
+    rows = [row for strip in strips for row in range(strip.y, strip.window.bottom)]
     assert rows == list(range(case.grid.height))
-    assert all(strip.scores.shape == (case.classes, strip.rows, case.grid.width) for strip in strips)
+    assert all(strip.scores.shape == (case.classes, strip.window.height, case.grid.width) for strip in strips)
 
 
 @settings(deadline=None, max_examples=30)
 @given(cases())
 def test_no_strip_is_higher_than_a_tile(case: Case) -> None:
-    assert max(strip.rows for strip in strips_of(case)) <= case.grid.tile
+    assert max(strip.window.height for strip in strips_of(case)) <= case.grid.tile
 
 
 @settings(deadline=None, max_examples=30)
@@ -105,7 +105,7 @@ def test_softmax_is_that_of_the_average(case: Case) -> None:
 
 
 def test_softmax_of_large_logits_is_finite() -> None:
-    shares = Strip(0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).probabilities()
+    shares = Strip(0, 0, np.array([[[1e4]], [[0]], [[-1e4]]], np.float32)).probabilities()
     np.testing.assert_array_equal(shares[:, 0, 0], [1, 0, 0])
 
 
@@ -126,19 +126,19 @@ def test_uniform_is_one_everywhere() -> None:
     [((2, 2, 2), 0), ((1, 2, 2), 1), ((1, 1, 2), 2), ((2, 1, 2), 0), ((-3, -1, -1), 1)],
 )
 def test_the_lowest_id_wins_a_tie(logits: tuple[float, ...], expected: int) -> None:
-    strip = Strip(0, np.array(logits, np.float32)[:, None, None])
+    strip = Strip(0, 0, np.array(logits, np.float32)[:, None, None])
     assert strip.ids().tolist() == [[expected]]
 
 
 def test_ids_reach_the_highest_class() -> None:
     logits = np.eye(255, dtype=np.float32).reshape(255, 1, 255)
-    np.testing.assert_array_equal(Strip(0, logits).ids(), [np.arange(255)])
+    np.testing.assert_array_equal(Strip(0, 0, logits).ids(), [np.arange(255)])
 
 
 def test_one_tile_is_handed_back_as_it_is(rng: np.random.Generator) -> None:
     grid = Grid.over(5, 3, 8, TilePlan(kind="stride", overlap=0))
     logits = rng.normal(size=(4, 8, 8)).astype(np.float32)
-    merger = Merger(grid, 4, "uniform")
+    merger = Merger(grid.region(), 4, "uniform")
     assert list(merger.add([Window(0, 0, 8, 8)], logits[None])) == []
     (strip,) = merger.flush()
     np.testing.assert_array_equal(strip.scores, logits[:, :5, :3])

@@ -1,0 +1,198 @@
+"""A raster on disk -> its outputs on disk, shard by shard (docs/jobs.md)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from typing import TypeAlias
+
+import numpy as np
+
+from ..progress import TileProgress
+from ..raster.cache import decoded_cache
+from ..raster.files import place_in
+from ..raster.fingerprint import fingerprint
+from ..raster.georeference import Georeference
+from ..raster.source import RasterSource, open_raster
+from ..raster.spool import SpooledSource, spooled
+from ..tiling.merge import NODATA
+from ..tiling.turns import Turn
+from ..tiling.windows import Window
+from .batches import grid_of
+from .foresight import foresee
+from .jobs import FileJob, Worker
+from .memory import check_limit
+from .network import Network
+from .outputs import check_outputs, request_of, tags_of
+from .picture import PictureScale
+from .pipeline import Block, Pipeline, warn_of_scores, warn_of_values
+from .results import Report
+from .shards.folder import SOURCE, RunFolder, run_folder
+from .shards.journal import Done
+from .shards.mosaic import Mosaic
+from .shards.plan import ShardPlan
+from .sinks import MaskedRaster
+
+log = logging.getLogger(__name__)
+
+FileSource: TypeAlias = RasterSource | SpooledSource
+"""A raster on disk, or the copy of one."""
+
+_LISTED = 5  # blocks that a warning names
+
+
+def run_file(worker: Worker, job: FileJob) -> Report:
+    """Segment one raster into files.
+
+    Args:
+        worker: Whoever owns the network.
+        job: What is asked.
+
+    Returns:
+        What came of it.
+
+    Raises:
+        FctlError: What `Segmenter.segment_file` raises.
+    """
+    started, manifest = time.monotonic(), worker.bundle.manifest
+    check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume)
+    with ExitStack() as stack:
+        reading = stack.enter_context(ExitStack())
+        raster = reading.enter_context(open_raster(
+            job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block
+        ))  # fmt: skip
+        grid = grid_of(manifest, raster.height, raster.width)
+        foreseen = foresee(worker, job, raster, grid)
+        request = request_of(job.image, worker.bundle, worker.engine, len(worker.turns), job.bands, job.paths)
+        request |= {SOURCE: fingerprint(job.image).as_dict(), "bad blocks": job.on_bad_block}
+        folder = stack.enter_context(run_folder(job.paths.mask, request, foreseen.plan.numbers(), resume=job.resume))
+        plan = foreseen.plan.as_in(folder.journal.plan)
+        source: FileSource = raster
+        if len(folder.done) < len(plan.shards):
+            if foreseen.spool:
+                log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
+                source = reading.enter_context(spooled(raster, folder.temporary))
+            reading.enter_context(decoded_cache(foreseen.cache))
+            worker.retried(lambda network: _segment_shards(network, source, worker.turns, folder, plan, job))
+        georeference = raster.georeference
+        copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
+        reading.close()  # what GDAL holds of the image makes room for the outputs
+        with folder.writing():
+            _write_outputs(worker, georeference, job, folder, plan)
+        done = folder.journal.done.values()
+    report = _report(job, worker.bundle.manifest.class_names, plan, done, time.monotonic() - started, copied)
+    warn_of_values(str(job.image), report.implausible)
+    warn_of_scores(str(job.image), report.not_finite)
+    _warn_of_blocks(report)
+    return report
+
+
+def _segment_shards(
+    network: Network,
+    source: FileSource,
+    turns: tuple[Turn, ...],
+    folder: RunFolder,
+    plan: ShardPlan,
+    job: FileJob,
+) -> None:
+    """Segment the shards that are not done yet, one after the other."""
+    scale = PictureScale(source.height, source.width) if job.picture else None
+    pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, picture=scale)
+    shards, runs = plan.shards, list(plan.runs(folder.done))
+    left = sum(len(plan.region(run)) for run in runs)
+    total = max(len(plan.grid), left)
+    before = total - left
+    for run in runs:
+        region = plan.region(run)
+        with closing(pipeline.blocks(region, _shifted(job.progress, before, total))) as blocks:
+            bottoms = {index: shards[index].finished.bottom for index in run}
+            _keep_shards(blocks, source, folder, bottoms, job.memory)
+        before += len(region)
+
+
+def _keep_shards(
+    blocks: Iterator[Block], source: FileSource, folder: RunFolder, bottoms: Mapping[int, int], memory: int | None
+) -> None:
+    """Write blocks that come top to bottom into the files of their shards."""
+    following = next(blocks, None)
+    for shard, bottom in bottoms.items():
+        with folder.writing():
+            writer = folder.writer(shard)
+        pixels, not_finite, implausible = np.zeros(NODATA + 1, np.int64), 0, 0
+        try:
+            while following and following.y < bottom:
+                with folder.writing():
+                    writer.add(following)
+                pixels += np.bincount(following.ids.ravel(), minlength=NODATA + 1)
+                not_finite += following.not_finite
+                implausible += following.implausible
+                following = next(blocks, None)
+            source.check_unchanged()
+            with folder.writing():
+                size = writer.finish()
+        except BaseException:
+            writer.abandon()
+            raise
+        done = Done(
+            shard=shard, size=size, not_finite=not_finite, implausible=implausible,
+            pixels={index: int(count) for index, count in enumerate(pixels[:NODATA].tolist()) if count},
+            bad_blocks=tuple((w.y, w.x, w.height, w.width) for w in source.bad_blocks),
+        )  # fmt: skip
+        with folder.writing():
+            folder.add(done)
+        check_limit(memory)
+
+
+def _write_outputs(
+    worker: Worker, georeference: Georeference, job: FileJob, folder: RunFolder, plan: ShardPlan
+) -> None:
+    """Make all outputs of the finished shards, and move them to their places together."""
+    manifest, grid = worker.bundle.manifest, plan.grid
+    if not folder.journal.assembled:
+        mosaic = Mosaic(grid.height, grid.width, [folder.part(index) for index in range(len(plan.shards))])
+        scale = PictureScale(grid.height, grid.width)
+        raster = MaskedRaster(
+            height=grid.height, width=grid.width, georeference=georeference, classes=manifest.classes,
+            tags=tags_of(manifest, worker.engine, worker.turns),
+            picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
+        )  # fmt: skip
+        with ExitStack() as stack:
+            places = [(sink, folder.place(sink.name, path)) for sink, path in job.sinks]
+            writers = [stack.enter_context(sink.open(place, raster)) for sink, place in places]
+            for block in mosaic.blocks(probabilities=job.probabilities):
+                for write in writers:
+                    write(block)
+    folder.commit({sink.name: path for sink, path in job.sinks})
+
+
+def _report(
+    job: FileJob, names: Sequence[str], plan: ShardPlan, done: Collection[Done], seconds: float, implausible: int
+) -> Report:
+    bad = {window for shard in done for window in shard.bad_blocks}
+    return Report(
+        image=job.image, paths=job.paths, height=plan.grid.height, width=plan.grid.width, tiles=len(plan.grid),
+        seconds=seconds,
+        pixels={name: sum(shard.pixels.get(index, 0) for shard in done) for index, name in enumerate(names)},
+        not_finite=sum(shard.not_finite for shard in done),
+        implausible=implausible + sum(shard.implausible for shard in done),
+        bad_blocks=tuple(Window(*window) for window in sorted(bad)),
+    )  # fmt: skip
+
+
+def _warn_of_blocks(report: Report) -> None:
+    if report.bad_blocks:
+        listed = ", ".join(place_in(window) for window in report.bad_blocks[:_LISTED])
+        more = f" and {len(report.bad_blocks) - _LISTED} more" if len(report.bad_blocks) > _LISTED else ""
+        blocks = (
+            "1 block cannot be read and is"
+            if len(report.bad_blocks) == 1
+            else f"{len(report.bad_blocks)} blocks cannot be read and are"
+        )
+        log.warning("%s: %s left without data: %s%s", report.image, blocks, listed, more)
+
+
+def _shifted(progress: TileProgress | None, before: int, total: int) -> TileProgress | None:
+    """What takes the progress on one region and passes on the progress on all of them."""
+    return (lambda done, _: progress(before + done, total)) if progress else None

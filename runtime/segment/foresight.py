@@ -1,0 +1,75 @@
+"""What a run over a file will take: its memory, its disk space and its time."""
+
+from __future__ import annotations
+
+from ..raster.source import RasterSource, open_raster
+from ..tiling.windows import Grid
+from .batches import grid_of
+from .jobs import FileJob, Worker
+from .memory import Footprint, Load, fitting
+from .network import Network
+from .outputs import check_outputs
+from .results import Estimate
+from .trial import Trial, try_batches
+
+_TRIED = 3  # batches
+
+
+def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
+    """What `run_file` would take.
+
+    Args:
+        worker: Whoever owns the network.
+        job: What would be asked.
+        trial: Whether some batches are segmented to tell.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        FctlError: What `Segmenter.estimate` raises.
+    """
+    manifest = worker.bundle.manifest
+    check_outputs(job.image, job.paths, overwrite=job.overwrite)
+    tried: list[Trial] = []
+    with open_raster(job.image, manifest.input, job.bands, access=job.access) as raster:
+        height, width = raster.height, raster.width
+        grid = grid_of(manifest, height, width)
+        foreseen = foresee(worker, job, raster, grid)
+        if trial:
+            worker.retried(lambda network: tried.append(try_batches(network, raster, worker.turns, _TRIED)))
+    tiles = sum(len(shard) for shard in foreseen.plan.whole)
+    return Estimate(
+        image=job.image, height=height, width=width, tiles=len(grid), memory=foreseen.most,
+        disk=sum(sink.disk(height, width, len(manifest.classes)) for sink, _ in job.sinks),
+        process=tried[-1].memory + foreseen.most if trial else None,
+        seconds=tried[-1].seconds * tiles if trial else None,
+    )  # fmt: skip
+
+
+def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid) -> Footprint:
+    """The memory that a run takes beside its engine, in panels that keep to its limit.
+
+    Args:
+        worker: Whoever owns the network.
+        job: What is asked.
+        raster: The open raster.
+        grid: Its tiles.
+
+    Returns:
+        What it takes.
+
+    Raises:
+        InputError: It cannot keep to the limit.
+    """
+    found: list[Footprint] = []
+
+    def fit(network: Network) -> None:
+        load = Load(
+            manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture
+        )
+        left = None if job.memory is None else job.memory - try_batches(network, raster, worker.turns, 1).memory
+        found.append(fitting(load, raster, grid, left))
+
+    worker.retried(fit)
+    return found[-1]

@@ -1,0 +1,192 @@
+"""How much memory a run over a file takes, told before it starts, and panels that keep it within a limit."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..bundle.manifest import Manifest
+from ..errors import InputError
+from ..raster.source import RasterSource
+from ..raster.spool import needs_spooling, spool_memory
+from ..raster.writer import BLOCK, CACHE
+from ..tiling.merge import PIECE
+from ..tiling.windows import Grid, Window
+from .batches import rows_in_work
+from .picture import PictureScale
+from .shards.mosaic import COLUMNS
+from .shards.plan import PANEL, ShardPlan
+
+_LEAST_CACHE = 16 << 20  # bytes of decoded blocks
+_MOST_CACHE = 256 << 20  # beyond it, a raster in awkward blocks is copied first
+_SLACK = 1.15  # what Python, NumPy and the allocator add
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """What a run has to hold, beside the raster itself.
+
+    Attributes:
+        manifest: The bundle's manifest.
+        batch: Patches at once.
+        probabilities: Whether probabilities are needed.
+        picture: Whether a small picture of the raster is needed.
+    """
+
+    manifest: Manifest
+    batch: int
+    probabilities: bool
+    picture: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Footprint:
+    """The bytes of a run beside those of Python and its engine.
+
+    Attributes:
+        plan: The shards that it is for.
+        spool: Whether the raster is copied into small blocks first.
+        cache: Decoded blocks of the raster that GDAL holds.
+        segmenting: The most while patches are segmented, the cache included.
+        spooling: The most while the raster is copied.
+        assembling: The most while the outputs are made of finished shards.
+    """
+
+    plan: ShardPlan
+    spool: bool
+    cache: int
+    segmenting: int
+    spooling: int
+    assembling: int
+
+    @property
+    def most(self) -> int:
+        """The most at any time."""
+        return max(self.segmenting, self.spooling, self.assembling)
+
+
+def fitting(load: Load, raster: RasterSource, grid: Grid, limit: int | None) -> Footprint:
+    """The widest panels that a limit allows.
+
+    Args:
+        load: What the run has to hold.
+        raster: The raster.
+        grid: Its tiles.
+        limit: Most bytes beside those of Python and its engine; None for the usual panels.
+
+    Returns:
+        What it takes.
+
+    Raises:
+        InputError: The narrowest panels take more.
+    """
+    panel = PANEL
+    while True:
+        found = footprint(load, raster, ShardPlan.over(grid, panel))
+        if limit is None or found.most <= limit:
+            return found
+        if panel < 2 * grid.tile or found.segmenting < found.most:  # narrower panels would not help
+            raise InputError(
+                subject="`memory`", expected=f"{megabytes(found.most)} more than what the engine takes, at least",
+                found=f"{megabytes(max(limit, 0))} more", remedy="allow more, or choose a smaller batch",
+            )  # fmt: skip
+        panel //= 2
+
+
+def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
+    """What a run takes with a plan.
+
+    Args:
+        load: What the run has to hold.
+        raster: The raster.
+        plan: Its shards.
+
+    Returns:
+        What it takes.
+    """
+    manifest, grid, classes = load.manifest, plan.grid, len(load.manifest.classes)
+    width = max(shard.computed.width for shard in plan.shards)
+    margin = rows_in_work(manifest) - manifest.tile
+    rows, columns = rows_in_work(manifest) + manifest.tile, width + margin  # between two reads of a block
+    pixel = raster.bands * raster.dtype.itemsize
+    spool = needs_spooling(raster, columns, rows, _MOST_CACHE)
+    block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
+    cache = max(_LEAST_CACHE, _touched(raster, block, rows, columns) * block_bytes)
+    windows = [
+        context.window.around(Window(0, 0, manifest.tile, manifest.tile), raster) for context in manifest.contexts
+    ]
+    scene = max((w.height * w.width * pixel for w in windows), default=0)  # of a context, before it is shrunk
+    sums = 4 * classes * manifest.tile * width
+    piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
+    sides = [manifest.tile, *(context.size for context in manifest.contexts)]
+    batches = load.batch * (2 * pixel * sum(side * side for side in sides) + 8 * classes * manifest.tile**2)
+    picture = PictureScale(grid.height, grid.width).size if load.picture else (0, 0)
+    drawn = 40 * math.prod(picture)
+    ids = 2 * manifest.tile * grid.width
+    block_of_all = BLOCK * min(COLUMNS, grid.width) * (2 + (12 * classes if load.probabilities else 0))
+    return Footprint(
+        plan=plan,
+        spool=spool,
+        cache=cache,
+        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache)),
+        spooling=spool_memory(raster) if spool else 0,
+        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn)),
+    )
+
+
+def _touched(raster: RasterSource, block: tuple[int, int], rows: int, columns: int) -> int:
+    """How many blocks some rows and columns touch at most."""
+    counts = [
+        min(-(-length // side) + 1, -(-whole // side))
+        for length, side, whole in zip((rows, columns), block, (raster.height, raster.width), strict=True)
+    ]
+    return math.prod(counts)
+
+
+def resident() -> int:
+    """Bytes of memory that the process takes now; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def check_limit(memory: int | None) -> None:
+    """See that the process keeps to its limit, where it has one.
+
+    Raises:
+        InputError: It does not.
+    """
+    if memory is not None and resident() > memory:
+        raise InputError(
+            subject="`memory`", expected=f"at most {megabytes(memory)}", found=megabytes(resident()),
+            remedy="go on with `resume` and a larger limit or a smaller batch",
+        )  # fmt: skip
+
+
+def megabytes(size: int) -> str:
+    """A size in megabytes, in words."""
+    return f"{-(-size // 1_000_000):,} MB"
+
+
+def parsed_size(argument: str, text: str) -> int:
+    """Bytes of a size such as "600M" or "2.5G".
+
+    Args:
+        argument: What the size is for, for the error.
+        text: A number, and K, M or G for thousands, millions and billions of bytes.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        InputError: The text is anything else.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)I?B?", text.strip().upper())
+    if match is None or float(match[1]) == 0:
+        raise InputError(subject=argument, expected="a size such as 600M or 2G", found=repr(text))
+    return int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[match[2]])

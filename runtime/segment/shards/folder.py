@@ -1,0 +1,300 @@
+"""The folder of a run, beside its mask: the journal, the shards that are done, and outputs that are being made."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from ...errors import FctlError, OutputError
+from ...raster.fingerprint import Fingerprint
+from .journal import Done, Journal
+from .parts import Part, PartWriter
+
+log = logging.getLogger(__name__)
+
+SOURCE = "source"
+"""The name under which a request has the fingerprint of the image."""
+
+_SUFFIX = ".fctl-run"
+_LOCK, _JOURNAL, _OUTPUTS, _REPLACED, _TEMPORARY = "lock", "journal", "outputs", "replaced", "temporary"
+_LIVE: set[RunFolder] = set()
+
+
+def folder_of(mask: Path) -> Path:
+    """The folder of the run that writes a mask."""
+    return mask.with_name(mask.stem + _SUFFIX)
+
+
+def leave_live_folders() -> None:
+    """Leave the folders of all runs of this process as an interrupted run leaves them, at once."""
+    for folder in list(_LIVE):
+        folder.leave()
+
+
+class RunFolder:
+    """The folder of a run that is under way; `run_folder` makes it.
+
+    Args:
+        mask: The mask that the run writes.
+        journal: The run's journal.
+
+    Attributes:
+        path: The folder.
+        journal: The run's journal.
+    """
+
+    def __init__(self, mask: Path, journal: Journal) -> None:
+        self.path, self.journal = folder_of(mask), journal
+        self._mask, self._done = mask, False
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn errors of the file system into ours, where files of the run are written.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        with _written(self._mask, kept=bool(self.journal.done)):
+            yield
+
+    def writer(self, shard: int) -> PartWriter:
+        """Start the file of a shard.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        return PartWriter(self._part(shard))
+
+    def part(self, shard: int) -> Part:
+        """The file of a shard that is done.
+
+        Raises:
+            OutputError: It is damaged.
+        """
+        return Part(self._part(shard))
+
+    def add(self, done: Done) -> None:
+        """Note that a shard is done, once its file is complete.
+
+        Raises:
+            OSError: The journal cannot be written.
+        """
+        self.journal.add(done)
+
+    @property
+    def done(self) -> frozenset[int]:
+        """Indices of the shards that are done and whose files are there."""
+        return frozenset(index for index, done in self.journal.done.items() if _size(self._part(index)) == done.size)
+
+    def place(self, sink: str, output: Path) -> Path:
+        """Where an output is made, before it moves to its place, by the name of its sink."""
+        made = self.path / _OUTPUTS / sink / output.name
+        made.parent.mkdir(parents=True, exist_ok=True)
+        return made
+
+    @property
+    def temporary(self) -> Path:
+        """A folder for what the run needs for a while."""
+        return self.path / _TEMPORARY
+
+    def commit(self, outputs: Mapping[str, Path]) -> None:
+        """Move all outputs to their places: all of them, or none.
+
+        Args:
+            outputs: The places, by the name of their sink. A file that is there is replaced.
+
+        Raises:
+            OSError: One of them cannot be moved; what was there before is there again.
+        """
+        if not self.journal.assembled:
+            self.journal.note_assembled()
+        undo: list[tuple[Path, Path]] = []
+        try:
+            for sink, output in outputs.items():
+                made, replaced = self.place(sink, output), self.path / f"{_REPLACED}-{sink}"
+                if not made.exists():
+                    continue  # it moved before the run was killed
+                output.parent.mkdir(parents=True, exist_ok=True)
+                for now, then in ((output, replaced), (made, output)):
+                    undo.append((then, now))
+                    if now.exists():
+                        _move(now, then)
+        except BaseException:
+            for now, before in reversed(undo):
+                if now.exists():  # else it did not come to that
+                    _move(now, before)
+            raise
+        self._done = True
+
+    def clean(self) -> None:
+        """Remove everything but the journal and finished shards."""
+        for entry in self.path.iterdir():
+            if entry.suffix == ".part":
+                entry.unlink(missing_ok=True)
+            elif entry.name == _TEMPORARY or (entry.name == _OUTPUTS and not self.journal.assembled):
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def leave(self) -> None:
+        """End the run: keep what `resume` needs if there is any, else remove the folder."""
+        _LIVE.discard(self)
+        with contextlib.suppress(OSError):
+            kept = len(self.done)
+            if self._done or not kept:
+                shutil.rmtree(self.path, ignore_errors=True)
+            else:
+                self.clean()
+                (self.path / _LOCK).unlink(missing_ok=True)
+                log.info(
+                    "%d finished shards are kept in %s: go on with `resume`, or remove the folder", kept, self.path
+                )
+
+    def _part(self, shard: int) -> Path:
+        return self.path / f"shard-{shard:06d}.npz"
+
+
+@contextmanager
+def run_folder(
+    mask: Path, request: Mapping[str, object], plan: Mapping[str, int], *, resume: bool
+) -> Iterator[RunFolder]:
+    """Work in the folder of a run, which no other run may use meanwhile.
+
+    The folder is removed when the block ends well, or when no shard was finished. Else it stays, for `resume`.
+
+    Args:
+        mask: The mask that the run writes.
+        request: What is asked, by name; values that JSON keeps as they are.
+        plan: How the raster is cut into shards. A run that is resumed keeps to the plan in its journal.
+        resume: Whether to go on where an earlier run ended. Otherwise its shards are removed.
+
+    Yields:
+        The folder.
+
+    Raises:
+        OutputError: Another run writes this mask, the earlier run was asked something else, or the folder cannot be
+            written.
+    """
+    path = folder_of(mask)
+    new_folders = [folder for folder in path.parents if not folder.exists()]
+    try:
+        with _written(mask):
+            path.mkdir(parents=True, exist_ok=True)
+        with _locked(path, mask):
+            folder: RunFolder | None = None
+            try:
+                with _written(mask):
+                    folder = RunFolder(mask, _journal(path, request, plan, resume))
+                    _LIVE.add(folder)
+                    folder.clean()
+                    folder.temporary.mkdir()
+                yield folder
+            finally:
+                if folder:
+                    folder.leave()
+    finally:
+        for parent in (path, *new_folders):
+            with contextlib.suppress(OSError):  # not empty: something was written
+                parent.rmdir()
+
+
+def unfinished_commit(mask: Path) -> bool:
+    """Whether a run was killed while it moved its outputs to their places."""
+    journal = Journal.read(folder_of(mask) / _JOURNAL)
+    return journal is not None and journal.assembled
+
+
+def _journal(path: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Journal:
+    """The journal of the run to go on with, or a new one in a folder that is cleared."""
+    old = Journal.read(path / _JOURNAL)
+    if resume and old:
+        _check_same(path, old.request, request)
+        return old
+    if old and old.done:
+        log.warning("%d finished shards of an earlier run are removed: it was not asked to `resume`", len(old.done))
+    for entry in path.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+    return Journal.begin(path / _JOURNAL, request, plan)
+
+
+def _check_same(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Raise OutputError that names the first thing that an earlier run was asked otherwise."""
+    for name in [*now, *(name for name in before if name not in now)]:
+        if before.get(name) != now.get(name):
+            raise OutputError(
+                _difference(name, before.get(name), now.get(name)),
+                subject=path,
+                remedy="ask for the same, or start anew without `resume`",
+            )
+
+
+def _difference(name: str, before: object, now: object) -> str:
+    """What differs, in words."""
+    if isinstance(before, dict) and isinstance(now, dict) and name == SOURCE:
+        with contextlib.suppress(KeyError, ValueError):
+            changed = Fingerprint.from_dict(before).difference(Fingerprint.from_dict(now))
+            return f"the image is not the one of the run to resume: {changed}"
+    return f"the run to resume had {name} {before}, now it is {now}"
+
+
+@contextmanager
+def _locked(path: Path, mask: Path) -> Iterator[None]:
+    """Hold the lock of a run, which the system releases when the process dies."""
+    lock = FileLock(path / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(
+            f"{mask} is being written by another run", remedy="wait for its end, or choose another `out`"
+        ) from None
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            (path / _LOCK).unlink(missing_ok=True)  # while it is held: the file may be another run's afterwards
+        lock.release()
+
+
+@contextmanager
+def _written(mask: Path, *, kept: bool = False) -> Iterator[None]:
+    """Turn errors of the file system into ours; the remedy depends on whether shards are kept."""
+    try:
+        yield
+    except FctlError:
+        raise
+    except OSError as error:
+        reason = error.strerror or error.__cause__ or error  # GDAL's own words are in the cause
+        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another `out`"
+        remedy = f"mend that and go on with `resume`, or {remedy}" if kept else remedy
+        raise OutputError(f"cannot write {mask}: {reason}", remedy=remedy) from error
+
+
+def _move(made: Path, place: Path) -> None:
+    """Rename a file; where the place lies on another disk, copy it first."""
+    try:
+        made.replace(place)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        beside = place.with_name(f".{place.name}.part")
+        try:
+            shutil.copyfile(made, beside)
+            beside.replace(place)
+        finally:
+            beside.unlink(missing_ok=True)
+        made.unlink()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

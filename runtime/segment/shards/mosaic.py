@@ -1,0 +1,119 @@
+"""The shards of a raster, put together again."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...raster.writer import BLOCK
+from ...tiling.windows import Window
+from ..picture import PicturePart
+from ..pipeline import Block
+from .parts import Part
+
+COLUMNS = 16 * BLOCK
+"""Width in pixels of the blocks that are handed out: with the probabilities of 5 classes they take 20 MB."""
+
+
+class _Piece(NamedTuple):
+    """A block of a shard: where it lies, and its number in the shard's file."""
+
+    window: Window
+    part: Part
+    number: int
+
+
+class Mosaic:
+    """All shards of a raster. Blocks of the same rows, of whatever panel, have the same height.
+
+    Args:
+        height: Height of the raster in pixels.
+        width: Width of the raster in pixels.
+        parts: The shards, open.
+    """
+
+    def __init__(self, height: int, width: int, parts: Sequence[Part]) -> None:
+        self._size, self._parts = (height, width), parts
+        self._rows: dict[int, list[_Piece]] = {}
+        for part in parts:
+            for index, window in enumerate(part.windows):
+                self._rows.setdefault(window.y, []).append(_Piece(window, part, index))
+        self._tops = sorted(self._rows)
+        self._ids: dict[int, NDArray[np.uint8]] = {}  # rows (rows, width) that are still needed
+        self._open: set[Part] = set()
+
+    def blocks(self, *, probabilities: bool) -> Iterator[Block]:
+        """The raster in blocks whose first rows and columns are multiples of 256, in reading order.
+
+        Args:
+            probabilities: Whether they carry probabilities.
+
+        Yields:
+            Blocks of 256 x 4096 pixels, and what is left at the lower and the right border.
+
+        Raises:
+            OutputError: A shard cannot be read back.
+        """
+        height, width = self._size
+        for y in range(0, height, BLOCK):
+            bottom = min(y + BLOCK, height)
+            ids = self._id_rows(y, bottom)
+            for x in range(0, width, COLUMNS):
+                window = Window(y, x, bottom - y, min(COLUMNS, width - x))
+                yield Block(
+                    y=y, x=x, ids=np.ascontiguousarray(ids[:, x : window.right]),
+                    probabilities=self._probabilities(window) if probabilities else None,
+                )  # fmt: skip
+
+    def picture(self) -> Iterator[PicturePart]:
+        """The parts of the raster's picture."""
+        for part in self._parts:
+            yield from part.picture()
+
+    def _touching(self, y: int, bottom: int) -> list[int]:
+        """First rows of the pieces that touch some rows."""
+        return self._tops[bisect_right(self._tops, y) - 1 : bisect_right(self._tops, bottom - 1)]
+
+    def _id_rows(self, y: int, bottom: int) -> NDArray[np.uint8]:
+        """Class ids (rows, width) of whole rows; each piece is unpacked once."""
+        tops = self._touching(y, bottom)
+        touched = {piece.part for top in tops for piece in self._rows[top]}
+        for part in self._open - touched:
+            part.close()
+        self._open = touched
+        self._ids = {top: self._ids[top] if top in self._ids else self._unpacked(top) for top in tops}
+        rows = [self._ids[top][max(y - top, 0) : bottom - top] for top in tops]
+        return np.concatenate(rows)
+
+    def _unpacked(self, top: int) -> NDArray[np.uint8]:
+        pieces = self._rows[top]
+        ids = np.empty((pieces[0].window.height, self._size[1]), np.uint8)
+        for window, part, index in pieces:
+            ids[:, window.x : window.right] = part.ids(index)
+        return ids
+
+    def _probabilities(self, window: Window) -> NDArray[np.float32]:
+        """Probabilities (classes, rows, columns) of a window."""
+        found: NDArray[np.float32] | None = None
+        for top in self._touching(window.y, window.bottom):
+            for piece, part, index in self._rows[top]:
+                if piece.right <= window.x or piece.x >= window.right:
+                    continue
+                scores = part.probabilities(index)
+                if found is None:
+                    found = np.empty((len(scores), window.height, window.width), np.float32)
+                there, here = _overlap(piece, window), _overlap(window, piece)
+                found[:, here[0], here[1]] = scores[:, there[0], there[1]]
+        assert found is not None, "the shards cover the raster"
+        return found
+
+
+def _overlap(window: Window, other: Window) -> tuple[slice, slice]:
+    """The rows and columns of a window that another one covers."""
+    top, bottom = max(window.y, other.y), min(window.bottom, other.bottom)
+    left, right = max(window.x, other.x), min(window.right, other.right)
+    return slice(top - window.y, bottom - window.y), slice(left - window.x, right - window.x)

@@ -1,0 +1,162 @@
+"""One shard as a file: a ZIP archive with an array for each layer of each block, as NumPy's `.npz` files are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import OutputError
+from ...tiling.windows import Window
+from ..picture import PicturePart
+from ..pipeline import Block
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
+
+_IDS, _PROBABILITIES, _SUMS, _WEIGHTS = "ids", "probabilities", "sums", "weights"
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class PartWriter:
+    """Writes the blocks of one shard.
+
+    The file has a temporary name until it is whole and on the disk.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._temporary = path, path.with_suffix(".part")
+        self._file = self._temporary.open("wb")
+        self._archive = zipfile.ZipFile(self._file, "w", compresslevel=1)
+
+    def add(self, block: Block) -> None:
+        """Append a block, whose window becomes the name of its arrays."""
+        window = block.window
+        place = f"{window.y}-{window.x}-{window.height}-{window.width}"
+        self._store(_IDS, place, block.ids)
+        if block.probabilities is not None:
+            self._store(_PROBABILITIES, place, block.probabilities)
+        if block.picture is not None:
+            corner = (
+                f"{block.picture.y}-{block.picture.x}-{block.picture.weights.shape[0]}-{block.picture.weights.shape[1]}"
+            )
+            self._store(_SUMS, corner, block.picture.sums, unique=place)
+            self._store(_WEIGHTS, corner, block.picture.weights, unique=place)
+
+    def finish(self) -> int:
+        """Complete the file.
+
+        Returns:
+            Its size in bytes.
+        """
+        self._archive.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        size = self._file.tell()
+        self._file.close()
+        self._temporary.replace(self._path)
+        return size
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._file.close()
+        self._archive.fp = None  # else it would write its directory to the closed file when it is collected
+        self._temporary.unlink(missing_ok=True)
+
+    def _store(self, layer: str, place: str, array: NDArray[np.generic], unique: str = "") -> None:
+        entry = zipfile.ZipInfo(f"{layer}/{place}" + (f"@{unique}" if unique else ""))
+        packed = layer == _IDS or _is_constant(array)  # floats hardly shrink, but for those of pixels without data
+        entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        with self._archive.open(entry, "w", force_zip64=array.nbytes > 1 << 30) as file:
+            np.lib.format.write_array(cast(BinaryIO, file), np.ascontiguousarray(array), allow_pickle=False)
+
+
+def _is_constant(array: NDArray[np.generic]) -> bool:
+    """Whether all elements are the same to the last bit, NaN included."""
+    bits = np.ascontiguousarray(array).reshape(-1).view(np.uint8).reshape(-1, array.dtype.itemsize)
+    return bool((bits[0] == bits[-1]).all() and (bits == bits[0]).all())
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """An array of a shard: its name in the archive, and the window that it covers."""
+
+    name: str
+    window: Window
+
+
+class Part:
+    """Reads the file of one shard.
+
+    Args:
+        path: The file.
+
+    Raises:
+        OutputError: The file is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._archive: zipfile.ZipFile | None = None
+        self._layers: dict[str, list[_Entry]] = {layer: [] for layer in (_IDS, _PROBABILITIES, _SUMS, _WEIGHTS)}
+        with self._damage(), zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                layer, _, place = name.partition("/")
+                self._layers[layer].append(_Entry(name, Window(*map(int, place.partition("@")[0].split("-")))))
+
+    @property
+    def windows(self) -> list[Window]:
+        """The windows of the blocks in it, in the order in which they were written."""
+        return [entry.window for entry in self._layers[_IDS]]
+
+    def ids(self, index: int) -> NDArray[np.uint8]:
+        """Class ids (rows, columns) of a block, by its index in `windows`."""
+        return self._read(self._layers[_IDS][index].name, np.uint8)
+
+    def probabilities(self, index: int) -> NDArray[np.float32]:
+        """Probabilities (classes, rows, columns) of a block, by its index in `windows`."""
+        return self._read(self._layers[_PROBABILITIES][index].name, np.float32)
+
+    def picture(self) -> Iterator[PicturePart]:
+        """What the blocks add to the picture of the raster."""
+        for sums, weights in zip(self._layers[_SUMS], self._layers[_WEIGHTS], strict=True):
+            y, x = sums.window.y, sums.window.x
+            yield PicturePart(y, x, self._read(sums.name, np.float32), self._read(weights.name, np.float32))
+
+    def close(self) -> None:
+        """Close the file, until it is read again."""
+        if self._archive:
+            self._archive.close()
+            self._archive = None
+
+    def _read(self, name: str, dtype: type[_Scalar]) -> NDArray[_Scalar]:
+        with self._damage():
+            self._archive = self._archive or zipfile.ZipFile(self._path)
+            with self._archive.open(name) as file:
+                array = np.lib.format.read_array(cast(BinaryIO, file), allow_pickle=False)
+                file.read(1)  # the checksum is compared at the end
+        return array.astype(dtype, copy=False)
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGED as error:
+            self._path.unlink(missing_ok=True)  # a run that is resumed makes it anew
+            raise OutputError(
+                f"a finished shard cannot be read back ({error})", subject=self._path, remedy="go on with `resume`"
+            ) from error
