@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-runtime lint bench matrix gpu-check clean
+NETWORKS ?= build/networks
+
+.PHONY: demo test test-runtime networks lint bench matrix gpu-check clean
 
 demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 	$(PIP) --editable '.[cpu]' --config-settings editable_mode=strict
@@ -21,6 +23,18 @@ test-runtime: ## the runtime's tests on the built wheel, where neither torch nor
 		build/wheel/*.whl onnxruntime cuda-bindings matplotlib pytest pytest-xdist hypothesis
 	build/runtime-venv/bin/python -c "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('onnx')"
 	build/runtime-venv/bin/python -m pytest --numprocesses auto --dist loadfile tests/runtime
+
+networks: $(NETWORKS)/torch/ready $(NETWORKS)/csmask/ready ## networks of other packages, which it installs (7 GB, 20 minutes; needs `make test` once)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --networks=$(NETWORKS) tests/networks
+	@cat $(NETWORKS)/table.md
+
+# An environment of another package, which asks for other versions than ours.
+$(NETWORKS)/%/ready: tests/networks/environments/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip --disable-pip-version-check install --quiet --requirement $<
+	if test -f $(<:.txt=-alone.txt); then $(@D)/bin/pip --disable-pip-version-check install --quiet --no-deps --requirement $(<:.txt=-alone.txt); fi
+	touch $@
 
 lint: ## needs `make test` once, for the tools
 	$(BIN)/ruff format --check .

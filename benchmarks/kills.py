@@ -87,7 +87,7 @@ def _kill(image: Path, out: Path, log: Path, expected: dict[str, str], delay: fl
     process = _start(image, out, "new", log)
     _wait(lambda: b"ready" in log.read_bytes(), process)
     if assembling:
-        _wait(lambda: (run / "outputs").is_dir(), process)
+        _wait((run / "outputs").is_dir, process)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     if process.wait() == 0:
@@ -116,7 +116,7 @@ def main() -> None:
         first = _start(image, folder / "whole", "new", log)
         _wait(lambda: b"ready" in log.read_bytes(), first)
         started = time.monotonic()
-        _wait(lambda: (folder / "whole" / "mask.fctl-run" / "outputs").is_dir(), first)
+        _wait((folder / "whole" / "mask.fctl-run" / "outputs").is_dir, first)
         segmenting = time.monotonic() - started
         first.wait()
         whole, tiles = time.monotonic() - started, max(_progress(log))

@@ -1,9 +1,10 @@
-"""Size, work, parity and speed of every preset in one table: python -m benchmarks.matrix [--only a,b].
+"""Size, work, parity and speed of every preset in one table: python -m benchmarks.matrix [--only a,b] [--verdicts].
 
 Weights are random, scaled so that signals neither fade nor explode: parity and speed need no trained ones. GMAC are
 those of the exported graphs for one patch with all of its contexts. Rounds alternate between engines, because the
 machine's speed drifts; medians are printed, and what matters is their ratio in one row. A dash is an engine that the
-machine does not run.
+machine does not run. With --verdicts, nothing is timed: the table has what each engine that is installed did at the
+parity gate.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ HEADER = (
     "preset", "parameters, M", "GMAC: patch", "contexts", "LCF + ALE", "decoder", "bundle, MB", "max error",
     "same class", "PyTorch", "ONNX Runtime", "OpenVINO fp32", "OpenVINO bf16",
 )  # fmt: skip
+VERDICT_HEADER = ("preset", "width", "engine", "same class", "max error", "verdict")
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,48 @@ def main() -> None:
     parser.add_argument("--only", help="presets, comma-separated; default: all")
     parser.add_argument("--width", type=float, default=1.0, help="multiplies every number of channels")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--verdicts", action="store_true", help="what each engine did at the parity gate, and no speeds"
+    )
     arguments = parser.parse_args()
-    print("Speeds: patches a second, batch 1, and their ratio to ONNX Runtime.\n")
-    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
+    header = VERDICT_HEADER if arguments.verdicts else HEADER
+    if not arguments.verdicts:
+        print("Speeds: patches a second, batch 1, and their ratio to ONNX Runtime.\n")
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
     for name in arguments.only.split(",") if arguments.only else PRESETS:
         with tempfile.TemporaryDirectory() as folder:
-            print(f"| {' | '.join(row(name, arguments.width, arguments.rounds, Path(folder)))} |", flush=True)
+            if arguments.verdicts:
+                rows = verdicts(name, arguments.width, Path(folder))
+            else:
+                rows = [row(name, arguments.width, arguments.rounds, Path(folder))]
+            for cells in rows:
+                print(f"| {' | '.join(cells)} |", flush=True)
         gc.collect()
+
+
+def verdicts(name: str, width: float, folder: Path) -> list[list[str]]:
+    """What each engine did at the parity gate of a preset.
+
+    Args:
+        name: The preset.
+        width: What every number of channels is multiplied by.
+        folder: Where checkpoint and bundle are written.
+
+    Returns:
+        A row for each engine: the cells in the order of `VERDICT_HEADER`.
+    """
+    manifest = make_preset(name, folder, classes=CLASSES, width=width).bundle.manifest
+    return [
+        [
+            name,
+            f"{width:g}",
+            f"{verdict.engine} {verdict.version}",
+            "-" if verdict.agreement is None else f"{verdict.agreement:.3%}",
+            "-" if verdict.max_error is None else f"{verdict.max_error:.0e}",
+            "passed" if verdict.passed else verdict.reason,
+        ]
+        for verdict in manifest.engines
+    ]
 
 
 def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:

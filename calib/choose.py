@@ -197,7 +197,7 @@ def _scores(network: Network, patches: list[PatchBatch]) -> NDArray[np.float32]:
 def _shares(manifest: Manifest, scores: NDArray[np.float32], valid: Mask) -> tuple[float, ...]:
     """The share of each class in the pixels of a patch that have data, from its scores (classes, P, P)."""
     rows, columns = valid.shape
-    ids = Strip(0, scores, manifest.scores).ids()[:rows, :columns][valid]
+    ids = Strip(0, 0, scores, manifest.scores).ids()[:rows, :columns][valid]
     counts = np.bincount(ids, minlength=len(manifest.classes))[: len(manifest.classes)]  # without 255, no number
     return tuple((counts / len(ids)).tolist())
 

@@ -227,4 +227,4 @@ class Trials:
     def _segment(self, network: GraphNetwork, batch: PatchBatch, features: Mapping[str, Features]) -> Ids:
         """Class ids of a patch."""
         scores = network.on_host(network.segment(batch.patch, features, batch.positions))[0]
-        return Strip(0, scores, self._manifest.scores).ids()
+        return Strip(0, 0, scores, self._manifest.scores).ids()

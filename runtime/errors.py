@@ -8,9 +8,31 @@ application passes them as they are, and a command line shows them as its own op
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 
+_JOINERS = "\u200c\u200d"  # which some scripts are written with
 _ARGUMENT = re.compile(r"`(\w+)`")
+
+
+def printable(text: str) -> str:
+    """A text on one line that does nothing to a terminal, and that every encoding of Unicode can write.
+
+    Args:
+        text: Any text, such as a name from a file that a stranger wrote.
+
+    Returns:
+        The text, with control characters, changes of the direction of writing, halves of surrogate pairs and what no
+        font has as escapes, such as ``\\x1b``.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if _is_shown(letter) else ascii(letter)[1:-1] for letter in text)
+
+
+def _is_shown(letter: str) -> bool:
+    """Whether a terminal shows a letter, or at least a space for it, and does nothing else."""
+    return letter.isprintable() or letter in _JOINERS or unicodedata.category(letter) == "Zs"
 
 
 def worded(text: str, names: Mapping[str, str]) -> str:
@@ -84,7 +106,7 @@ class EngineError(FctlError, RuntimeError):
 
 
 class DeviceMemoryError(EngineError, MemoryError):
-    """The GPU's memory is too small for what was asked."""
+    """The memory of the GPU, or for an engine on the CPU that of the machine, is too small for what was asked."""
 
 
 class InputError(FctlError, ValueError):

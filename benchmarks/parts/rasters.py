@@ -36,3 +36,13 @@ def write_raster(
             pixels = colours.repeat(_PATCH, axis=1).repeat(_PATCH, axis=2)[:, :rows, :width]
             pixels = pixels // 2 + rng.integers(0, 64, pixels.shape, np.uint8)
             dataset.write(pixels, window=Window(0, y, width, rows))
+
+
+def write_sparse(path: Path, height: int, width: int) -> None:
+    """Write a GeoTIFF of three bands of uint8 without a single block: all of it is nodata, and it takes little room."""
+    with rasterio.open(
+        path, "w", driver="GTiff", height=height, width=width, count=3, dtype="uint8", nodata=0, tiled=True,
+        blockxsize=256, blockysize=256, sparse_ok=True, bigtiff="yes", crs="EPSG:32640",
+        transform=rasterio.Affine(0.5, 0, 3e5, 0, -0.5, 2.7e6),
+    ):  # fmt: skip
+        pass

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
+from fctl.runtime.bundle.files import WrongFileError, read_json
 from fctl.runtime.bundle.records import RecordError, decode, encode
 from fctl.runtime.errors import InputError
 
@@ -46,15 +48,15 @@ def read_config(path: Path) -> TrainingConfig:
         InputError: The file cannot be read, or a field does not fit; the error names the field.
     """
     try:
-        config = decode(TrainingConfig, json.loads(path.read_text(encoding="utf-8")))
+        config = decode(TrainingConfig, read_json(path))
         _check(config)
         _check_ranges(config.optimisation, "optimisation")
         _check_ranges(config.augmentation, "augmentation")
         for index in range(len(config.stages)):
             stage_settings(config, index)
-    except FileNotFoundError:
+    except WrongFileError as error:
         raise InputError(
-            subject=path, expected="a training's config", found="no such file", remedy="see docs/training.md"
+            subject=path, expected="a training's config", found=error, remedy="see docs/training.md"
         ) from None
     except json.JSONDecodeError as error:
         found = f"a mistake in line {error.lineno}, column {error.colno}"
@@ -126,7 +128,7 @@ def _check_ranges(settings: Optimisation | Augmentation, place: str) -> None:
     for name, value in encode(settings).items():
         if name in _RANGES:
             expected, holds = _RANGES[name]
-            _expect(holds(value), f"{place}.{name}", expected, value)
+            _expect(math.isfinite(value) and holds(value), f"{place}.{name}", expected, value)
     if isinstance(settings, Optimisation) and isinstance(settings.class_weights, dict):
         for name, weight in settings.class_weights.items():
-            _expect(weight >= 0, f"{place}.class_weights.{name}", "0 or more", weight)
+            _expect(0 <= weight < math.inf, f"{place}.class_weights.{name}", "0 or more", weight)

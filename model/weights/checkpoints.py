@@ -19,6 +19,7 @@ from ..network import FCtL
 
 _FORMAT = "fctl-checkpoint-1"
 _SHOWN = 10  # keys named in an error
+_LONGEST_NAME = 100  # characters of a key that an error shows
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")  # colours in PyTorch's messages
 _WHOLE = "save the state_dict alone; or give the network as package.module:factory, as TorchScript or as MODEL.onnx"
 
@@ -106,7 +107,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if isinstance(content, dict) and content.get("format") == _FORMAT:
         return _ours(path, content)
-    if content and _is_state(content):
+    if _is_state(content) and content:
         return Checkpoint(card=None, state=content)
     raise CheckpointError(subject=path, expected="a checkpoint of fctl or a state_dict", found=_describe(content))
 
@@ -123,7 +124,7 @@ def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str
         The network, in evaluation mode and on the CPU.
 
     Raises:
-        CheckpointError: A weight is missing, misshapen or unknown, or there can be no such network.
+        CheckpointError: A weight is missing, misshapen, unknown or not finite, or there can be no such network.
     """
     try:
         network = FCtL(config)
@@ -131,7 +132,13 @@ def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str
         raise CheckpointError(str(error), subject=origin) from error
     wanted = network.state_dict()
     names = {key: key for key in wanted}
-    network.load_state_dict(take(wanted, names, state, f"{origin}: the weights do not fit {config.backbone}"))
+    weights = take(wanted, names, state, f"{origin}: the weights do not fit {config.backbone}")
+    for key, tensor in weights.items():
+        if fault := _fault(tensor):
+            raise CheckpointError(
+                f"weight {key} {fault}", subject=origin, remedy="train it again, or take another epoch"
+            )
+    network.load_state_dict(weights)
     return network.eval()
 
 
@@ -162,13 +169,24 @@ def take(
     for ours, theirs in names.items():
         if theirs in state and state[theirs].shape != wanted[ours].shape:
             problems.append(f"{theirs} {tuple(state[theirs].shape)}, expected {tuple(wanted[ours].shape)}")
-    problems += [f"{key} (unknown)" for key in state if key not in needed and not (ignored and ignored.fullmatch(key))]
+    problems += [
+        f"{key[:_LONGEST_NAME]} (unknown)"
+        for key in state
+        if key not in needed and not (ignored and ignored.fullmatch(key))
+    ]
     if problems:
         more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
         raise CheckpointError(
             f"{'; '.join(problems[:_SHOWN])}{more}", subject=complaint, remedy="choose the `arch` it was trained as"
         )
     return {ours: state[theirs] for ours, theirs in names.items()}
+
+
+def _fault(tensor: Tensor) -> str | None:
+    """Why a tensor is no weight of a network; None where it may be one."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        return "is no plain tensor of numbers"
+    return None if bool(torch.isfinite(tensor).all()) else "holds values that are not finite"
 
 
 def differences(a: NetworkConfig, b: NetworkConfig) -> list[str]:
@@ -199,11 +217,16 @@ def _ours(path: Path, content: dict[str, Any]) -> Checkpoint:
 
 def _is_state(content: object) -> TypeGuard[dict[str, Tensor]]:
     """Whether a value is a dictionary of tensors."""
-    return isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
+    return isinstance(content, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+
+
+def _name(key: object) -> str:
+    """A key in words."""
+    return key[:_LONGEST_NAME] if isinstance(key, str) else f"a key of type {type(key).__name__}"
 
 
 def _describe(content: object) -> str:
     """A value in words, for errors."""
     if isinstance(content, dict):
-        return f"a dictionary with {', '.join(map(str, list(content)[:5]))}"
+        return f"a dictionary with {', '.join(_name(key) for key in list(content)[:5])}"
     return type(content).__name__

@@ -12,6 +12,9 @@ from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Mani
 
 _LARGEST = 1 << 16  # pixels of a tile or a window: beyond any use, and safe to reckon with
 _MOST_AXES = 8
+_MOST_ELEMENTS = 1 << 30  # of one tensor for one patch: 4 GiB as float32
+_LARGEST_BATCH = 1024
+_LARGEST_SCENE = 1 << 20  # pixels
 _MOST = 64  # contexts of a network: beyond any use too
 _ROLE = re.compile(r"\w[\w.-]*")  # files are named after roles
 
@@ -70,6 +73,8 @@ def _check_graphs(manifest: Manifest, expect: Expect) -> None:
         fixed = not encoded and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
         batch = f"one batch in all tensors, {BATCH} or, without contexts, a number from 1"
         expect(batches == {(BATCH,)} or (fixed and len(batches) == 1), f"graphs[{index}]", batch, batches)
+        small = all(isinstance(b[0], str) or b[0] <= _LARGEST_BATCH for b in batches)
+        expect(small, f"graphs[{index}]", f"a batch of at most {_LARGEST_BATCH}", batches)
     for roles in by_precision.values():
         _check_roles(manifest, roles, expect)
     outputs = {(roles[SEGMENTER].outputs[0].name, roles[SEGMENTER].outputs[0].shape) for roles in by_precision.values()}
@@ -84,6 +89,8 @@ def _check_tensors(tensors: Sequence[TensorSpec], field: str, expect: Expect) ->
         sides = [side for side in tensor.shape[1:] if isinstance(side, int)]
         safe = len(sides) == len(tensor.shape[1:]) <= _MOST_AXES and all(1 <= side <= _LARGEST for side in sides)
         expect(safe, f"{field}: {tensor.name}", f"axes of 1 to {_LARGEST} after the batch", tensor.shape)
+        fits = math.prod(sides) <= _MOST_ELEMENTS
+        expect(fits, f"{field}: {tensor.name}", f"at most {_MOST_ELEMENTS} elements for each patch", tensor.shape)
 
 
 def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect) -> None:
@@ -138,6 +145,8 @@ def _check_context(
     scene = context.scene
     expect(shared or scene is None, f"{field}.scene", "null: only a global context has one", scene)
     expect(scene is None or scene > tile, f"{field}.scene", f"more than {tile} pixels, or null", scene)
+    small = scene is None or scene <= _LARGEST_SCENE
+    expect(small, f"{field}.scene", f"at most {_LARGEST_SCENE} pixels, or null", scene)
     if factor != "global":
         pixels = f"a factor that leaves whole pixels on either side of {tile}"
         side = round(factor * tile) if math.isfinite(factor * tile) else 0

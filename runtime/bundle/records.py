@@ -27,6 +27,7 @@ OPTIONAL = {"optional": True}
 without this, as that of an argument that callers may leave out, does not make a field optional.
 """
 
+_LONGEST_KEY = 60  # characters of a key that errors show
 _NOT_ON_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of pairs, separators of lines and paragraphs
 
 
@@ -176,5 +177,5 @@ def _name(kind: object) -> str:
 
 
 def _join(path: str, key: str) -> str:
-    shown = key if key.isprintable() else f"{key!r:.60}"
+    shown = key if key.isprintable() and len(key) <= _LONGEST_KEY else f"{key!r:.{_LONGEST_KEY}}"
     return f"{path}.{shown}" if path else shown

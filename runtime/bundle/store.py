@@ -10,10 +10,11 @@ from pathlib import Path
 from .. import remedies
 from ..errors import BundleError
 from .checks import check_manifest
-from .external import LARGEST_GRAPH, NoGraphError, external_tensor
-from .files import WrongFileError, read_json, regular_size, sha256
+from .contents import check_graph
+from .files import WrongFileError, read_json, reason, regular_size, sha256
 from .manifest import SCHEMA, GraphSpec, Manifest, Precision
 from .records import RecordError, decode, encode
+from .tensors import LARGEST_GRAPH
 
 __all__ = ["DEFAULT", "MANIFEST", "Bundle", "bundle_argument", "read_bundle", "sha256", "write_manifest"]
 
@@ -108,8 +109,11 @@ def _locate(name: str | Path) -> Path:
     if str(name) == DEFAULT:
         return Path(__file__).with_name("default.fctl")
     folder = Path(name)
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
+    try:
+        found = None if folder.is_dir() else "a file" if folder.exists() else "nothing"
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        found = error.strerror
+    if found is not None:
         raise BundleError(
             subject=folder,
             expected="a bundle folder (NAME.fctl)",
@@ -119,15 +123,23 @@ def _locate(name: str | Path) -> Path:
     return folder
 
 
+def boundary(folder: Path) -> Path | None:
+    """The folder that a bundle's files must really lie in; None for the bundle that comes with fctl.
+
+    Whoever installed fctl vouches for that one, and installers may lay it out with links.
+    """
+    return None if folder == _locate(DEFAULT) else folder
+
+
 def _read_manifest(folder: Path) -> Manifest:
     """The manifest of a bundle, checked."""
     path = folder / MANIFEST
     try:
-        document = read_json(path)
+        document = read_json(path, boundary(folder))
     except WrongFileError as error:
         raise BundleError(subject=path, expected="the manifest of a bundle", found=error) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise BundleError(subject=path, expected="JSON", found=error) from None
+        raise BundleError(subject=path, expected="JSON", found=reason(error)) from None
     return _understood(document, path)
 
 
@@ -158,7 +170,7 @@ def _check_size(folder: Path, graph: GraphSpec, field: str) -> int:
     if Path(graph.file).is_absolute() or ".." in Path(graph.file).parts:
         raise BundleError(subject=subject, expected="a file in the bundle's folder", found=repr(graph.file))
     try:
-        size = regular_size(folder / graph.file)
+        size = regular_size(folder / graph.file, boundary(folder))
     except WrongFileError as error:
         found = "no such file" if not graph.file else error
         raise BundleError(
@@ -179,25 +191,18 @@ def _check_size(folder: Path, graph: GraphSpec, field: str) -> int:
 
 
 def _verify_content(path: Path, graph: GraphSpec, field: str) -> None:
-    """Raise BundleError unless a graph's file is the one that was exported and holds all of its weights."""
+    """Raise BundleError unless a graph's file is the one that was exported, and what the manifest says of it."""
     try:
         found = sha256(path)
-        if found != graph.sha256:
-            raise BundleError(
-                subject=f"{field}.sha256",
-                expected=f"{graph.sha256[:12]}...",
-                found=f"{found[:12]}... for {graph.file}",
-                remedy="the file was changed or damaged, export the bundle again",
-            )
-        external = external_tensor(path)
-    except (OSError, NoGraphError) as error:
+    except OSError as error:
         raise BundleError(
-            subject=f"{field}.file", expected="an ONNX graph", found=error, remedy="export the bundle again"
+            subject=f"{field}.file", expected="an ONNX graph", found=reason(error), remedy="export the bundle again"
         ) from None
-    if external is not None:
+    if found != graph.sha256:
         raise BundleError(
-            subject=f"{field}.file",
-            expected="a graph that holds all of its weights",
-            found=f"tensor {external!r} with external data",
-            remedy="export the bundle again with the weights in the ONNX file",
+            subject=f"{field}.sha256",
+            expected=f"{graph.sha256[:12]}...",
+            found=f"{found[:12]}... for {graph.file}",
+            remedy="the file was changed or damaged, export the bundle again",
         )
+    check_graph(path, graph, field)

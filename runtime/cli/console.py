@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from ..errors import FctlError, worded
+from ..errors import FctlError, printable, worded
+from .faults import ordinary, printable_usage, shortened
 from .groups import OptionGroup, flattened, packed
 from .spellings import Spellings
 
@@ -115,7 +116,12 @@ def command(
         """The command, which knows older spellings and shows its examples."""
 
         def make_context(self, info_name: str | None, args: list[str], *parent: Any, **extra: Any) -> Any:
-            return super().make_context(info_name, old.translated(args), *parent, **extra)
+            with printable_usage():
+                return super().make_context(info_name, old.translated(args), *parent, **extra)
+
+        def invoke(self, ctx: Any) -> Any:
+            with printable_usage():
+                return super().invoke(ctx)
 
         def format_help(self, ctx: Any, formatter: Any) -> None:
             print_help(self, ctx, examples)
@@ -170,6 +176,9 @@ def _running(context: typer.Context, *, quiet: bool, debug: bool, spellings: Spe
             yield
     except _OF_TYPER:
         raise
+    except KeyboardInterrupt as error:
+        print("error: interrupted", file=sys.stderr)
+        raise typer.Exit(getattr(error, "exit_code", 130)) from None
     except Exception as error:
         fail(error)
         raise typer.Exit(1) from None
@@ -190,7 +199,7 @@ class _Lines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One record as text."""
-        text = spoken(super().format(record), self._options)
+        text = printable(" ".join(spoken(super().format(record), self._options).split()))
         return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
 
 
@@ -223,7 +232,7 @@ def is_quiet() -> bool:
 def echo(line: str) -> None:
     """Print a line on standard output, unless the command is quiet."""
     if not is_quiet():
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 def fail(error: Exception, subject: object = None) -> None:
@@ -241,9 +250,10 @@ def fail(error: Exception, subject: object = None) -> None:
     if isinstance(error, FctlError):
         line = spoken(str(error), call.options)
     else:
-        what = "there is not enough memory; try a smaller batch" if isinstance(error, MemoryError) else _bug(error)
-        line = f"{subject}: {what}" if subject else what
-    print(f"error: {' '.join(line.split())}", file=sys.stderr)
+        what = ordinary(error) or _bug(error)
+        known = isinstance(error, (OSError, UnicodeError)) and what != _bug(error)  # it names a file itself
+        line = f"{subject}: {what}" if subject and not known else what
+    print(f"error: {shortened(printable(' '.join(line.split())))}", file=sys.stderr)
 
 
 def _bug(error: Exception) -> str:
@@ -254,7 +264,7 @@ def _bug(error: Exception) -> str:
 
 def usage(message: str) -> typer.BadParameter:
     """An error in how a command was called, to be raised: it ends with exit code 2."""
-    return typer.BadParameter(message)
+    return typer.BadParameter(printable(message))
 
 
 def refuse(group: type[OptionGroup], whose: str, *, but: Collection[str] = ()) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from ..errors import printable
 from ..progress import StageProgress
 from .console import is_quiet
 
@@ -27,13 +28,13 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, 
 
     table = Table(header_style="bold")
     for name in header:
-        table.add_column(name, overflow="fold")
+        table.add_column(printable(name), overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))  # as it is: brackets in a name are no markup
+        table.add_row(*(Text(printable(cell)) for cell in row))  # as it is: brackets in a name are no markup
     console = Console()
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
-    console.print(title, style="bold", highlight=False, markup=False)
+    console.print(printable(title), style="bold", highlight=False, markup=False)
     console.print(table)
 
 
@@ -77,7 +78,7 @@ def progress_bars(unit: str | None = None) -> Iterator[StageProgress]:
         if not tasks:  # not before: bars that never move would leave an empty line
             bars.start()
         if name not in tasks:
-            tasks[name] = bars.add_task(name, total=total)
+            tasks[name] = bars.add_task(printable(name), total=total)
         bars.update(tasks[name], completed=done, total=total)
 
     try:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from ..bundle.manifest import GraphSpec, Precision, TensorSpec
 from ..bundle.store import Bundle
 from ..cuda import driver
 from ..cuda.provider import first_line
-from ..errors import EngineError
+from ..errors import DeviceMemoryError, EngineError
 from .processor import adds_int8_exactly
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -30,6 +30,7 @@ RunPrecision = choices.RunPrecision
 
 RUN_PRECISIONS: tuple[RunPrecision, ...] = get_args(RunPrecision)
 
+_NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed", "bad_alloc", "bad allocation")
 _SLOW_INT8 = (
     "without VNNI this processor would overflow in int8: values are rounded as in int8 and computed in fp32, no faster "
     "than precision fp32"
@@ -94,6 +95,7 @@ class Session(GraphSession, ABC):
 
         Raises:
             EngineError: The graph has no such input, dtype or shape, or the library failed.
+            DeviceMemoryError: Memory is too small.
         """
         role = self._graph.role
         for name, (dtype, shape) in self._expected.items():
@@ -105,9 +107,12 @@ class Session(GraphSession, ABC):
             raise EngineError(f"unknown input {name!r}", subject=role, remedy=f"expected {', '.join(self._expected)}")
         try:
             outputs = self._run(inputs)
+        except EngineError:
+            raise
         except Exception as error:  # the libraries' exceptions share no base class
+            kind = DeviceMemoryError if lacks_memory(error) else EngineError
             problem = f"the engine failed: {first_line(error)}"
-            raise EngineError(problem, subject=role, remedy="try a smaller batch") from error
+            raise kind(problem, subject=role, remedy="try a smaller batch") from error
         for name, (dtype, shape) in self._given.items():
             array = outputs[name]
             if (str(array.dtype), array.shape) != (dtype, shape):
@@ -156,7 +161,7 @@ class Engine(ABC):
         notes: What differs from what was asked for, or could be better: a sentence each, for log and reports.
     """
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, request: Request) -> None:
         self.precision = request.precision
@@ -245,6 +250,11 @@ class GpuEngine(Engine):
     def close(self) -> None:
         """Release the GPU."""
         self.gpu.close()
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an exception of a library is about memory, which often only its words tell."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 def shape_of(spec: TensorSpec, batch: int) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from ..bundle.verdicts import EngineVerdict
 from ..choices import Backend
 from ..cuda import driver
 from ..errors import EngineError, InputError
-from .base import Engine, Request, RunPrecision
+from .base import Engine, HostEngine, Request, RunPrecision
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
@@ -44,7 +44,13 @@ _NEVER_AUTO = ("onnxruntime-tensorrt",)  # it builds engines whenever it loads a
 
 
 def choose_engine(
-    backend: str, precision: RunPrecision, bundle: Bundle | None = None, *, batch: int = 1, build: bool = False
+    backend: str,
+    precision: RunPrecision,
+    bundle: Bundle | None = None,
+    *,
+    batch: int = 1,
+    build: bool = False,
+    isolate: bool = False,
 ) -> Engine:
     """The engine asked for, or for "auto" the first installed one that runs the precision on this machine.
 
@@ -54,19 +60,27 @@ def choose_engine(
         bundle: What is to be run, for engines that are built ahead; None where only the library matters.
         batch: Patches at once, likewise.
         build: Whether engines that are missing may be built; "auto" never waits for that.
+        isolate: Whether graphs are loaded and run in a child process, which engines of the CPU can; "auto" takes one.
 
     Returns:
         The engine: never another one, and in no other precision, than asked for.
 
     Raises:
-        InputError: There is no engine of that name.
+        InputError: There is no engine of that name, or it cannot be isolated.
         EngineError: No engine here can do it; the message has the reason of each.
     """
     if backend not in BACKENDS:
         raise InputError(f"unknown backend {backend!r}", remedy=f"known: {', '.join(BACKENDS)}")
     names = [name for name in _ENGINES if name not in _NEVER_AUTO] if backend == "auto" else [backend]
+    if isolate and backend != "auto" and _ENGINES[backend].gpu:
+        raise InputError(
+            f"{backend} runs on a GPU, which cannot be isolated",
+            subject="`isolate`",
+            remedy=f"choose `backend` {' or '.join(name for name, entry in _ENGINES.items() if not entry.gpu)}",
+        )
+    names = [name for name in names if not (isolate and _ENGINES[name].gpu)]
     request = Request(precision=precision, bundle=bundle, batch=batch, build=build and backend != "auto")
-    refusals = list[str]()
+    refusals = ["`isolate` is for engines of the CPU"] if isolate and driver.missing() is None else list[str]()
     skipped = list[str]()
     for name in names:
         verdict = _failed(name, bundle)
@@ -86,7 +100,7 @@ def choose_engine(
             if backend == "auto" and not _ENGINES[name].gpu and driver.missing() is None:
                 found.notes.append(f"the GPU is not used: {'; '.join(refusals)}")
             found.notes += skipped
-            return found
+            return _isolated(found) if isolate else found
         refusals.append(found)
     raise EngineError(f"no engine for {precision}: {'; '.join(refusals)}")
 
@@ -116,6 +130,17 @@ def engine_version(name: str) -> str:
     except ImportError:
         return ""
     return str(getattr(library, "__version__", "")).partition("-")[0]
+
+
+def _isolated(engine: Engine) -> Engine:
+    """The same engine, whose graphs are loaded and run in a child process."""
+    from .isolated import Isolated
+
+    assert isinstance(engine, HostEngine)
+    try:
+        return Isolated(engine)
+    finally:
+        engine.close()
 
 
 def _failed(name: str, bundle: Bundle | None) -> EngineVerdict | None:

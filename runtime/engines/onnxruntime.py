@@ -21,12 +21,22 @@ from .. import remedies
 from ..bundle.manifest import GraphSpec
 from ..cuda.provider import first_line
 from ..errors import DeviceMemoryError, EngineError
-from .base import Arrays, Declared, DeviceSession, GpuEngine, HostEngine, Request, RunPrecision, Session, shape_of
+from .base import (
+    Arrays,
+    Declared,
+    DeviceSession,
+    GpuEngine,
+    HostEngine,
+    Request,
+    RunPrecision,
+    Session,
+    lacks_memory,
+    shape_of,
+)
 from .processor import adds_int8_exactly
 from .tensorrt.plans import cache_folder
 
 _CPU = "CPUExecutionProvider"
-_NO_MEMORY = ("failed to allocate memory", "out of memory", "alloc_failed")
 
 Providers = list[tuple[str, dict[str, str]]]
 """Execution providers with their options, the preferred one first."""
@@ -182,7 +192,7 @@ class OnnxRuntimeDeviceSession(DeviceSession):
             self._session.run_with_iobinding(binding)
         except Exception as error:  # its exceptions share no base class of their own
             problem, role = f"the engine failed: {first_line(error)}", self._graph.role
-            if _lacks_memory(error):
+            if lacks_memory(error):
                 raise DeviceMemoryError(problem, subject=role, remedy="try a smaller batch") from error
             raise EngineError(problem, subject=role) from error
 
@@ -200,13 +210,8 @@ def _load(path: Path, providers: list[str] | Providers) -> ort.InferenceSession:
     try:
         return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # its exceptions share no base class of their own
-        kind = DeviceMemoryError if _lacks_memory(error) else EngineError
+        kind = DeviceMemoryError if lacks_memory(error) else EngineError
         raise kind(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether an exception of the library is about memory, which only its words tell."""
-    return any(words in str(error).lower() for words in _NO_MEMORY)
 
 
 @cache

@@ -14,8 +14,8 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from ..bundle.manifest import BATCH, GraphSpec
-from ..errors import EngineError
-from .base import Arrays, Declared, HostEngine, Request, RunPrecision, Session
+from ..errors import DeviceMemoryError, EngineError
+from .base import Arrays, Declared, HostEngine, Request, RunPrecision, Session, lacks_memory
 from .processor import adds_int8_exactly
 
 _DEVICE = "CPU"
@@ -54,7 +54,7 @@ class _OpenVinoSession(Session):
         try:
             model = core.read_model(path)
             inputs, outputs = _declared(model.inputs, self._expected), _declared(model.outputs, self._given)
-        except RuntimeError as error:
+        except Exception as error:  # of names that are no text, for example, it raises others than RuntimeError
             raise _refusal(path, error) from error
         self._check_graph(path, inputs, outputs)
         try:
@@ -63,12 +63,12 @@ class _OpenVinoSession(Session):
             if not adds_int8_exactly():
                 options["LP_TRANSFORMS_MODE"] = False  # Q/DQ as written, layers in fp32
             compiled = core.compile_model(model, _DEVICE, options)
-        except RuntimeError as error:
+            self._request = compiled.create_infer_request()
+        except Exception as error:
             raise _refusal(path, error) from error
         runs = compiled.get_property("INFERENCE_PRECISION_HINT")
         if runs != _TYPES[precision]:
             raise EngineError(f"OpenVINO was asked for {precision} and would run {runs.get_type_name()}")
-        self._request = compiled.create_infer_request()
         self._outputs = [spec.name for spec in graph.outputs]
 
     def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
@@ -87,6 +87,8 @@ def _declared(nodes: Sequence[ov.Output], expected: Collection[str]) -> Declared
     return found
 
 
-def _refusal(path: Path, error: RuntimeError) -> EngineError:
+def _refusal(path: Path, error: Exception) -> EngineError:
     """The error of a graph that OpenVINO does not load, with the last line of what it says."""
-    return EngineError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}")
+    kind = DeviceMemoryError if lacks_memory(error) else EngineError
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return kind(f"OpenVINO cannot load {path}: {lines[-1]}")

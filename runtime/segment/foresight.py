@@ -10,7 +10,7 @@ from .memory import Footprint, Load, fitting
 from .network import Network
 from .outputs import check_outputs
 from .results import Estimate
-from .trial import Trial, try_batches
+from .trial import Trial, try_part, warm_up
 
 _TRIED = 3  # batches
 
@@ -37,13 +37,13 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
         grid = grid_of(manifest, height, width)
         foreseen = foresee(worker, job, raster, grid)
         if trial:
-            worker.retried(lambda network: tried.append(try_batches(network, raster, worker.turns, _TRIED)))
+            worker.retried(lambda network: tried.append(try_part(network, raster, worker.turns, job.sinks, _TRIED)))
     tiles = sum(len(shard) for shard in foreseen.plan.whole)
     return Estimate(
         image=job.image, height=height, width=width, tiles=len(grid), memory=foreseen.most,
         disk=sum(sink.disk(height, width, len(manifest.classes)) for sink, _ in job.sinks),
         process=tried[-1].memory + foreseen.most if trial else None,
-        seconds=tried[-1].seconds * tiles if trial else None,
+        seconds=tried[-1].tile * tiles + tried[-1].pixel * height * width if trial else None,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid) -> F
         load = Load(
             manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture
         )
-        left = None if job.memory is None else job.memory - try_batches(network, raster, worker.turns, 1).memory
+        left = None if job.memory is None else job.memory - warm_up(network, raster, worker.turns)
         found.append(fitting(load, raster, grid, left))
 
     worker.retried(fit)

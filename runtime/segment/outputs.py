@@ -49,6 +49,8 @@ def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool =
     overwrite = overwrite or (resume and unfinished_commit(paths.mask))
     places = [path.resolve() for path in paths.wanted()]
     for path, place in zip(paths.wanted(), places, strict=True):
+        if not _is_unicode(path):
+            raise OutputError(f"cannot write {path}: GDAL takes names in Unicode alone", remedy="choose another `out`")
         if place == file_of(image).resolve():
             raise InputError(f"{path} is the image itself", remedy="choose another `out`")
         if places.count(place) > 1:
@@ -57,6 +59,14 @@ def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool =
             raise OutputError(subject=path, expected="a file to write", found="a folder", remedy="choose another `out`")
         if not overwrite:
             refuse_existing(path, remedy="use `overwrite` to replace it")
+
+
+def _is_unicode(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def tags_of(manifest: Manifest, engine: Engine, turns: Sequence[Turn]) -> dict[str, str]:

@@ -11,11 +11,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ... import remedies
 from ...atomic import atomic_write
-from ...bundle.files import WrongFileError, read_json, regular_size
+from ...bundle.files import WrongFileError, read_json, reason, regular_size
 from ...bundle.manifest import GraphSpec, Manifest
 from ...bundle.records import decode, encode
 from ...bundle.store import bundle_argument, sha256
@@ -176,7 +177,7 @@ def plans_in(bundle: Path) -> tuple[StoredPlan, ...]:
     Raises:
         EngineError: A record is damaged.
     """
-    paths = sorted((bundle / ENGINES).glob("*.engine"))
+    paths = sorted(_files_in(bundle / ENGINES, "*.engine"))
     return tuple(StoredPlan(path=path, record=read_record(_record_of(path))) for path in paths)
 
 
@@ -196,7 +197,9 @@ def read_plan(plan: StoredPlan) -> bytes:
         regular_size(plan.path)
         found = sha256(plan.path)
     except (OSError, WrongFileError) as error:
-        raise EngineError(subject=plan.path, expected="an engine", found=error, remedy="build it again") from None
+        raise EngineError(
+            subject=plan.path, expected="an engine", found=reason(error), remedy="build it again"
+        ) from None
     if found != plan.record.plan_sha256:
         raise EngineError(
             subject=plan.path,
@@ -223,17 +226,32 @@ def read_record(path: Path) -> PlanRecord:
         return decode(PlanRecord, read_json(path))
     except (OSError, ValueError, RecursionError) as error:
         raise EngineError(
-            subject=path, expected="the record of an engine", found=error, remedy="build it again"
+            subject=path, expected="the record of an engine", found=reason(error), remedy="build it again"
         ) from None
 
 
 def _plans_of(folder: Path, graph: GraphSpec) -> Iterator[StoredPlan]:
     """Plans of a graph's role and precision in a folder, newest first: a cache keeps those of older versions."""
-    names = folder.glob(f"{graph.role}-{graph.precision}-*.engine") if folder.is_dir() else ()
-    files = [path for path in names if path.is_file()]
+    files = _files_in(folder, f"{graph.role}-{graph.precision}-*.engine")
     for path in sorted(files, key=lambda path: (-path.stat().st_mtime_ns, path.name)):
         if _record_of(path).is_file():
             yield StoredPlan(path=path, record=read_record(_record_of(path)))
+
+
+def _files_in(folder: Path, pattern: str) -> list[Path]:
+    """The files of a folder whose names fit a pattern, none where there is no folder.
+
+    Raises:
+        EngineError: The folder may not be read.
+    """
+    try:
+        return [path for path in folder.iterdir() if fnmatchcase(path.name, pattern) and path.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise EngineError(
+            subject=folder, expected="a folder of engines", found=reason(error), remedy="ask for the right to read it"
+        ) from None
 
 
 def _record_of(path: Path) -> Path:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -180,3 +182,71 @@ def test_differences_names_the_settings() -> None:
     config = small_config()
     assert differences(config, config) == []
     assert differences(config, small_config(stage="s8", ale=small_ale("c"))) == ["stage", "ale"]
+
+
+class Evil:
+    """What runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def nested(depth: int) -> object:
+    found: object = torch.zeros(1)
+    for _ in range(depth):
+        found = {"a": found}
+    return found
+
+
+ODD: dict[str, tuple[object, str]] = {
+    "keys of no text": ({1: torch.zeros(1), (2, 3): torch.zeros(1)}, "a dictionary with a key of type int, a key of"),
+    "a key that is a tensor": ({torch.zeros(1): torch.zeros(1)}, "a dictionary with a key of type Tensor"),
+    "a tensor alone": (torch.zeros(2, 2), "found Tensor"),
+    "a state of no tensors": ({"format": torch.zeros(3), "a": [torch.zeros(1)]}, "a dictionary with format, a"),
+    "dictionaries in dictionaries": (nested(50), "a dictionary with a"),
+    "a card of nothing": ({"format": "fctl-checkpoint-1", "card": torch.zeros(2)}, "expected an object, found tensor("),
+    "a long key": ({"k" * 100_000: 1}, "a dictionary with kkkk"),
+}
+
+
+@pytest.mark.parametrize(("content", "found"), ODD.values(), ids=ODD)
+def test_odd_contents_are_one_line(tmp_path: Path, content: object, found: str) -> None:
+    torch.save(content, tmp_path / "odd.pt")
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(tmp_path / "odd.pt")
+    line = str(caught.value)
+    assert found in line and "\n" not in line and len(line) < 800
+
+
+def test_nothing_is_run_by_reading(tmp_path: Path) -> None:
+    torch.save({"a": Evil(tmp_path / "run")}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match=r"evil.pt: expected a PyTorch checkpoint of tensors"):
+        read_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "run").exists()
+
+
+SPOILT: dict[str, Callable[[Tensor], Tensor]] = {
+    "NaN": lambda weight: weight * float("nan"),
+    "infinity": lambda weight: weight + float("inf"),
+    "sparse": lambda weight: weight.to_sparse(),
+    "complex": lambda weight: weight.to(torch.complex64),
+    "no values": lambda weight: weight.to("meta"),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
+def test_weights_that_are_no_numbers_are_refused(network: FCtL, spoil: Callable[[Tensor], Tensor]) -> None:
+    state = dict(network.state_dict())
+    state["encoder.neck.weight"] = spoil(state["encoder.neck.weight"])
+    found = r"odd.pt: weight encoder.neck.weight (holds values that are not finite|is no plain tensor of numbers);"
+    with pytest.raises(CheckpointError, match=found):
+        load_network(network.config, state, "odd.pt")
+
+
+def test_a_shape_beyond_memory_is_refused_before_anything_is_copied(network: FCtL) -> None:
+    state = {**network.state_dict(), "encoder.neck.weight": torch.zeros(1).expand(1 << 20, 1 << 20, 1, 1)}
+    with pytest.raises(CheckpointError, match=r"encoder.neck.weight \(1048576, 1048576, 1, 1\), expected"):
+        load_network(network.config, state, "odd.pt")

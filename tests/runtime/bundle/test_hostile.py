@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from fctl.runtime.bundle.external import LARGEST_GRAPH
-from fctl.runtime.bundle.files import LARGEST_TEXT
+from fctl.runtime.bundle.files import LARGEST_TEXT, WrongFileError, read_json
 from fctl.runtime.bundle.store import read_bundle, sha256, write_manifest
+from fctl.runtime.bundle.tensors import LARGEST_GRAPH
 from fctl.runtime.errors import BundleError
+from fctl.runtime.segment.selfcheck import CHECK_FILE, read_check, write_check
 from tests.runtime import tiny
 
 Document = dict[str, Any]
@@ -92,14 +96,39 @@ def test_only_regular_files_are_read(bundle: Path, name: str, kind: str) -> None
     assert expected in line and f", found {kind}" in line
 
 
-def test_links_to_regular_files_are_followed(bundle: Path, tmp_path: Path) -> None:
-    """As caches of downloads and version control lay folders out."""
-    expected = read_bundle(bundle).manifest
-    (tmp_path / "blobs").mkdir()
-    for path in list(bundle.iterdir()):
-        path.rename(tmp_path / "blobs" / path.name)
-        path.symlink_to(tmp_path / "blobs" / path.name)
-    assert read_bundle(bundle).manifest == expected
+@pytest.mark.parametrize("name", ["manifest.json", "segmenter.onnx", CHECK_FILE])
+def test_a_link_may_lead_to_another_file_of_the_bundle_and_not_out_of_it(
+    bundle: Path, tmp_path: Path, name: str
+) -> None:
+    """Though what it leads to has the right hash: it could be any file of the machine."""
+    square = np.zeros((16, 16, 3), np.uint8)
+    check = write_check(bundle, square, np.ones((3, 16, 16), np.float32))
+    write_manifest(bundle, replace(read_bundle(bundle).manifest, schema="1.1", check=check))
+
+    def read() -> None:
+        found = read_bundle(bundle)
+        assert np.array_equal(read_check(found, check).square, square)
+
+    (bundle / name).rename(bundle / "kept")
+    (bundle / name).symlink_to("kept")
+    read()
+    (bundle / "kept").rename(tmp_path / "kept")
+    (bundle / name).unlink()
+    (bundle / name).symlink_to(tmp_path / "kept")
+    with pytest.raises(BundleError, match=re.escape(f"found a link out of the folder, to {tmp_path / 'kept'}")):
+        read()
+
+
+def test_a_folder_of_the_bundle_may_not_lead_out_of_it(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (bundle / "segmenter.onnx").rename(tmp_path / "elsewhere" / "segmenter.onnx")
+    (bundle / "graphs").symlink_to(tmp_path / "elsewhere")
+    assert "a link out of the folder" in changed(bundle, put("graphs", 2, "file", "graphs/segmenter.onnx"))
+
+
+def test_the_bundle_itself_may_be_a_link(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "city.fctl").symlink_to(bundle)
+    assert read_bundle(tmp_path / "city.fctl").manifest == read_bundle(bundle).manifest
 
 
 @pytest.mark.parametrize("size", [LARGEST_GRAPH + 1, 20 << 30])
@@ -159,7 +188,9 @@ def test_a_manifest_of_any_size_is_not_read(bundle: Path) -> None:
 def test_a_file_that_is_larger_than_it_says(bundle: Path) -> None:
     (bundle / "manifest.json").unlink()
     (bundle / "manifest.json").symlink_to("/proc/self/pagemap")
-    assert f"found a file of more than {LARGEST_TEXT} bytes" in line_of(bundle)
+    assert "found a link out of the folder, to /proc/" in line_of(bundle)
+    with pytest.raises(WrongFileError, match=f"a file of more than {LARGEST_TEXT} bytes"):
+        read_json(bundle / "manifest.json")
 
 
 CONTENTS = {
@@ -211,6 +242,15 @@ TRICKS = {
     "an axis without a length": (put("graphs", 0, "outputs", 0, "shape", ["N", 2, "H", 4]), "axes of 1 to 65536"),
     "no channels": (put("graphs", 0, "outputs", 0, "shape", ["N", 0, 4, 4]), "axes of 1 to 65536"),
     "a window beyond memory": (put("contexts", 0, "factor", 1e6), "a window of at most 65536 pixels"),
+    "a window without an end": (put("contexts", 0, "factor", 1e9), "a window of at most 65536 pixels, found 1000000"),
+    "a window of nothing": (put("contexts", 0, "factor", float("inf")), "a factor that leaves whole pixels"),
+    "a tile beyond memory": (put("tile", 1 << 40), "tile: expected 1 to 65536 pixels, found 1099511627776"),
+    "bands beyond memory": (put("input", "bands", 1 << 40), "contexts[0].size: expected (3, 16, 16) of the graph"),
+    "classes without end": (lambda d: d["classes"].extend({**d["classes"][0], "name": str(n)} for n in range(300)),
+        "classes: expected 2 to 255 classes, found 303"),
+    "features that fill memory": (
+        put("graphs", 0, "outputs", 0, "shape", ["N", 65536, 65536, 4]), "at most 1073741824 elements for each patch",
+    ),
     "two inputs of one name": (
         lambda document: document["graphs"][2]["inputs"].append(document["graphs"][2]["inputs"][0]),
         "graphs[2]: expected distinct names of inputs and outputs",
@@ -229,6 +269,20 @@ TRICKS = {
 @pytest.mark.parametrize(("change", "found"), TRICKS.values(), ids=TRICKS)
 def test_values_with_tricks(bundle: Path, change: Callable[[Document], object], found: str) -> None:
     assert found in changed(bundle, change)
+
+
+def test_a_scene_beyond_any_raster(tmp_path: Path) -> None:
+    bundle = tiny.variant(tiny.TINY_GLOBAL, tmp_path, lambda document: None)
+    assert "contexts[0].scene: expected at most 1048576" in changed(bundle, put("contexts", 0, "scene", 10**9))
+
+
+def test_a_batch_beyond_memory(tmp_path: Path) -> None:
+    def change(document: Document) -> None:
+        for tensor in document["graphs"][0]["inputs"] + document["graphs"][0]["outputs"]:
+            tensor["shape"][0] = 10**9
+
+    bundle = tiny.variant(tiny.TINY_FIXED, tmp_path, lambda document: None)
+    assert "expected a batch of at most 1024, found {(1000000000,)}" in changed(bundle, change)
 
 
 CELLS = ("contexts", 0, "cells")
@@ -266,7 +320,7 @@ def test_a_file_that_is_no_graph(bundle: Path, content: bytes, found: str) -> No
 
 
 def test_a_graph_of_more_fields_than_any_network(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fctl.runtime.bundle.external._MOST_FIELDS", 10)
+    monkeypatch.setattr("fctl.runtime.bundle.protobuf._MOST_FIELDS", 10)
     assert "found more than 10 fields" in error_of(bundle)
 
 

@@ -479,7 +479,7 @@ def test_a_name_too_long_for_the_file_system_is_one_line(folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file sizes are limited by resource limits of Linux")
 @pytest.mark.parametrize("missing", [100, 2_000, 15_000])
-def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
+def test_a_disk_that_fills_up_is_one_line_and_leaves_what_can_be_resumed(
     folder: Path, rng: np.random.Generator, missing: int
 ) -> None:
     import resource
@@ -487,7 +487,9 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
     write_geotiff(folder / "large.tif", rng.integers(0, 256, (300, 300, 3), np.uint8))
     arguments = ("large.tif", "--bundle", tiny.TINY_WIDE, "--backend", "onnxruntime", "--out", "out/large_mask.tif")
     assert_fine(call("fctl-run", *arguments, "--no-preview", cwd=folder))
-    size = (folder / "out" / "large_mask.tif").stat().st_size
+    mask = folder / "out" / "large_mask.tif"
+    expected = mask.read_bytes()
+    size = len(expected)
     shutil.rmtree(folder / "out")
 
     def fill() -> None:
@@ -495,7 +497,16 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(
 
     result = call("fctl-run", *arguments, "--no-preview", cwd=folder, preexec_fn=fill)
     assert_one_error(result, "cannot write out/large_mask.tif")
-    assert files_in(folder) == ["a.tif", "b.tif", "large.tif"]
+    left = files_in(folder)
+    run = Path("out") / "large_mask.fctl-run"
+    assert left in (
+        ["a.tif", "b.tif", "large.tif"],
+        ["a.tif", "b.tif", "large.tif", str(run / "journal"), str(run / "shard-000000.npz")],
+    )
+    assert ("go on with --resume" in result.stderr) == (len(left) > 3)
+    assert_fine(call("fctl-run", *arguments, "--no-preview", "--resume", cwd=folder))
+    assert files_in(folder) == ["a.tif", "b.tif", "large.tif", "out/large_mask.tif"]
+    assert mask.read_bytes() == expected
 
 
 # fctl-info

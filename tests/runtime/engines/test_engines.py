@@ -10,12 +10,13 @@ import pytest
 from numpy.typing import NDArray
 
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec
-from fctl.runtime.bundle.store import read_bundle, sha256
+from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec, Manifest
+from fctl.runtime.bundle.records import decode
+from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
 from fctl.runtime.cuda import driver
 from fctl.runtime.engines.base import Arrays, Session
 from fctl.runtime.engines.choose import BACKENDS, choose_engine
-from fctl.runtime.errors import EngineError, FctlError, InputError
+from fctl.runtime.errors import BundleError, DeviceMemoryError, EngineError, FctlError, InputError
 from tests.runtime import tiny
 
 ENGINES = ["openvino", "onnxruntime"]  # on the CPU, in the order of "auto"; tests/runtime/cuda has the others
@@ -31,8 +32,13 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+def unchecked(folder: Path) -> Bundle:
+    """A bundle whose files nobody looked at."""
+    return Bundle(folder, decode(Manifest, json.loads((folder / "manifest.json").read_text("utf-8"))))
+
+
 def session_of(backend: str, batch: int, bundle: Path = tiny.TINY, role: str = SEGMENTER) -> Session:
-    path, graph = read_bundle(bundle).graph(role, "fp32")
+    path, graph = unchecked(bundle).graph(role, "fp32")
     return choose_engine(backend, "fp32").session(path, graph, batch)
 
 
@@ -241,8 +247,10 @@ def test_inputs_and_outputs_are_compared_when_a_graph_is_loaded(
     tmp_path: Path, backend: str, lie: Callable[[dict[str, Any]], object], told: str
 ) -> None:
     bundle = tiny.variant(tiny.TINY, tmp_path, lie)
+    with pytest.raises(BundleError, match=r"graphs\[\d\]\.(in|out)puts: expected .*; export the bundle again$"):
+        read_bundle(bundle)  # already there, before an engine sees it
     with pytest.raises(EngineError) as caught:
-        Segmenter(bundle, backend=backend, batch=2)
+        Segmenter(unchecked(bundle), backend=backend, batch=2)
     line = str(caught.value)
     assert told in line and line.endswith("; export the bundle again") and "\n" not in line
 
@@ -267,6 +275,22 @@ def test_what_a_graph_gives_is_compared_with_the_manifest_too(rng: np.random.Gen
     told = r"segmenter: output 'logits': expected float32 \(2, 3, 16, 16\), found float32 \(2, 3, 16, 15\); export"
     with pytest.raises(EngineError, match=told):
         Careless(graph, 2).run(inputs_of(rng, 2))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("std::bad_alloc"), RuntimeError("Failed to allocate memory for requested buffer")],
+)
+def test_too_little_memory_is_told_from_other_failures(rng: np.random.Generator, error: Exception) -> None:
+    """So that a smaller batch may be tried."""
+
+    class Full(Session):
+        def _run(self, inputs: Mapping[str, NDArray[np.generic]]) -> Arrays:
+            raise error
+
+    graph = read_bundle(tiny.TINY).graph(SEGMENTER, "fp32")[1]
+    with pytest.raises(DeviceMemoryError, match=r"segmenter: the engine failed: .*; try a smaller batch"):
+        Full(graph, 2).run(inputs_of(rng, 2))
 
 
 def test_auto_goes_on_where_an_engine_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:

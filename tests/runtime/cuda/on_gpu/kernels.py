@@ -201,7 +201,7 @@ def test_tiles_are_merged_as_on_the_host(
     grid = Grid.over(height, width, 16, plan)
     scores = (rng.standard_normal((len(grid), 5, 16, 16)) * 5).astype(np.float32)
     scores[:, 3] = np.where(rng.random(scores[:, 3].shape) < 0.5, scores[:, 1], scores[:, 3])  # ties
-    merger = Merger(grid, 5, rule)
+    merger = Merger(grid.region(), 5, rule)
     strips: list[Strip] = [*merger.add(list(grid), scores), *merger.flush()]
     ids, _ = merge(gpu, grid, rule, scores, "ids")
     np.testing.assert_array_equal(ids, np.concatenate([strip.ids() for strip in strips]))
@@ -217,12 +217,12 @@ def test_nan_and_infinity_are_treated_as_on_the_host(gpu: Gpu) -> None:
     grid = Grid.over(8, 8, 8, TilePlan(kind="stride", overlap=0))
     values = np.array([np.nan, -np.inf, np.inf, 0.0, -0.0, 1.0, -1.0], np.float32)
     scores = values[np.random.default_rng(3).integers(0, len(values), (1, 4, 8, 8))]
-    merger = Merger(grid, 4, "uniform")
+    merger = Merger(grid.region(), 4, "uniform")
     assert not list(merger.add(list(grid), scores))
     (strip,) = merger.flush()
     ids, values = merge(gpu, grid, "uniform", scores, "scores")
     np.testing.assert_array_equal(ids, strip.ids())
-    np.testing.assert_array_equal(values, Strip(strip.y, strip.scores, "probabilities").probabilities())
+    np.testing.assert_array_equal(values, Strip(strip.y, strip.x, strip.scores, "probabilities").probabilities())
     lost = ~np.isfinite(scores[0]).all(axis=0)
     np.testing.assert_array_equal(ids == 255, lost)
     np.testing.assert_array_equal(np.isnan(values), np.broadcast_to(lost, values.shape))

@@ -8,7 +8,7 @@ import logging
 import threading
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ from fctl.runtime.raster.source import read_thumbnail
 from fctl.runtime.segment.gpu import runner
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.network import HostAccumulator
-from fctl.runtime.segment.pipeline import segment_rows
+from fctl.runtime.segment.pipeline import Pipeline, segment_rows
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT, Turn
 from tests.conftest import write_geotiff
@@ -297,7 +297,7 @@ def test_a_raster_too_wide_for_the_gpu_is_merged_on_the_host(
         limited(monkeypatch, 4 * 3 * 16 * 300 - 1)  # the sums
         with caplog.at_level(logging.WARNING):
             found = segmenter.segment(image, probabilities=True)
-        merger = segmenter._loaded().accumulator(_grid(segmenter, image).all_rows(), (UPRIGHT,), False)
+        merger = segmenter._loaded().accumulator(_grid(segmenter, image).region(), (UPRIGHT,), False)
     assert isinstance(merger, HostAccumulator)
     assert "merging on the host" in caplog.text
     assert_same(found, expected_of(tiny.TINY, image))
@@ -322,21 +322,26 @@ def test_graphs_are_captured_once_for_each_buffer(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("turns", [(UPRIGHT,), DIHEDRAL], ids=["upright", "tta"])
 @pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL], ids=lambda path: str(path.stem))
-def test_bands_give_the_bytes_of_the_whole(bundle: Path, turns: tuple[Turn, ...]) -> None:
-    """As on the host, see tests/runtime/segment/test_bands.py."""
+def test_regions_give_the_bytes_of_the_whole(bundle: Path, turns: tuple[Turn, ...]) -> None:
+    """As on the host, see tests/runtime/segment/test_regions.py."""
     source = ArraySource(image_of(bundle, 100, 50))
     with Segmenter(bundle, batch=3) as segmenter:
         network = segmenter._loaded()
         grid = _grid(segmenter, source.pixels)
-        ends = (0, 1, 4, len(grid.rows))
-        bands = [grid.all_rows(), *(grid.band(first, stop) for first, stop in pairwise(ends))]
-        found = [
-            [
-                (rows.ids, rows.probabilities)
-                for rows in segment_rows(network, source, probabilities=True, turns=turns, band=b)
-            ]
-            for b in bands
+        regions = [
+            grid.region(rows, columns)
+            for rows in pairwise((0, 1, 4, len(grid.rows)))
+            for columns in pairwise((0, 2, len(grid.columns)))
         ]
-    whole, *parts = ([np.concatenate(arrays, axis=-2) for arrays in zip(*rows, strict=True)] for rows in found)
-    for index in (0, 1):
-        assert np.concatenate([part[index] for part in parts], axis=-2).tobytes() == whole[index].tobytes()
+        rows = list(segment_rows(network, source, probabilities=True, turns=turns))
+        whole_ids = np.concatenate([part.ids for part in rows])
+        whole_probabilities = np.concatenate([cast(Any, part.probabilities) for part in rows], axis=1)
+        pipeline = Pipeline(network, source, probabilities=True, turns=turns)
+        ids, probabilities = np.zeros_like(whole_ids), np.zeros_like(whole_probabilities)
+        for region in regions:
+            for block in pipeline.blocks(region):
+                here = np.s_[block.y : block.window.bottom, block.x : block.window.right]
+                ids[here] = block.ids
+                probabilities[(slice(None), *here)] = block.probabilities
+    assert ids.tobytes() == whole_ids.tobytes()
+    assert probabilities.tobytes() == whole_probabilities.tobytes()
