@@ -310,7 +310,7 @@ def broken(folder: Path, error: str, *args: str) -> Result:
             "and report it",
         ),
         ("MemoryError()", "error: a.tif: there is not enough memory; try a smaller batch"),
-        ("OSError(5, 'Input/output error')", "error: a.tif: this is a bug in fctl: OSError: [Errno 5] Input/output"),
+        ("OSError(5, 'Input/output error')", "error: a.tif: Input/output error"),
     ],
 )
 def test_an_error_that_nobody_foresaw_is_one_line_and_does_not_stop_the_others(
