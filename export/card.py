@@ -15,7 +15,7 @@ from fctl.model.weights.published import RELEASES, is_published_segformer, relea
 from fctl.runtime.errors import CheckpointError, InputError
 
 from .choices import Graph
-from .palette import colour_of
+from .palette import colours_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,8 @@ def _card_of_bare(state: Mapping[str, Tensor], path: Path, options: ExportOption
     scored = _scored_classes(state, options.arch)
     if scored not in (None, len(options.classes)):
         raise InputError(f"{path} scores {scored} classes, found {len(options.classes)} names", subject="`classes`")
-    labels = (ClassLabel(name=name, colour=colour_of(index)) for index, name in enumerate(options.classes))
+    colours = colours_of(options.classes)
+    labels = (ClassLabel(name=name, colour=colour) for name, colour in zip(options.classes, colours, strict=True))
     return Card(
         network=_with_windows(found.network, options.windows), serving=found.serving, classes=tuple(labels),
         ground_sample_distance=None, licence=None, training={},

@@ -28,5 +28,11 @@ ContextMode = Literal["all", "none", "each"]
 Order = Literal["worst", "best", "first"]
 """Which images an evaluation draws."""
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+"""What a command line logs at least."""
+
 OnBadBlock = Literal["fail", "nodata"]
 """What becomes of a block of an image that cannot be read: an error, or pixels without data."""
+
+ProbabilityType = Literal["uint8", "float32"]
+"""How probabilities are written: as whole numbers of 254ths, or as they are."""

@@ -22,7 +22,7 @@ from fctl.runtime.tiling.windows import TilePlan
 
 from ..gate import gated
 from ..onnx_graph import save_model
-from ..palette import colour_of
+from ..palette import colours_of
 from ..patches import PARITY_PATCHES, parity_images
 from ..provenance import provenance
 from ..verify import MAX_ERROR, MIN_AGREEMENT, Reference, Samples, Scores
@@ -167,7 +167,10 @@ def _manifest(name: str, contract: Contract, options: ForeignOptions, digest: st
         schema=SCHEMA,
         name=name,
         network=None,
-        classes=tuple(ClassInfo(name=name, colour=colour_of(index)) for index, name in enumerate(options.classes)),
+        classes=tuple(
+            ClassInfo(name=name, colour=colour)
+            for name, colour in zip(options.classes, colours_of(options.classes), strict=True)
+        ),
         input=InputSpec(
             bands=contract.bands,
             dtype=contract.raw,

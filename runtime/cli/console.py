@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
+from ..choices import LogLevel
 from ..errors import FctlError, printable, worded
 from .faults import ordinary, printable_usage, shortened
 from .groups import OptionGroup, flattened, packed
@@ -28,6 +29,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 _OF_TYPER = (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError)  # what typer ends a command with
 _GENERAL = "General"
 _PROGRAM = "fctl"
+_LEVELS = ", ".join(get_args(LogLevel))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,11 @@ _Quiet = Annotated[
     typer.Option("--quiet", "-q", rich_help_panel=_GENERAL, help="Print errors alone: no log, progress or tables."),
 ]
 
+_LogLevel = Annotated[
+    LogLevel,
+    typer.Option(metavar="LEVEL", rich_help_panel=_GENERAL, help=f"What is logged at least: {_LEVELS}."),
+]
+
 _Debug = Annotated[
     bool,
     typer.Option("--debug", rich_help_panel=_GENERAL, help="Also show where in the program an error comes from."),
@@ -98,11 +105,14 @@ def command(
 
     def run(context: typer.Context, **values: object) -> None:
         del values["version"]
-        quiet, debug = bool(values.pop("quiet")), bool(values.pop("debug"))
-        with _running(context, quiet=quiet, debug=debug, spellings=old):
+        quiet, debug, level = bool(values.pop("quiet")), bool(values.pop("debug")), str(values.pop("log_level"))
+        with _running(context, quiet=quiet, debug=debug, level=level, spellings=old):
             function(**packed(function, values))
 
-    general = (("quiet", _Quiet, False), ("debug", _Debug, False), ("version", Version, False))
+    general = (
+        ("quiet", _Quiet, False), ("log_level", _LogLevel, "info"), ("debug", _Debug, False),
+        ("version", Version, False),
+    )  # fmt: skip
     _declare(run, [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
         *flattened(function),
@@ -159,7 +169,7 @@ def print_help(command: TyperCommand | TyperGroup, context: Any, examples: Colle
 
 
 @contextmanager
-def _running(context: typer.Context, *, quiet: bool, debug: bool, spellings: Spellings) -> Iterator[None]:
+def _running(context: typer.Context, *, quiet: bool, debug: bool, level: str, spellings: Spellings) -> Iterator[None]:
     """Show log records and errors as a command line does, in the words of its options."""
     options, given = dict[str, str](), set[str]()
     for parameter in context.command.params:
@@ -172,7 +182,7 @@ def _running(context: typer.Context, *, quiet: bool, debug: bool, spellings: Spe
     options |= {_argument(old): new for old, new in spellings.options.items()}
     token = _CALL.set(_Call(quiet=quiet, debug=debug, options=options, given=frozenset(given)))
     try:
-        with _shown_log(quiet, options):
+        with _shown_log(quiet, level, options):
             yield
     except _OF_TYPER:
         raise
@@ -204,19 +214,39 @@ class _Lines(logging.Formatter):
 
 
 @contextmanager
-def _shown_log(quiet: bool, options: Mapping[str, str]) -> Iterator[None]:
+def _shown_log(quiet: bool, wanted: str, options: Mapping[str, str]) -> Iterator[None]:
     """Send our log records to standard error; quiet, nowhere."""
     handler = logging.NullHandler() if quiet else logging.StreamHandler()
     handler.setFormatter(_Lines(options))
     logger = logging.getLogger(_PROGRAM)
     level = logger.level
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    logger.setLevel(wanted.upper())
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """Collect the warnings that are logged while the block runs, in the words of the command."""
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        """Takes what is logged."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            """Keep one record."""
+            found.append(printable(spoken(record.getMessage(), _CALL.get(_NONE).options)))
+
+    handler, logger = Collector(logging.WARNING), logging.getLogger(_PROGRAM)
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
 
 
 def spoken(text: str, options: Mapping[str, str]) -> str:
@@ -235,7 +265,7 @@ def echo(line: str) -> None:
         typer.echo(printable(line))
 
 
-def fail(error: Exception, subject: object = None) -> None:
+def fail(error: Exception, subject: object = None) -> str:
     """Print an error as one line on standard error, with arguments named as the options of the command.
 
     Whatever fctl did not raise on purpose is called what it is: a bug, or too little memory.
@@ -243,6 +273,9 @@ def fail(error: Exception, subject: object = None) -> None:
     Args:
         error: The error.
         subject: What it is about, for errors that do not say so themselves.
+
+    Returns:
+        The line.
     """
     call = _CALL.get(_NONE)
     if call.debug:
@@ -251,9 +284,11 @@ def fail(error: Exception, subject: object = None) -> None:
         line = spoken(str(error), call.options)
     else:
         what = ordinary(error) or _bug(error)
-        known = isinstance(error, (OSError, UnicodeError)) and what != _bug(error)  # it names a file itself
+        known = isinstance(error, UnicodeError) or isinstance(getattr(error, "filename", None), str)  # it names a file
         line = f"{subject}: {what}" if subject and not known else what
-    print(f"error: {shortened(printable(' '.join(line.split())))}", file=sys.stderr)
+    line = shortened(printable(" ".join(line.split())))
+    print(f"error: {line}", file=sys.stderr)
+    return line
 
 
 def _bug(error: Exception) -> str:

@@ -16,7 +16,7 @@ from ..choices import Backend, ContextMode, Form, Order, RunPrecision
 from ..errors import OutputError
 from .console import command, echo
 from .groups import OptionGroup
-from .options import Bands, Batch, BuildEngines, Overwrite, band_numbers, listed, one_of
+from .options import Bands, Batch, BuildEngines, Overwrite, ScaleRange, band_numbers, listed, one_of
 from .spellings import Spellings
 from .tables import print_table, progress_bars
 
@@ -50,6 +50,7 @@ class Labelled(OptionGroup):
         ),
     ] = None
     bands: Bands = None
+    scale_range: ScaleRange = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,10 @@ class Report(OptionGroup):
     ] = None
     pictures: Annotated[int, typer.Option(min=0, help="Images to draw beside truth, prediction and errors.")] = 8
     show: Annotated[Order, typer.Option(help="Which of them, by mIoU in the first run.")] = "worst"
+    calibration: Annotated[
+        bool,
+        typer.Option("--calibration", help="Also measure how far probabilities can be trusted (reliability diagram)."),
+    ] = False
     overwrite: Overwrite = False
 
 
@@ -108,7 +113,7 @@ def evaluate(
     report: Report,
 ) -> None:
     """Measure what bundles score on labelled images: confusion matrices, IoU, F1, accuracy, and how far runs agree."""
-    bands = band_numbers(labelled.bands)
+    band_numbers(labelled.bands)  # raises before anything is read
     backends = listed("--backend", compared.backend, get_args(Backend))
     precisions = listed("--precision", compared.precision, get_args(RunPrecision))
     contexts = listed("--show-contexts", compared.show_contexts, get_args(ContextMode))
@@ -136,7 +141,7 @@ def evaluate(
         build_engines=compared.build_engines,
     )
     with _report_folder(out, report.overwrite) as folder:
-        _evaluate(dataset, runs, folder, split=labelled.split, bands=bands, pick=pick)
+        _evaluate(dataset, runs, folder, labelled, pick=pick, calibration=report.calibration)
     if out:
         echo(f"wrote {out / 'report.md'}")
 
@@ -145,23 +150,27 @@ def _evaluate(
     dataset: Dataset,
     runs: Sequence[Run],
     folder: Path | None,
+    labelled: Labelled,
     *,
-    split: str | None,
-    bands: Sequence[int] | None,
     pick: Pick | None,
+    calibration: bool,
 ) -> None:
     """Evaluate, print scores, and write the report into a folder."""
     from ..evaluate.evaluation import evaluate
     from ..evaluate.report import write_report
     from ..evaluate.tables import tables
 
+    bands, scale_range = band_numbers(labelled.bands), labelled.scale_range
     with tempfile.TemporaryDirectory(prefix="fctl-eval-") as kept:
         with progress_bars() as progress:
-            evaluation = evaluate(dataset, runs, Path(kept), split=split, bands=bands, pick=pick, progress=progress)
+            evaluation = evaluate(
+                dataset, runs, Path(kept), split=labelled.split, bands=bands, scale_range=scale_range, pick=pick,
+                calibration=calibration, progress=progress,
+            )  # fmt: skip
         for table in tables(evaluation):
             print_table(table.title, table.rows, table.header)
         if folder:
-            write_report(evaluation, Path(kept), folder, bands)
+            write_report(evaluation, Path(kept), folder, bands, scale_range)
 
 
 @contextmanager
@@ -202,7 +211,7 @@ def _check_folder(out: Path, overwrite: bool) -> None:
 def _is_of_report(name: str) -> bool:
     """Whether a report has files of that name."""
     return name in ("report.md", "report.json") or (
-        name.endswith(".png") and name.startswith(("confusion_", "pictures/"))
+        name.endswith(".png") and name.startswith(("confusion_", "reliability_", "pictures/"))
     )
 
 

@@ -12,7 +12,15 @@ _Word = TypeVar("_Word", bound=str)
 
 Bands = Annotated[
     str | None,
-    typer.Option(metavar="LIST", help="Bands to use, from 1, in the bundle's order, as 3,2,1. Default: all but alpha."),
+    typer.Option(metavar="LIST", help="Bands to use, from 1, in the bundle's order, as 3,2,1. Default: by colour."),
+]
+ScaleRange = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RANGE",
+        help="Values that become the darkest and the brightest of an image of another depth: MIN,MAX as in 0,3000, "
+        "percentile:2,98, or metadata for the file's scale and offset. Default: none, the depth must fit.",
+    ),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")]
 BuildEngines = Annotated[

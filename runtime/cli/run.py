@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..choices import Backend, OnBadBlock, RunPrecision
-from ..errors import OutputError
-from .console import command, echo, fail, usage
+from .console import command
 from .groups import OptionGroup
+from .images import images_of
 from .interrupts import ending_at_once
-from .options import Bands, Batch, BuildEngines, Overwrite, band_numbers, one_of
+from .options import Bands, Batch, BuildEngines, ScaleRange, band_numbers, one_of
+from .outputs import SPELLINGS, Outputs
+from .reports import Results, name_of
 from .spellings import Spellings
-from .tables import print_table, progress_bars
+from .tables import progress_bars
+from .targets import targets_of
 
 if TYPE_CHECKING:
     from ..raster.places import Place
@@ -26,30 +28,6 @@ if TYPE_CHECKING:
 
 
 _Action = Callable[["Place", "Paths"], "Report | Estimate"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs(OptionGroup):
-    """What is written, and where."""
-
-    panel = "Outputs"
-
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="A folder; or, for one image, a name ending in .tif for the mask itself."),
-    ] = Path()
-    probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write a band of probability per class.")
-    ] = False
-    preview: Annotated[bool, typer.Option(help="Also write a PNG of the mask over the image.")] = True
-    overwrite: Overwrite = False
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on where an earlier run of the same outputs ended (NAME.fctl-run beside them)."
-        ),
-    ] = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would take, and stop.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +49,23 @@ class EngineOptions(OptionGroup):
     isolate: Annotated[
         bool,
         typer.Option("--isolate", help="Run the engine in a child process, which a graph of a stranger may crash."),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManyImages(OptionGroup):
+    """How many images are found, passed over and reported."""
+
+    panel = "Many images"
+
+    recursive: Annotated[bool, typer.Option("--recursive", help="Take the images of folders within folders too.")] = (
+        False
+    )
+    skip_existing: Annotated[
+        bool, typer.Option("--skip-existing", help="Pass over images whose outputs are there, made in the same way.")
+    ] = False
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each image on standard output, and no tables.")
     ] = False
 
 
@@ -116,35 +111,73 @@ class Segmentation(OptionGroup):
         typer.Option(min=1, help="Side in pixels of the blocks that a global context shows of large rasters."),
     ] = None
     bands: Bands = None
+    scale_range: ScaleRange = None
 
 
 def run(
     images: Annotated[  # no paths: names of parts of containers may hold "//"
         list[str],
-        typer.Argument(metavar="IMAGE", help="GeoTIFF, PNG or JPEG files, or parts of containers as GDAL names them."),
+        typer.Argument(
+            metavar="IMAGE", help="Files, folders, patterns, lists (.txt), or parts of containers as GDAL names them."
+        ),
     ],
     segmentation: Segmentation,
     engine: EngineOptions,
     outputs: Outputs,
     limits: Limits,
+    many: ManyImages,
 ) -> None:
     """Segment images into masks with class ids, colours and the image's georeference.
 
-    Writes <name>_mask.tif, <name>_preview.png and, where wanted, <name>_prob.tif.
+    Writes <name>_mask.tif with its colours (.qml) and names (.aux.xml), and <name>_preview.jpg; see docs/outputs.md.
     """
     bands = band_numbers(segmentation.bands)
-    targets = _targets(images, outputs)
+    targets = targets_of(images_of(images, recursive=many.recursive), outputs)
+    results = Results(len(targets), as_json=many.json)
+    with ending_at_once():
+        left = dict(_left_to_do(targets, segmentation, engine, outputs, limits, many, results))
+        if left:
+            with _segmenter(segmentation, engine, limits) as segmenter:
+                action = (_estimator if outputs.dry_run else _runner)(
+                    segmenter, bands, segmentation.scale_range, outputs, limits
+                )
+                for image, paths in left.items():
+                    with results.of(image):
+                        results.add(action(image, paths), segmenter.engine)
+    if code := results.finish():
+        raise typer.Exit(code)
 
-    with ending_at_once(), _segmenter(segmentation, engine, limits) as segmenter:
-        action = (_estimator if outputs.dry_run else _runner)(segmenter, bands, outputs, limits)
-        reports = [_attempt(action, image, paths) for image, paths in targets.items()]
-    done = [report for report in reports if report is not None]
-    if len(targets) > 1:
-        _print_summary(done)
-    if failed := len(targets) - len(done):
-        if len(targets) > 1:
-            typer.echo(f"{failed} of {len(targets)} images failed", err=True)
-        raise typer.Exit(1)
+
+def _left_to_do(
+    targets: dict[Place, Paths],
+    segmentation: Segmentation,
+    engine: EngineOptions,
+    outputs: Outputs,
+    limits: Limits,
+    many: ManyImages,
+    results: Results,
+) -> Iterator[tuple[Place, Paths]]:
+    """The images whose outputs can be written and are not there yet; looked at before the engine is opened."""
+    from ..bundle.store import read_bundle
+    from ..segment.opening import with_scene_size
+    from ..segment.outputs import asked_tags, check_outputs, is_finished
+
+    asked: dict[str, str] = {}
+    if many.skip_existing:
+        bundle, bands = read_bundle(segmentation.bundle), band_numbers(segmentation.bands)
+        if segmentation.scene_size:
+            bundle = with_scene_size(bundle, segmentation.scene_size)
+        turns, scale_range = 8 if segmentation.tta else 1, segmentation.scale_range
+        asked = asked_tags(bundle.manifest, engine.precision, turns, bands, scale_range)
+    for image, paths in targets.items():
+        with results.of(image):
+            if many.skip_existing and is_finished(image, paths, asked):
+                results.skip(image)
+            else:
+                check_outputs(
+                    image, paths, overwrite=outputs.overwrite, resume=outputs.resume, remote=limits.allow_remote
+                )
+                yield image, paths
 
 
 def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits) -> Segmenter:
@@ -170,52 +203,10 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
     )
 
 
-def _targets(images: list[str], outputs: Outputs) -> dict[Place, Paths]:
-    """Output files by image; every output has its own name."""
-    from ..raster.places import Place, file_of, place_of, stem_of
-    from ..segment.results import Paths
-
-    out = outputs.out
-    is_file = out.suffix.lower() in (".tif", ".tiff")
-    if is_file and len(images) > 1:
-        raise usage(f"--out: expected a folder for {len(images)} images, found {out}")
-    if not is_file and (out.is_file() or out.suffix.lower() in (".png", ".jpg", ".jpeg")):
-        what = "it is a file" if out.is_file() else "pictures are no masks"
-        wanted = "a folder, or for one image a name ending in .tif"
-        raise OutputError(f"cannot write {out}: {what}; --out takes {wanted}")
-    targets, taken = dict[Place, Paths](), dict[Path, Place]()
-    for image in map(place_of, images):
-        folder, stem = (out.parent, out.stem) if is_file else (out, stem_of(image))
-        mask = out if is_file else folder / f"{stem}_mask.tif"
-        if mask in taken:
-            if image == taken[mask]:
-                raise usage(f"{image} is named twice: name each image once")
-            raise usage(f"{image} and {taken[mask]} would both be written to {mask}: give each an --out of its own")
-        taken[mask] = image
-        targets[image] = Paths(
-            mask=mask,
-            probabilities=folder / f"{stem}_prob.tif" if outputs.probabilities else None,
-            preview=folder / f"{stem}_preview.png" if outputs.preview else None,
-        )
-    inputs = {file_of(image).resolve() for image in targets}
-    for image, paths in targets.items():
-        for path in paths.wanted():
-            if path.resolve() in inputs - {file_of(image).resolve()}:
-                raise usage(f"{path}, an output of {image}, is itself one of the images: choose another --out")
-    return targets
-
-
-def _attempt(action: _Action, image: Place, paths: Paths) -> Report | Estimate | None:
-    """What came of one image, or None where it failed; a failure of whatever kind does not stop the others."""
-    try:
-        return action(image, paths)
-    except Exception as error:
-        fail(error, image)
-        return None
-
-
-def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, outputs: Outputs, limits: Limits) -> _Action:
-    """What segments one image and prints what came of it."""
+def _runner(
+    segmenter: Segmenter, bands: tuple[int, ...] | None, scale_range: str | None, outputs: Outputs, limits: Limits
+) -> _Action:
+    """What segments one image."""
     from ..segment.memory import parsed_size
 
     memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
@@ -224,83 +215,28 @@ def _runner(segmenter: Segmenter, bands: tuple[int, ...] | None, outputs: Output
         with progress_bars("patches") as advance:
             report = segmenter.segment_file(
                 image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-                on_bad_block=limits.on_bad_block, progress=partial(advance, _name(image)),
+                on_bad_block=limits.on_bad_block, scale_range=scale_range, progress=partial(advance, name_of(image)),
             )  # fmt: skip
-        _print_report(report)
         return report
 
     return action
 
 
-def _estimator(segmenter: Segmenter, bands: tuple[int, ...] | None, outputs: Outputs, limits: Limits) -> _Action:
-    """What prints how much one image would take."""
+def _estimator(
+    segmenter: Segmenter, bands: tuple[int, ...] | None, scale_range: str | None, outputs: Outputs, limits: Limits
+) -> _Action:
+    """What tells how much one image would take."""
 
     def action(image: Place, paths: Paths) -> Estimate:
-        estimate = segmenter.estimate(image, paths, bands=bands, overwrite=outputs.overwrite, trial=True)
-        _print_estimate(estimate, paths)
-        return estimate
+        return segmenter.estimate(
+            image, paths, bands=bands, overwrite=outputs.overwrite, scale_range=scale_range, trial=True
+        )
 
     return action
-
-
-def _name(image: Place) -> str:
-    """What tables call an image: the file without its folder, or the name of a part of a container."""
-    return image if isinstance(image, str) else image.name
-
-
-def _print_report(report: Report) -> None:
-    rows = [(name, f"{share:.1%}") for name, share in report.shares.items()]
-    without = report.height * report.width - sum(report.pixels.values())
-    if without:
-        rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the image"))
-    work = f"{report.tiles} tiles, {report.seconds:.1f} s, {report.speed:.1f} patches/s"
-    print_table(f"{_name(report.image)}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
-    for path in report.paths.wanted():
-        echo(f"wrote {path}")
-
-
-def _print_summary(done: list[Report | Estimate]) -> None:
-    """One row per image."""
-    rows = [(_name(item.image), f"{item.height} x {item.width}", str(item.tiles), *_work(item)) for item in done]
-    print_table("All images", rows, ("image", "size", "tiles", "work", "largest classes"))
-
-
-def _work(item: Report | Estimate) -> tuple[str, str]:
-    from ..segment.results import Estimate
-
-    if isinstance(item, Estimate):
-        return f"{item.memory >> 20} MiB of memory, {item.disk >> 20} MiB of disk", ""
-    largest = sorted(item.shares.items(), key=lambda entry: -entry[1])[:3]
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in largest)
-    return f"{item.seconds:.1f} s, {item.speed:.1f} patches/s", shares
-
-
-def _foreseen(estimate: Estimate) -> list[tuple[str, str]]:
-    """What a trial told."""
-    if estimate.process is None or estimate.seconds is None:
-        return []
-    minutes, seconds = divmod(round(estimate.seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return [
-        ("memory of the whole process", f"{estimate.process / (1 << 20):.0f} MiB"),
-        ("time", f"{hours}:{minutes:02}:{seconds:02}"),
-    ]
-
-
-def _print_estimate(estimate: Estimate, paths: Paths) -> None:
-    mebibyte = 1 << 20
-    rows = [
-        ("size", f"{estimate.height} x {estimate.width} pixels"),
-        ("tiles", str(estimate.tiles)),
-        *_foreseen(estimate),
-        ("disk at most", f"{estimate.disk / mebibyte:.0f} MiB"),
-        *(("would write", str(path)) for path in paths.wanted()),
-    ]
-    print_table(str(estimate.image), rows, ("", ""))
 
 
 run_app = command(
     run,
     examples=("image.tif", "scenes/*.tif --bundle city.fctl -o masks/ --probabilities"),
-    spellings=Spellings(options={"--sources": "--allow-remote"}),
+    spellings=Spellings(options={"--sources": "--allow-remote"}, values=SPELLINGS.values),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -10,6 +12,7 @@ from ..progress import StageProgress
 from .console import is_quiet
 
 _PIPED_WIDTH = 120  # of tables that go to a file or another program
+_SECONDS = 60  # between two lines of progress where nobody watches
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
@@ -38,6 +41,27 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, 
     console.print(table)
 
 
+class _Lines:
+    """Progress where nobody watches, as in a log file: a line a minute, and one at the end."""
+
+    def __init__(self, unit: str | None) -> None:
+        self._unit = unit
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._told = time.monotonic()
+
+    def __call__(self, name: str, done: int, total: int) -> None:
+        """Take the progress of something."""
+        now = time.monotonic()
+        started, first = self._begun.setdefault(name, (now, done))
+        if done < total and now - self._told < _SECONDS:
+            return
+        self._told = now
+        speed = (done - first) / max(now - started, 1e-9)
+        told = f", {speed:.1f} {self._unit}/s" if self._unit and done > first else ""
+        left = f", about {(total - done) / speed / 60:.0f} minutes left" if done < total and speed > 0 else ""
+        print(printable(f"{name}: {done} of {total}{told}{left}"), file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bars(unit: str | None = None) -> Iterator[StageProgress]:
     """Show bars on standard error while the block runs.
@@ -50,6 +74,9 @@ def progress_bars(unit: str | None = None) -> Iterator[StageProgress]:
     """
     if is_quiet():
         yield lambda name, done, total: None
+        return
+    if not sys.stderr.isatty():
+        yield _Lines(unit)
         return
     from rich.console import Console
     from rich.progress import (

@@ -48,13 +48,16 @@ def check_masks(dataset: Dataset, progress: StageProgress | None = None) -> tupl
     return tuple(map(int, total))
 
 
-def check_images(dataset: Dataset, runs: Sequence[Run], bands: Sequence[int] | None) -> tuple[tuple[int, int], ...]:
+def check_images(
+    dataset: Dataset, runs: Sequence[Run], bands: Sequence[int] | None, scale_range: str | None = None
+) -> tuple[tuple[int, int], ...]:
     """Open all images once with the bundles of some runs, and log which masks are shifted against them.
 
     Args:
         dataset: The labelled images.
         runs: The runs.
         bands: Numbers of the bands to use, from 1; None for all but alpha.
+        scale_range: Which values become the lowest and the highest of the bundles', or None.
 
     Returns:
         The size (height, width) of each image, in pixels.
@@ -69,7 +72,7 @@ def check_images(dataset: Dataset, runs: Sequence[Run], bands: Sequence[int] | N
         with open_labels(sample, dataset.description.labels) as mask:
             sizes.append((mask.height, mask.width))
         for bundle in bundles.values():
-            with open_raster(sample.image, bundle.manifest.input, bands, 0):
+            with open_raster(sample.image, bundle.manifest.input, bands, 0, scale_range=scale_range):
                 pass
     note_shifts(dataset)
     return tuple(sizes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from datetime import date
 
+from .calibration import Calibration
 from .description import Description
 from .results import Evaluation, ImageResult, RunResult
 
@@ -52,12 +53,25 @@ def _run(result: RunResult, described: Description) -> dict[str, object]:
         "f1": _number(found.mean_f1(described.counted)),
         "accuracy": _number(found.accuracy()),
         "same_as_first": _number(result.agreement),
+        "calibration": _calibration(result.calibration),
         "classes": {
             name: {kind: _number(float(values[index])) for kind, values in scores.items()}
             for index, name in enumerate(described.class_names)
         },
         "confusion": found.counts.tolist(),
         "images": [_image(image, described) for image in result.images],
+    }
+
+
+def _calibration(found: Calibration | None) -> dict[str, object] | None:
+    """The expected calibration error and what it is made of; None where it was not measured."""
+    if found is None:
+        return None
+    confidence, right, pixels = found.bins()
+    bins = zip(map(_number, confidence.tolist()), map(_number, right.tolist()), pixels.tolist(), strict=True)
+    return {
+        "expected_error": _number(found.error()),
+        "bins": [{"confidence": mean, "right": share, "pixels": count} for mean, share, count in bins],
     }
 
 

@@ -21,11 +21,13 @@ from ..raster.source import Georeference, open_raster
 from ..raster.writer import RasterSpec, RasterWriter, create_raster
 from ..segment.batches import grid_of, rows_in_work
 from ..segment.blackout import BlackoutNetwork
+from ..segment.levels import confidence_of
 from ..segment.network import Network
 from ..segment.opening import open_network
 from ..segment.pipeline import segment_rows
 from ..tiling.merge import NODATA
 from ..tiling.turns import DIHEDRAL, UPRIGHT
+from .calibration import Calibration
 from .checks import check_images, check_masks
 from .datasets import Dataset, class_ids
 from .description import Description
@@ -45,7 +47,9 @@ def evaluate(
     *,
     split: str | None = None,
     bands: Sequence[int] | None = None,
+    scale_range: str | None = None,
     pick: Pick | None = None,
+    calibration: bool = False,
     progress: StageProgress | None = None,
 ) -> Evaluation:
     """Segment all images in every run, one run after the other, and score them.
@@ -57,7 +61,9 @@ def evaluate(
             with those of the first, and pictures are drawn from them.
         split: How the images were selected, for the report.
         bands: Numbers of the bands to use, from 1, in the bundles' order; None for all but alpha.
+        scale_range: Which values become the lowest and the highest of the bundles', see `Segmenter.segment_file`.
         pick: Which images to draw; None for none.
+        calibration: Whether to count how often each confidence is right; it needs probabilities and takes longer.
         progress: Called with the label of the run, patches that are done and patches in all.
 
     Returns:
@@ -71,7 +77,7 @@ def evaluate(
         OutputError: Masks cannot be written.
     """
     tables = [class_ids(dataset, run.bundle) for run in runs]
-    sizes = check_images(dataset, runs, bands)
+    sizes = check_images(dataset, runs, bands, scale_range)
     check_masks(dataset, progress)
     results: list[RunResult] = []
     pictured: tuple[int, ...] = ()
@@ -81,7 +87,7 @@ def evaluate(
             written = set(range(len(dataset.samples)))
         job = _Job(
             dataset=dataset, sizes=sizes, run=run, table=table, bands=bands, mask_folder=mask_folder, index=index,
-            written=written,
+            written=written, calibration=calibration, scale_range=scale_range,
         )  # fmt: skip
         results.append(_run(job, progress))
         if index == 0 and pick:
@@ -107,6 +113,8 @@ class _Job:
         mask_folder: Where masks are written.
         index: The number of the run.
         written: Indices of the samples whose masks are written.
+        calibration: Whether confidence is compared with the labels.
+        scale_range: Which values become the lowest and the highest of the bundle's, or None.
     """
 
     dataset: Dataset
@@ -117,6 +125,8 @@ class _Job:
     mask_folder: Path
     index: int
     written: set[int]
+    calibration: bool
+    scale_range: str | None
 
     @property
     def classes(self) -> int:
@@ -146,20 +156,26 @@ def _segment(job: _Job, network: Network, index: int, progress: TileProgress | N
     height, width = job.sizes[index]
     tally = _Tally(job.classes)
     with ExitStack() as stack:
-        source = stack.enter_context(open_raster(sample.image, manifest.input, job.bands, rows_in_work(manifest)))
+        source = stack.enter_context(open_raster(
+            sample.image, manifest.input, job.bands, rows_in_work(manifest), scale_range=job.scale_range
+        ))  # fmt: skip
         mask = stack.enter_context(open_labels(sample, labels))
         first = stack.enter_context(open_ids(mask_file(job.mask_folder, 0, index), job.classes)) if job.index else None
         writer = stack.enter_context(_mask_writer(job, index)) if index in job.written else None
         turns = DIHEDRAL if job.run.tta else (UPRIGHT,)
-        for rows in segment_rows(network, source, turns=turns, progress=progress):
-            ids = job.table[rows.ids]
-            tally.add(ids, mask.read(rows.y, len(ids)), first.read(rows.y, len(ids)) if first else ids)
+        for rows in segment_rows(
+            network, source, probabilities=job.calibration, turns=turns, progress=progress
+        ):  # fmt: skip
+            ids, truth = job.table[rows.ids], mask.read(rows.y, len(rows.ids))
+            tally.add(ids, truth, first.read(rows.y, len(ids)) if first else ids)
+            if rows.probabilities is not None:
+                tally.calibration += Calibration.of(truth, ids, confidence_of(rows.probabilities))
             if writer:
                 writer.write(ids[None], rows.y)
     tiles = len(grid_of(manifest, height, width))
     return ImageResult(
         name=sample.name, height=height, width=width, tiles=tiles, nodata=tally.nodata, confusion=tally.confusion,
-        same=tally.same, compared=tally.compared,
+        same=tally.same, compared=tally.compared, calibration=tally.calibration if job.calibration else None,
     )  # fmt: skip
 
 
@@ -169,6 +185,7 @@ class _Tally:
     def __init__(self, classes: int) -> None:
         self._classes, self.confusion = classes, Confusion.empty(classes)
         self.nodata = self.same = self.compared = 0
+        self.calibration = Calibration.empty()
 
     def add(self, ids: NDArray[np.uint8], truth: NDArray[np.uint8], first: NDArray[np.uint8]) -> None:
         """Count a strip: predicted class ids, labelled ones, and those of the first run, each (rows, width)."""

@@ -20,6 +20,8 @@ _TEXT, _LINE = 16, 24
 _INK, _FAINT = (34, 34, 34), (120, 120, 120)
 _STRIPES = ((236, 236, 236), (196, 196, 196))  # where there is no label or no data
 _WRONG, _MISSED = (222, 45, 38), (33, 102, 235)  # red and blue as in Fig. 8: false positive, false negative
+_OTHERS = ((255, 0, 255), (255, 225, 0), (0, 240, 255), (255, 128, 0), (0, 0, 0))  # where a class is like those
+_ALIKE = 120  # distance of two colours that are taken for each other
 
 TRUTH = "truth"
 
@@ -74,7 +76,7 @@ def draw_comparison(
         predictions: What runs made of the image, of the same size.
         classes: Names and colours by class id.
         counted: Classes that count. Where there is only one, errors are false positives (red) and false negatives
-            (blue) of it, as in Fig. 8; otherwise all wrong pixels are red.
+            (blue) of it, as in Fig. 8; otherwise all wrong pixels are red, or of another colour that no class has.
         reference: The name of what predictions are compared with. Where it is not the truth, the maps are said to show
             differences instead of errors.
 
@@ -86,11 +88,12 @@ def draw_comparison(
     photo, labelled = ("image", ground), (reference, _coloured(truth, classes))
     masks = [(one.title, _coloured(one.ids, classes)) for one in predictions]
     what = "errors" if reference == TRUTH else "differences"
-    errors = [(what, _errors(ground, truth, one.ids, single)) for one in predictions]
+    colours = _error_colours(classes if single is None else [])
+    errors = [(what, _errors(ground, truth, one.ids, single, colours)) for one in predictions]
     rows = [[photo, labelled, masks[0], errors[0]]] if len(predictions) == 1 else [[photo, *masks], [labelled, *errors]]
     shown = [index for index in range(len(classes)) if any((ids == index).any() for ids in _all(truth, predictions))]
     entries: list[tuple[str, Colour | None]] = [(classes[index].name, classes[index].colour) for index in shown]
-    entries += _error_legend(what, None if single is None else classes[single].name)
+    entries += _error_legend(what, None if single is None else classes[single].name, colours)
     if any((ids == IGNORE).any() for ids in _all(truth, predictions)):
         entries.append(("no label or no data", None))
     return _sheet(caption, rows, entries)
@@ -108,23 +111,35 @@ def _coloured(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> Rgb:
     return np.where((ids == IGNORE)[:, :, None], _stripes(*ids.shape), table[ids])
 
 
-def _errors(ground: Rgb, truth: NDArray[np.uint8], ids: NDArray[np.uint8], single: int | None) -> Rgb:
+def _error_colours(classes: Sequence[ClassInfo]) -> tuple[Colour, Colour]:
+    """The colours of false positives and false negatives, or of all errors first; none looks like a class."""
+    found = [
+        colour for colour in (_WRONG, _MISSED, *_OTHERS)
+        if all(np.linalg.norm(np.subtract(colour, info.colour)) > _ALIKE for info in classes)
+    ]  # fmt: skip
+    candidates = [*found, *(colour for colour in (_WRONG, _MISSED) if colour not in found)]
+    return candidates[0], candidates[1]
+
+
+def _errors(
+    ground: Rgb, truth: NDArray[np.uint8], ids: NDArray[np.uint8], single: int | None, colours: tuple[Colour, Colour]
+) -> Rgb:
     """A pale grey image with what is wrong in colour."""
     grey = ground.astype(np.float32) @ np.array((0.299, 0.587, 0.114), np.float32)
     picture = np.repeat((255 - 0.45 * (255 - grey))[:, :, None], 3, axis=2).astype(np.uint8)
     wrong = truth != ids
-    picture[wrong] = _WRONG
+    picture[wrong] = colours[0]
     if single is not None:
-        picture[wrong & (truth == single)] = _MISSED
+        picture[wrong & (truth == single)] = colours[1]
     unknown = (truth == IGNORE) | (ids == IGNORE)
     return np.where(unknown[:, :, None], _stripes(*ids.shape), picture)
 
 
-def _error_legend(what: str, single: str | None) -> list[tuple[str, Colour | None]]:
+def _error_legend(what: str, single: str | None, colours: tuple[Colour, Colour]) -> list[tuple[str, Colour | None]]:
     """Entries for the colours of errors. single: The one class that counts, or None."""
     if single is None:
-        return [(f"{what}: another class", _WRONG)]
-    return [(f"{what}: false {single}", _WRONG), (f"{what}: missed {single}", _MISSED)]
+        return [(f"{what}: another class", colours[0])]
+    return [(f"{what}: false {single}", colours[0]), (f"{what}: missed {single}", colours[1])]
 
 
 def _stripes(height: int, width: int) -> Rgb:

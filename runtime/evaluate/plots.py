@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import remedies
 from ..errors import EngineError
+from .calibration import Calibration
 from .metrics import Confusion
 
 if TYPE_CHECKING:
@@ -128,6 +129,34 @@ def draw_confusion(title: str, confusion: Confusion, names: Sequence[str]) -> Ch
     note = "Cells: % of the row's pixels" + (", and how many these are" if many <= _FEW else "")
     axes.text(0, many + 0.12, f"{note}. Scores: %", ha="left", va="top", fontsize=9.5, color=GREY)
     return Chart(figure, fitted=True)
+
+
+def draw_reliability(title: str, calibration: Calibration) -> Chart:
+    """A reliability diagram: the share of right pixels by confidence, above the share of pixels that have it.
+
+    Args:
+        title: Title of the chart, to which the expected calibration error is added.
+        calibration: Pixels by confidence.
+
+    Returns:
+        The chart. Where probabilities can be trusted, the bars end at the diagonal.
+
+    Raises:
+        EngineError: matplotlib is not installed.
+    """
+    confidence, right, pixels = calibration.bins()
+    error = f"expected calibration error {100 * calibration.error():.1f} %"
+    chart, (upper, lower) = stacked(f"{title}: {error}", 2, "confidence: the highest probability of a pixel")
+    edges, width = np.arange(len(pixels)) / len(pixels), 1 / len(pixels)
+    upper.bar(edges, np.nan_to_num(right), width, align="edge", color=PALE_BLUE, edgecolor="white")
+    upper.plot((0, 1), (0, 1), color=GREY, linewidth=1.2)
+    upper.plot(confidence, right, "o", color=VERMILION, markersize=5)
+    upper.set_ylabel("right pixels")
+    upper.set_ylim(0, 1)
+    lower.bar(edges, pixels / max(int(pixels.sum()), 1), width, align="edge", color=BLUE, edgecolor="white")
+    lower.set_ylabel("pixels")
+    lower.set_xlim(0, 1)
+    return chart
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -15,21 +15,30 @@ from .document import document
 from .evaluation import mask_file
 from .pairs import open_labels
 from .pictures import Prediction, draw_comparison, panel_size
-from .plots import draw_confusion
+from .plots import draw_confusion, draw_reliability
 from .results import Evaluation, RunResult
 from .tables import Table, percent, score, tables
 
 _NO_COLOUR = (150, 150, 150)  # of a class that the bundle does not have
 
 
-def write_report(evaluation: Evaluation, mask_folder: Path, folder: Path, bands: Sequence[int] | None = None) -> None:
+def write_report(
+    evaluation: Evaluation,
+    mask_folder: Path,
+    folder: Path,
+    bands: Sequence[int] | None = None,
+    scale_range: str | None = None,
+) -> None:
     """Write ``report.md``, ``report.json``, a confusion matrix for each run, and a picture of each image to draw.
+
+    Runs whose calibration was measured have a reliability diagram too.
 
     Args:
         evaluation: The evaluation.
         mask_folder: Where `evaluate` wrote masks.
         folder: The report's folder, which must not exist.
         bands: Numbers of the bands to show, from 1; None for all but alpha.
+        scale_range: Which values become the lowest and the highest of the bundles', as `evaluate` was given it.
 
     Raises:
         RasterError: An image, a label or a mask cannot be read.
@@ -40,10 +49,12 @@ def write_report(evaluation: Evaluation, mask_folder: Path, folder: Path, bands:
     for index, result in enumerate(evaluation.results):
         title = f"{result.run.label}: {score(result.confusion, evaluation.description)}"
         draw_confusion(title, result.confusion, names).save(folder / _confusion_file(index))
+        if result.calibration is not None:
+            draw_reliability(result.run.label, result.calibration).save(folder / _reliability_file(index))
     if evaluation.pictured:
         (folder / "pictures").mkdir()
     for index in evaluation.pictured:
-        _picture(evaluation, mask_folder, index, bands).save(folder / _picture_file(evaluation, index))
+        _picture(evaluation, mask_folder, index, bands, scale_range).save(folder / _picture_file(evaluation, index))
     text = json.dumps(document(evaluation), indent=2, ensure_ascii=False, allow_nan=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     (folder / "report.md").write_text(_markdown(evaluation), encoding="utf-8")
@@ -59,6 +70,10 @@ def _markdown(evaluation: Evaluation) -> str:
             parts.append(f"{table.title}.")
     parts += ["## What ran", "\n".join(map(_what_ran, evaluation.results)), "## Confusion matrices"]
     parts += [f"![{_escaped(r.run.label)}]({_confusion_file(i)})" for i, r in enumerate(evaluation.results)]
+    for index, result in enumerate(evaluation.results):
+        if result.calibration is not None:
+            parts += ["## Calibration"] if index == 0 else []
+            parts.append(f"![{_escaped(result.run.label)}]({_reliability_file(index)})")
     if evaluation.pictured:
         parts.append("## Images")
     for index in evaluation.pictured:
@@ -88,12 +103,15 @@ def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _picture(evaluation: Evaluation, mask_folder: Path, index: int, bands: Sequence[int] | None) -> Image.Image:
+def _picture(
+    evaluation: Evaluation, mask_folder: Path, index: int, bands: Sequence[int] | None, scale_range: str | None
+) -> Image.Image:
     """The picture of a sample: the image, its label, and what each run made of it."""
     sample, described, results = evaluation.dataset.samples[index], evaluation.description, evaluation.results
     first = results[0].images[index]
     size = panel_size(first.height, first.width)
-    with open_raster(sample.image, results[0].run.bundle.manifest.input, bands, 0) as source:
+    spec = results[0].run.bundle.manifest.input
+    with open_raster(sample.image, spec, bands, 0, scale_range=scale_range) as source:
         image = source.thumbnail(*size)
     with open_labels(sample, described.labels) as mask:
         truth = mask.thumbnail(*size)
@@ -116,6 +134,10 @@ def _coloured(evaluation: Evaluation) -> tuple[ClassInfo, ...]:
 
 def _confusion_file(run: int) -> str:
     return f"confusion_{run + 1}.png"
+
+
+def _reliability_file(run: int) -> str:
+    return f"reliability_{run + 1}.png"
 
 
 def _picture_file(evaluation: Evaluation, index: int) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..choices import Order
+from .calibration import Calibration
 from .datasets import Dataset
 from .description import Description
 from .metrics import Confusion
@@ -25,6 +26,7 @@ class ImageResult:
         confusion: The confusion matrix.
         same: Pixels that have the class of the first run.
         compared: Pixels that have a class in both runs.
+        calibration: Labelled pixels by confidence; None unless it was asked for.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ImageResult:
     confusion: Confusion
     same: int
     compared: int
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,12 @@ class RunResult:
     def confusion(self) -> Confusion:
         """The confusion matrix over all images."""
         return sum((image.confusion for image in self.images[1:]), self.images[0].confusion)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Labelled pixels of all images by confidence; None unless it was asked for."""
+        found = [image.calibration for image in self.images if image.calibration is not None]
+        return sum(found, Calibration.empty()) if found else None
 
     @property
     def agreement(self) -> float:

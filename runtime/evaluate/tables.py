@@ -64,8 +64,10 @@ def _runs(evaluation: Evaluation) -> Table:
         found = result.confusion
         scores = (found.miou(described.counted), found.mean_f1(described.counted), found.accuracy())
         same = (f"{100 * result.agreement:.2f}",) if several else ()
-        rows.append((result.run.label, *map(percent, scores), *same, f"{result.speed:.1f}"))
-    header = ("run", *mean, "accuracy", *(("same as the first",) if several else ()), "patches/s")
+        error = () if result.calibration is None else (percent(result.calibration.error()),)
+        rows.append((result.run.label, *map(percent, scores), *same, *error, f"{result.speed:.1f}"))
+    measured = () if results[0].calibration is None else ("calibration error",)
+    header = ("run", *mean, "accuracy", *(("same as the first",) if several else ()), *measured, "patches/s")
     return Table(title=summary(evaluation), header=header, rows=tuple(rows))
 
 

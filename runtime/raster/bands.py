@@ -19,6 +19,7 @@ from rasterio.windows import Window
 
 from ..errors import RasterError
 from .blocks import Blocks
+from .palette import Palette, palette_of
 from .places import Place
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _SAMPLES = 16  # blocks
 _SIDE = 512  # of what is looked at in a block, in pixels
 _DOUBT = 1000  # pixels
+_COLOURS = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+_UNNAMED = {ColorInterp.undefined, ColorInterp.gray}
 
 _AS_MASK = "as a mask with soft edges (if it is data, name the bands to use with `bands`)"
 _AS_DATA = "as data that is not used (name other `bands`, or make it a mask with gdal_translate -mask {})"
@@ -36,12 +39,24 @@ class Bands:
     """The bands of a raster that are used, by number from 1.
 
     Attributes:
-        used: Those that the network sees, in its order.
+        used: Those that the network sees, in its order. A grey band or a palette's is named three times where three are
+            wanted.
         alpha: The one that tells where the raster is transparent; None if none does.
+        palette: The colours that the samples stand for; None where samples are what they are.
     """
 
     used: tuple[int, ...]
     alpha: int | None
+    palette: Palette | None = None
+
+    @property
+    def distinct(self) -> int:
+        """How many bands are read, alpha among them."""
+        return len({*self.used, self.alpha} - {None})
+
+    def dtypes(self, dataset: DatasetReader) -> list[str]:
+        """NumPy's names of the dtypes of the bands in use; that of colours where there is a palette."""
+        return [self.palette.dtype.name] if self.palette else [dataset.dtypes[band - 1] for band in self.used]
 
 
 class Opacity:
@@ -76,7 +91,9 @@ def choose_bands(blocks: Blocks, path: Place, wanted: int, named: Sequence[int] 
     """Choose the bands to use.
 
     A band that is named is data, whatever its colour interpretation. Where none is named, the choice is all bands but
-    opacity; or all but one marked alpha which is no opacity, if so many are wanted.
+    opacity; or all but one marked alpha which is no opacity, if so many are wanted. If three are wanted, they are those
+    marked red, green and blue, in this order; of four bands that nothing is known of the first three; and three times
+    the only one, in the colours of its palette if it has one.
 
     Args:
         blocks: The open raster.
@@ -99,10 +116,13 @@ def choose_bands(blocks: Blocks, path: Place, wanted: int, named: Sequence[int] 
     used = tuple(named) if named else dataset.indexes
     if not named and marked and (is_mask or len(used) - 1 == wanted):
         used = tuple(band for band in used if band != marked)
+    palette = None
+    if not named and wanted == len(_COLOURS):
+        used, palette = _colours_of(dataset, path, used)
     _check(dataset, path, wanted, used, named=bool(named), masked=is_mask)
     if marked and marked not in used and opacity.between:
         _tell(f"{path}: band {marked}", _AS_MASK if is_mask else _AS_DATA.format(marked))
-    return Bands(used, marked if is_mask else None)
+    return Bands(used, marked if is_mask else None, palette)
 
 
 def refuted(path: Place, alpha: int) -> RasterError:
@@ -139,6 +159,39 @@ def sample_windows(dataset: DatasetReader) -> Iterator[Window]:
 def _tell(band: str, taken: str) -> None:
     """Log once what a band is taken as: some commands open an image again and again."""
     log.warning("%s is marked alpha, but holds more than opaque and transparent: it is taken %s", band, taken)
+
+
+def _colours_of(dataset: DatasetReader, path: Place, used: tuple[int, ...]) -> tuple[tuple[int, ...], Palette | None]:
+    """Red, green and blue among some bands, as far as the raster tells; the same bands where it does not."""
+    marks = {band: dataset.colorinterp[band - 1] for band in used}
+    if len(used) == 1:
+        palette = palette_of(dataset, used[0])
+        if palette is None:
+            _note(f"{path}: its one band of grey is taken as red, green and blue alike")
+        return used * 3, palette
+    if sorted(mark for mark in marks.values() if mark in _COLOURS) == sorted(_COLOURS):
+        bands = tuple(next(band for band, mark in marks.items() if mark == colour) for colour in _COLOURS)
+        if bands != used:
+            red, green, blue = bands
+            _note(
+                f"{path}: of its {dataset.count} bands, {red}, {green} and {blue} are used, which are marked red, "
+                "green and blue (name others with `bands`)"
+            )
+        return bands, None
+    if len(used) == 4 and set(marks.values()) <= _UNNAMED:
+        _note(
+            f"{path}: nothing tells what its 4 bands are: the first three are taken as red, green and blue "
+            "(name others with `bands`)",
+            logging.WARNING,
+        )
+        return used[:3], None
+    return used, None
+
+
+@lru_cache(maxsize=1000)
+def _note(text: str, level: int = logging.INFO) -> None:
+    """Log once what is taken for what: some commands open an image again and again."""
+    log.log(level, "%s", text)
 
 
 def _check(

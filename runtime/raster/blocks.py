@@ -119,3 +119,8 @@ def _inside(part: RasterioWindow, window: RasterioWindow) -> tuple[slice, slice]
     """Where a part of a window lies in an array of the window."""
     y, x = int(part.row_off - window.row_off), int(part.col_off - window.col_off)
     return slice(y, y + int(part.height)), slice(x, x + int(part.width))
+
+
+def rasterio_window(window: Window) -> RasterioWindow:
+    """A window in rasterio's terms."""
+    return RasterioWindow(window.x, window.y, window.width, window.height)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -13,9 +14,9 @@ from rasterio.io import DatasetReader
 
 from ..errors import RasterError
 from ..tiling.windows import Window
-from .access import TRUST, Access, check_limits
+from .access import TRUST, Access, Sources, check_limits
 from .guard import allowed_drivers, check_opened, forbidden, opened_name
-from .places import Place, check_place, container
+from .places import Place, check_place, container, is_remote
 from .silence import ignored
 
 OpenFile: TypeAlias = DatasetReader
@@ -37,6 +38,17 @@ _PINNED: dict[str, object] = {
     "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,  # read at once, a PNG that ends early would be no error
 }
 """Options of GDAL that change pixels or masks, at their defaults but for the last of them."""
+_PATIENT = {
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",  # seconds, doubled at each retry
+    "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
+    "GDAL_HTTP_CONNECTTIMEOUT": "20",
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",  # bytes in a second; a server that says nothing for so long is given up
+}
+"""How long GDAL tries to read from a server, unless the environment says otherwise."""
+_ALONE = {"GDAL_NUM_THREADS": "1", "VRT_NUM_THREADS": "1"}
+"""Where images may lie on a server: GDAL's threads do not retry, and take what a server fails to send for zeros."""
 
 
 _DEFAULT = Access()
@@ -56,8 +68,8 @@ def open_any(path: Place, access: Access = _DEFAULT) -> Iterator[OpenFile]:
     Raises:
         RasterError: The file is missing, may not be read, is no image, a container of several, or not allowed.
     """
-    check_place(path)
-    with rasterio.Env(**_PINNED):
+    check_place(path, remote=access.sources == "any")
+    with rasterio.Env(**_PINNED, **_options(access.sources)):
         try:
             drivers = allowed_drivers(path, access)
             dataset = _opened(path, drivers)
@@ -65,6 +77,8 @@ def open_any(path: Place, access: Access = _DEFAULT) -> Iterator[OpenFile]:
             raise forbidden(path) from None
         except (RasterioError, UnicodeError) as error:
             remedy = None if access.sources == "any" else f"convert it to GeoTIFF, or, {TRUST}"
+            if is_remote(path):
+                remedy = "look whether the address opens in a browser, and try again later"
             raise RasterError(
                 subject=path, expected="an image that GDAL reads", found=f"none ({error})", remedy=remedy
             ) from error
@@ -75,6 +89,13 @@ def open_any(path: Place, access: Access = _DEFAULT) -> Iterator[OpenFile]:
                 raise container(path, dataset.subdatasets)
             check_limits(dataset, path, access)
             yield dataset
+
+
+def _options(sources: Sources) -> dict[str, str]:
+    """Options of GDAL for images that may lie on a server."""
+    if sources == "local":
+        return {}
+    return _ALONE | {name: value for name, value in _PATIENT.items() if name not in os.environ}
 
 
 def _opened(path: Place, drivers: list[str] | None) -> OpenFile:
@@ -94,15 +115,16 @@ def reading(path: Place, what: str) -> Iterator[None]:
     Raises:
         RasterError: It cannot be read.
     """
-    options = contextlib.nullcontext() if hasenv() else rasterio.Env(**_PINNED)
+    options = contextlib.nullcontext() if hasenv() else rasterio.Env(**_PINNED, **_options("any"))
     try:
         with options:
             yield
     except RasterioError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise RasterError(
-            f"cannot read {what}: the file is damaged or cut short ({reason})", subject=path, remedy="get it anew"
-        ) from error
+        cause, remedy = "the file is damaged or cut short", "get it anew"
+        if is_remote(path):
+            cause, remedy = f"the server does not send all of it, or {cause}", "try again later, or download it"
+        raise RasterError(f"cannot read {what}: {cause} ({reason})", subject=path, remedy=remedy) from error
 
 
 def place_in(window: Window) -> str:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RasterError
+from .access import Access
+from .files import OpenFile, open_any
 from .guard import beside, forbidden
-from .places import Place, file_of
+from .places import Place, file_of, is_remote
 from .virtual import existing_sources
 
 _HASHED = 64 << 10  # bytes at each end of a file
 _BESIDE = "beside:"
 _DEEPEST = 8  # VRTs of VRTs
+_BLOCKS = 1000  # of an image on a server whose places in its file are compared
+_ANY = Access(sources="any", max_pixels=sys.maxsize, max_bands=sys.maxsize, max_block=sys.maxsize)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,9 +28,10 @@ class Fingerprint:
     """The state of an image, to be compared with `==`.
 
     Attributes:
-        size: Bytes of the file.
-        mtime_ns: When the file was last changed, in nanoseconds since 1970.
-        sha256: Digest of the first and the last 64 KiB of the file, in hexadecimal.
+        size: Bytes of the file; 0 for an image on a server.
+        mtime_ns: When the file was last changed, in nanoseconds since 1970; 0 for an image on a server.
+        sha256: Digest of the first and the last 64 KiB of the file, in hexadecimal; for an image on a server, of its
+            header and of the lengths of up to 1000 of its compressed blocks.
         others: By name, relative to the image's folder: "size mtime_ns" of the files that change what is read of the
             image, which are those beside it (.aux.xml, .msk, .ovr, .tfw and so on) and the sources of a VRT.
     """
@@ -91,12 +97,16 @@ def fingerprint(place: Place) -> Fingerprint:
         place: The file, or the name of a part of a container.
 
     Returns:
-        Its fingerprint. At most 128 KiB are read of the file, none of the others but the text of VRTs.
+        Its fingerprint. At most 128 KiB are read of the file, none of the others but the text of VRTs; of an image on a
+        server the header.
 
     Raises:
         RasterError: A file is missing, or may not be read.
     """
     path = file_of(place)
+    if is_remote(place) and not path.exists():
+        with open_any(place, _ANY) as dataset:
+            return Fingerprint(size=0, mtime_ns=0, sha256=_header(dataset))
     try:
         state, digest = path.stat(), _digest(path)
     except PermissionError:
@@ -184,3 +194,15 @@ def _digest(path: Path) -> str:
         file.seek(max(_HASHED, size - _HASHED))
         digest.update(file.read(_HASHED))
     return digest.hexdigest()
+
+
+def _header(dataset: OpenFile) -> str:
+    """The digest of what an image's header tells, and of where its blocks lie if it is a GeoTIFF."""
+    told = [dataset.shape, dataset.dtypes, dataset.transform, dataset.nodatavals, dataset.tags()]
+    told.append(dataset.crs.to_wkt() if dataset.crs else None)
+    height, width = dataset.block_shapes[0]
+    across, down = -(-dataset.width // width), -(-dataset.height // height)
+    for number in range(0, across * down, -(-across * down // _BLOCKS)):
+        row, column = divmod(number, across)
+        told.append([dataset.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", 1) for what in ("OFFSET", "SIZE")])
+    return hashlib.sha256(repr(told).encode()).hexdigest()

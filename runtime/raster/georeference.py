@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
+from rasterio.io import DatasetReader
 from rasterio.rpc import RPC
 from rasterio.transform import Affine
 
@@ -26,3 +27,19 @@ class Georeference:
     transform: Affine | None
     gcps: tuple[Sequence[GroundControlPoint], CRS | None]
     rpcs: RPC | None = None
+
+
+def georeference_of(dataset: DatasetReader) -> Georeference:
+    """Where an open raster lies.
+
+    GDAL gives the identity for the transform of a raster that has none. Written into a mask it would be one: programs
+    that draw maps show rows upwards then, beside the image.
+
+    Args:
+        dataset: The open raster.
+
+    Returns:
+        Where it lies; without a transform where the raster has none, or the identity.
+    """
+    transform = None if dataset.transform.is_identity else dataset.transform
+    return Georeference(crs=dataset.crs, transform=transform, gcps=dataset.gcps, rpcs=dataset.rpcs)

@@ -19,7 +19,7 @@ from rasterio.io import DatasetReader
 
 from ..errors import RasterError
 from .access import LOCAL_DRIVERS, TRUST, Access, check_limits
-from .places import Place, file_of
+from .places import Place, file_of, is_remote, place_of
 from .silence import ignored
 from .virtual import is_virtual, sources_of
 
@@ -43,7 +43,7 @@ def allowed_drivers(place: Place, access: Access) -> list[str] | None:
     """Look at an image, and say which of GDAL's drivers may try to open it.
 
     Args:
-        place: The file, or the name of a part of a container. The file exists.
+        place: The file, or the name of a part of a container. The file exists, or lies elsewhere and may.
         access: What may be opened.
 
     Returns:
@@ -52,6 +52,8 @@ def allowed_drivers(place: Place, access: Access) -> list[str] | None:
     Raises:
         RasterError: The file is no regular file, may not be read, or could make GDAL read another one.
     """
+    if is_remote(place) and access.sources == "any":
+        return None
     path = file_of(place)
     _check_regular(path, may_be_folder=access.sources == "any")
     if access.sources == "any":
@@ -194,6 +196,8 @@ def _is_opened_with(sidecar: Path, image: Path) -> bool:
 def opened_name(place: Place) -> str:
     """The name to give GDAL: no file's name can pass for the name of anything else, as "WMTS:..." would."""
     name = str(place)
+    if is_remote(place):
+        return str(place_of(place))
     is_odd = ":" in name and not Path(name).is_absolute() and name == str(file_of(place))
     return f"{os.curdir}{os.sep}{name}" if is_odd else name
 

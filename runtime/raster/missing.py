@@ -48,7 +48,10 @@ class Missing:
         Returns:
             An array (height, width, bands); None where nothing is declared.
         """
-        if not self._masked and not self._bands.alpha:
+        palette = self._bands.palette
+        if palette and palette.is_opaque:
+            palette = None
+        if not self._masked and not self._bands.alpha and not palette:
             return None
         found = np.ones((window.height, window.width, len(self._bands.used)), np.bool_)
         if self._masked:
@@ -59,6 +62,8 @@ class Missing:
             alpha = self._blocks.read([self._bands.alpha], window)[0]
             self.opacity.add(alpha)
             found &= (alpha > 0)[:, :, None]
+        if palette:
+            found &= palette.opaque(self._blocks.read(self._bands.used[:1], window)[0])[:, :, None]
         return found
 
     def plausible(self, pixels: NDArray[np.generic]) -> Samples | None:

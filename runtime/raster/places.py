@@ -1,4 +1,4 @@
-"""How rasters are named: files, and the parts of containers such as ``HDF5:"scene.h5"://red``."""
+"""How rasters are named: files, parts of containers such as ``HDF5:"scene.h5"://red``, and what GDAL alone can open."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
 
 from ..errors import RasterError
 
 Place: TypeAlias = "str | Path"
-"""A file, or the name of a part of one (GDAL's subdatasets), which is no path: it may hold "//"."""
+"""A file, or a name that is no path as it may hold "//": a part of a file (GDAL's subdatasets), a URL, a /vsi path."""
 
 _PART = re.compile(r"([A-Za-z]\w+):(.+)")  # a driver; C: is none
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+://|(https?|ftp|s3|gs|az|file|zip|tar):/|/vsi\w+/")  # pathlib eats a slash
 _ARCHIVES = ("zip", "tar", "gzip", "gz", "7z", "rar", "/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/")
+_ARCHIVED = re.compile(r"/vsi(?:zip|tar|gzip|7z|rar)/(?!vsi|/vsi)\{?(.+)|(?:zip|tar|gzip|gz)://?(.+)")
+_MANGLED = re.compile(r"(https?|ftp|s3|gs|az|zip|tar):/(?!/)|(/vsi\w+/(?:https?|ftp)):/(?!/)")
 _LISTED = 5  # parts of a container
 
 
@@ -23,18 +26,21 @@ def place_of(image: Place) -> Place:
     """A path where an image is a file, and the name as it is for anything else.
 
     Args:
-        image: A path, or the name of a part of a container.
+        image: A path, or a name that GDAL understands. A URL that was made a path has lost a slash, which is put back.
 
     Returns:
         What `open_any` takes.
     """
-    if isinstance(image, str) and not _exists(image) and (_parts(image) or _is_remote(image)):
-        return image
-    return Path(image)
+    name = str(image)
+    if _exists(image):
+        return Path(image)
+    if is_remote(image):
+        return _MANGLED.sub(lambda found: f"{found[1] or found[2]}://", name, count=1)
+    return name if isinstance(image, str) and _parts(name) else Path(image)
 
 
 def file_of(image: Place) -> Path:
-    """The file that holds an image: the image itself, or the container that it is a part of.
+    """The file that holds an image: the image itself, or the container or archive that it is a part of.
 
     Args:
         image: A path, or the name of a part of a container.
@@ -42,8 +48,10 @@ def file_of(image: Place) -> Path:
     Returns:
         The file; the name as a path where no such file exists.
     """
+    if _exists(image):
+        return Path(image)
     parts = _parts(str(image))
-    return Path(parts[0]) if parts and not _exists(image) else Path(image)
+    return Path(parts[0]) if parts else _archive(str(image)) or Path(image)
 
 
 def stem_of(image: Place) -> str:
@@ -53,38 +61,57 @@ def stem_of(image: Place) -> str:
         image: A path, or the name of a part of a container.
 
     Returns:
-        The name of the file without its ending; for a part of a container with the name of the part.
+        The name of the file without its ending; for a part of a container with the name of the part; for an address the
+        last part of its path.
     """
     parts = _parts(str(image))
+    if is_remote(image):
+        name = str(place_of(image))
+        name = urlsplit(name[name.find("http") :]).path if "http" in name else name
+        return Path(unquote(name.rstrip("/")).replace("!", "/")).stem or "image"
     if not parts or _exists(image):
         return Path(image).stem
     return "_".join([Path(parts[0]).stem, *re.findall(r"[\w.-]+", parts[1])])
 
 
-def check_place(image: Place) -> None:
+def is_remote(image: Place) -> bool:
+    """Whether a name is a URL or one of GDAL's /vsi paths, and no file of this machine.
+
+    Args:
+        image: A path, or any name.
+
+    Returns:
+        Whether GDAL alone can open it.
+    """
+    return _REMOTE.match(str(image)) is not None and not _exists(image)
+
+
+def check_place(image: Place, remote: bool = False) -> None:
     """See that an image lies on this machine.
 
     Args:
-        image: A path, or the name of a part of a container.
+        image: A path, or a name that GDAL understands.
+        remote: Whether it may lie elsewhere, or in an archive.
 
     Raises:
-        RasterError: It is remote, packed, or there is no such file.
+        RasterError: It is remote or packed and may not be, or there is no such file.
     """
     if _exists(image) or _parts(str(image)):
         return
-    if _is_remote(str(image)):
+    if is_remote(image):
+        if remote:
+            return
         if str(image).startswith(_ARCHIVES):
             raise RasterError(
-                "images inside archives are not read", subject=image, remedy="unpack it, and name the file"
-            )
+                "images inside archives are not read by default", subject=image,
+                remedy="unpack it and name the file, or, if you trust the image, lift this check with `sources`",
+            )  # fmt: skip
         if str(image).startswith("file:"):
             raise RasterError("an image is named by its path, not by a URL", subject=image, remedy="leave file:// out")
         raise RasterError(
-            "remote images are not read yet",
-            subject=image,
-            remedy="download it, or name a local .vrt that points there (gdal_translate -of VRT makes one) and lift "
-            "the check of images with `sources`",
-        )
+            "remote images are not read by default", subject=image,
+            remedy="download it, or, if you trust the image, lift this check with `sources`",
+        )  # fmt: skip
     raise RasterError(subject=image, expected="an image", found=_absence(image))
 
 
@@ -126,8 +153,16 @@ def _absence(name: Place) -> str:
     return "no such file"
 
 
-def _is_remote(name: str) -> bool:
-    return _REMOTE.match(name) is not None
+def _archive(name: str) -> Path | None:
+    """The archive on this machine that an image lies in; None where there is none."""
+    match = _ARCHIVED.match(name)
+    if match is None:
+        return None
+    inner = (match[1] or match[2]).partition("!")[0].replace("}", "")
+    for path in (Path(inner), *Path(inner).parents):
+        if _exists(path):
+            return path if path.is_file() else None
+    return None
 
 
 def _parts(name: str) -> tuple[str, str] | None:

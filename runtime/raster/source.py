@@ -10,7 +10,6 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
-from rasterio.windows import Window as RasterioWindow
 
 from ..errors import InputError, RasterError
 from ..tiling.resampling import Pixels
@@ -18,13 +17,15 @@ from ..tiling.sources import HostSource
 from ..tiling.windows import Window
 from .access import Access, block_bytes, block_shape, least_cache
 from .bands import Bands, choose_bands, refuted
-from .blocks import Blocks, OnBadBlock
+from .blocks import Blocks, OnBadBlock, rasterio_window
+from .declared import warn_of_nodata
 from .files import OpenFile, open_any, place_in, reading
 from .fingerprint import Watch
-from .formats import PixelFormat, check_dtype
-from .georeference import Georeference
+from .formats import PixelFormat, check_dtype, check_real
+from .georeference import Georeference, georeference_of
 from .missing import Missing
 from .places import Place
+from .scaling import ScaleRange, Scaling, scaling_of
 from .thumbnails import means, read_thumbnail
 
 __all__ = [
@@ -43,18 +44,21 @@ class RasterSource(HostSource):
         blocks: The open raster.
         path: Its name, for messages.
         bands: The bands in use.
+        scaling: What turns its samples into those that are wanted; None where they are those.
 
     Raises:
         RasterError: The file is damaged.
 
     Attributes:
         name: The name of the raster, for messages.
+        scaling: What turns its samples into those that are wanted, or None.
         implausible: Pixels that `valid` took as missing for a value that nobody declared, so far.
     """
 
-    def __init__(self, blocks: Blocks, path: Place, bands: Bands) -> None:
+    def __init__(self, blocks: Blocks, path: Place, bands: Bands, scaling: Scaling | None = None) -> None:
         self._blocks, self._dataset, self._path, self._bands = blocks, blocks.dataset, path, bands
-        self.name, self.implausible = str(path), 0
+        self.name, self.implausible, self.scaling = str(path), 0, scaling
+        self._converted = scaling or bands.palette
         self._watch = Watch(path)
         with reading(path, "it"):
             self._missing = Missing(blocks, bands)
@@ -76,9 +80,14 @@ class RasterSource(HostSource):
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
-        """The dtype of the bands in use."""
+        """The dtype of what is read."""
         dtype: np.dtype[np.generic] = np.dtype(self._dataset.dtypes[self._bands.used[0] - 1])
-        return dtype
+        return self._converted.dtype if self._converted else dtype
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of a sample in the file or as it is read, whichever are more."""
+        return int(max(np.dtype(self._dataset.dtypes[self._bands.used[0] - 1]).itemsize, self.dtype.itemsize))
 
     @property
     def block_shape(self) -> tuple[int, int]:
@@ -88,12 +97,12 @@ class RasterSource(HostSource):
     @property
     def block_bytes(self) -> int:
         """Decoded bytes of one block of every band that is decoded: all bands where they are interleaved by pixel."""
-        return block_bytes(self._dataset, len(self._bands.used) + (self._bands.alpha is not None))
+        return block_bytes(self._dataset, self._bands.distinct)
 
     @property
     def block_cache(self) -> int:
         """Bytes of cache without which a block is decoded again for each part of it that is read."""
-        return least_cache(self._dataset, len(self._bands.used) + (self._bands.alpha is not None))
+        return least_cache(self._dataset, self._bands.distinct)
 
     @property
     def block_memory(self) -> int:
@@ -117,8 +126,7 @@ class RasterSource(HostSource):
     @property
     def georeference(self) -> Georeference:
         """Where the raster lies."""
-        dataset = self._dataset
-        return Georeference(crs=dataset.crs, transform=dataset.transform, gcps=dataset.gcps, rpcs=dataset.rpcs)
+        return georeference_of(self._dataset)
 
     def read(self, window: Window) -> Pixels:
         """Read a window.
@@ -127,20 +135,22 @@ class RasterSource(HostSource):
             window: A window that lies inside the raster.
 
         Returns:
-            Pixels (height, width, bands) in the raster's dtype. Samples without data are 0, each band by itself, also
-            where the pixel as a whole has data.
+            Pixels (height, width, bands). Samples without data are 0, each band by itself, also where the pixel as a
+            whole has data.
 
         Raises:
             RasterError: The file is damaged.
         """
         pixels, declared = self._read(window), self._declared(window)
         plausible = self._missing.plausible(pixels)
-        for samples in (declared, plausible):
-            if samples is not None:
-                pixels[~samples] = 0
-        readable = self._blocks.readable(_window(window))  # a mask may have shown that a block is bad
-        if readable is not None:
-            pixels[~readable] = 0
+        readable = self._blocks.readable(rasterio_window(window))  # a mask may have shown that a block is bad
+        lacking = [~samples for samples in (declared, plausible, readable) if samples is not None]
+        for samples in lacking:
+            pixels[samples] = 0
+        if self._converted:
+            pixels = self._converted(pixels)
+            for samples in lacking:
+                pixels[samples] = 0
         return pixels
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
@@ -167,7 +177,7 @@ class RasterSource(HostSource):
             raise refuted(self._path, alpha)
         valid: NDArray[np.bool_]
         pixels = self._read(window) if self._missing.floating or self._blocks.tolerant else None
-        readable = self._blocks.readable(_window(window))
+        readable = self._blocks.readable(rasterio_window(window))
         if not self._missing.floating or pixels is None:
             if declared is None:
                 return readable
@@ -193,7 +203,7 @@ class RasterSource(HostSource):
             width: Width in pixels.
 
         Returns:
-            Pixels (height, width, bands), averaged.
+            Pixels (height, width, bands), averaged; those of a palette are the nearest.
 
         Raises:
             RasterError: The file is damaged.
@@ -203,7 +213,8 @@ class RasterSource(HostSource):
                 return means(self.read, (self.height, self.width), height, width)
             with reading(self._path, "it"):
                 shape = (len(self._bands.used), height, width)
-                pixels: Pixels = self._dataset.read(self._bands.used, out_shape=shape, resampling=Resampling.average)
+                filtering = Resampling.nearest if self._bands.palette else Resampling.average
+                pixels: Pixels = self._dataset.read(self._bands.used, out_shape=shape, resampling=filtering)
         except RasterError:
             if not self._blocks.tolerant:
                 raise
@@ -212,16 +223,16 @@ class RasterSource(HostSource):
         plausible = self._missing.plausible(pixels)
         if plausible is not None:
             pixels[~plausible] = 0
-        return pixels
+        return self._converted(pixels) if self._converted else pixels
 
     def _read(self, window: Window) -> Pixels:
         """The samples of a window (height, width, bands) as they are in the file."""
         with reading(self._path, place_in(window)):
-            return self._blocks.read(self._bands.used, _window(window)).transpose(1, 2, 0)
+            return self._blocks.read(self._bands.used, rasterio_window(window)).transpose(1, 2, 0)
 
     def _declared(self, window: Window) -> NDArray[np.bool_] | None:
         with reading(self._path, place_in(window)):
-            return self._missing.declared(_window(window))
+            return self._missing.declared(rasterio_window(window))
 
 
 @contextlib.contextmanager
@@ -234,28 +245,33 @@ def open_raster(
     access: Access = _DEFAULT,
     cache: int | None = None,
     on_bad_block: OnBadBlock = "fail",
+    scale_range: str | None = None,
 ) -> Iterator[RasterSource]:
     """Open a raster whose pixels fit.
 
     Args:
         path: The file, or the name of a part of a container.
         pixels: The pixels that are wanted, such as a bundle's input.
-        bands: Numbers of the bands to use, from 1, in the order that is wanted. None takes all but alpha, of which
-            there must be as many as are wanted.
+        bands: Numbers of the bands to use, from 1, in the order that is wanted. None chooses them by their colours, see
+            docs/rasters.md.
         cached_rows: Rows that the caller goes back to, which are held decoded. Not used where `cache` is given.
         access: Which files may be opened, and how large they may be.
         cache: Bytes of decoded blocks that GDAL holds. One block of every band is held in any case, since the block
             would be decoded again and again otherwise.
         on_bad_block: "fail" raises RasterError at a block that cannot be read. "nodata" takes such a block as missing,
             in all bands and everywhere it is asked for, and lists it in `RasterSource.bad_blocks`.
+        scale_range: Which values become the lowest and the highest of the pixels that are wanted: "MIN,MAX",
+            "percentile:2,98" of each band, measured once over the whole raster, or "metadata" (docs/rasters.md). None
+            takes samples as they are, whose dtype must fit.
 
     Yields:
         The open raster.
 
     Raises:
         RasterError: The file is missing, no image, not allowed, or does not fit.
-        InputError: `on_bad_block` is neither.
+        InputError: `on_bad_block` is neither, or there is no such `scale_range`.
     """
+    wanted_range = None if scale_range is None else ScaleRange.parsed(scale_range)
     if on_bad_block not in get_args(OnBadBlock):
         raise InputError(subject="`on_bad_block`", expected='"fail" or "nodata"', found=repr(on_bad_block))
     with contextlib.ExitStack() as stack:
@@ -267,11 +283,12 @@ def open_raster(
         )
         blocks = Blocks(dataset, on_bad_block)
         with reading(path, "it"):
+            check_real(path, dataset.dtypes)
             chosen = choose_bands(blocks, path, pixels.bands, bands)
-        check_dtype(path, pixels.dtype, (dataset.dtypes[band - 1] for band in chosen.used))
-        yield RasterSource(blocks, path, chosen)
-
-
-def _window(window: Window) -> RasterioWindow:
-    """A window in rasterio's terms."""
-    return RasterioWindow(window.x, window.y, window.width, window.height)
+            warn_of_nodata(dataset, path, chosen)
+            scaling = None
+            if wanted_range and not chosen.palette:
+                scaling = scaling_of(dataset, path, chosen, wanted_range, pixels.dtype)
+        if not scaling:
+            check_dtype(path, pixels.dtype, chosen.dtypes(dataset))
+        yield RasterSource(blocks, path, chosen, scaling)

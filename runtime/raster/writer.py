@@ -61,6 +61,7 @@ class RasterSpec:
         nodata: The value of pixels without data, or None.
         colours: Red, green and blue by class id, for one band of class ids; None leaves the palette out.
         tags: Texts by name.
+        scale: What a value is multiplied by to give what it means; 1 where it means itself.
     """
 
     height: int
@@ -70,6 +71,7 @@ class RasterSpec:
     nodata: float | None
     colours: tuple[tuple[int, int, int], ...] | None
     tags: dict[str, str]
+    scale: float = 1.0
 
 
 @contextlib.contextmanager
@@ -99,10 +101,12 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
         dataset.update_tags(**spec.tags)
         for band, description in enumerate(spec.descriptions, 1):
             dataset.set_band_description(band, description)
+        if spec.scale != 1:
+            dataset.scales = (spec.scale,) * len(spec.descriptions)
         if spec.colours:
             dataset.write_colormap(1, {index: (*colour, 255) for index, colour in enumerate(spec.colours)})
         yield RasterWriter(dataset)
-    _check_complete(path)
+    check_complete(path)
 
 
 def _placed(georeference: Georeference) -> dict[str, object]:
@@ -115,8 +119,8 @@ def _placed(georeference: Georeference) -> dict[str, object]:
     return found | {"crs": georeference.crs, "transform": transform}
 
 
-def _check_complete(path: Path) -> None:
-    """Raise OSError unless every block lies in the file: closing it does not tell that the disk was full."""
+def check_complete(path: Path) -> None:
+    """Raise OSError unless every block of a GeoTIFF lies in it: closing it does not tell that the disk was full."""
     try:
         with open_any(path) as dataset:
             ends = [

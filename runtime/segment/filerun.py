@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..raster.cache import decoded_cache
 from ..raster.files import place_in
 from ..raster.fingerprint import fingerprint
 from ..raster.georeference import Georeference
+from ..raster.ground import warn_of_distance
 from ..raster.source import RasterSource, open_raster
 from ..raster.spool import SpooledSource, spooled
 from ..tiling.merge import NODATA
@@ -33,7 +35,7 @@ from .shards.folder import SOURCE, RunFolder, run_folder
 from .shards.journal import Done
 from .shards.mosaic import Mosaic
 from .shards.plan import ShardPlan
-from .sinks import MaskedRaster
+from .sinks import MaskedRaster, companions_of
 
 log = logging.getLogger(__name__)
 
@@ -56,17 +58,21 @@ def run_file(worker: Worker, job: FileJob) -> Report:
     Raises:
         FctlError: What `Segmenter.segment_file` raises.
     """
-    started, manifest = time.monotonic(), worker.bundle.manifest
-    check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume)
+    started, manifest, skipped = time.monotonic(), worker.bundle.manifest, list[int]()
+    job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
+    check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     with ExitStack() as stack:
         reading = stack.enter_context(ExitStack())
         raster = reading.enter_context(open_raster(
-            job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block
+            job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
+            scale_range=job.scale_range,
         ))  # fmt: skip
+        warn_of_distance(raster, manifest.input.ground_sample_distance)
         grid = grid_of(manifest, raster.height, raster.width)
         foreseen = foresee(worker, job, raster, grid)
         request = request_of(job.image, worker.bundle, worker.engine, len(worker.turns), job.bands, job.paths)
         request |= {SOURCE: fingerprint(job.image).as_dict(), "bad blocks": job.on_bad_block}
+        request["scale range"] = job.scale_range
         folder = stack.enter_context(run_folder(job.paths.mask, request, foreseen.plan.numbers(), resume=job.resume))
         plan = foreseen.plan.as_in(folder.journal.plan)
         source: FileSource = raster
@@ -75,14 +81,19 @@ def run_file(worker: Worker, job: FileJob) -> Report:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
                 source = reading.enter_context(spooled(raster, folder.temporary))
             reading.enter_context(decoded_cache(foreseen.cache))
-            worker.retried(lambda network: _segment_shards(network, source, worker.turns, folder, plan, job))
+            worker.retried(
+                lambda network: skipped.append(_segment_shards(network, source, worker.turns, folder, plan, job))
+            )
         georeference = raster.georeference
+        bounds = {"FCTL_SCALE_BOUNDS": str(raster.scaling)} if raster.scaling else {}
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
         with folder.writing():
-            _write_outputs(worker, georeference, job, folder, plan)
+            _write_outputs(worker, georeference, job, folder, plan, bounds)
         done = folder.journal.done.values()
-    report = _report(job, worker.bundle.manifest.class_names, plan, done, time.monotonic() - started, copied)
+    report = replace(
+        _report(job, manifest.class_names, plan, done, copied), seconds=time.monotonic() - started, skipped=sum(skipped)
+    )
     warn_of_values(str(job.image), report.implausible)
     warn_of_scores(str(job.image), report.not_finite)
     _warn_of_blocks(report)
@@ -96,8 +107,8 @@ def _segment_shards(
     folder: RunFolder,
     plan: ShardPlan,
     job: FileJob,
-) -> None:
-    """Segment the shards that are not done yet, one after the other."""
+) -> int:
+    """Segment the shards that are not done yet, one after the other; returns how many tiles had no data."""
     scale = PictureScale(source.height, source.width) if job.picture else None
     pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, picture=scale)
     shards, runs = plan.shards, list(plan.runs(folder.done))
@@ -108,18 +119,19 @@ def _segment_shards(
         region = plan.region(run)
         with closing(pipeline.blocks(region, _shifted(job.progress, before, total))) as blocks:
             bottoms = {index: shards[index].finished.bottom for index in run}
-            _keep_shards(blocks, source, folder, bottoms, job.memory)
+            _keep_shards(blocks, source, folder, bottoms, job)
         before += len(region)
+    return pipeline.skipped
 
 
 def _keep_shards(
-    blocks: Iterator[Block], source: FileSource, folder: RunFolder, bottoms: Mapping[int, int], memory: int | None
+    blocks: Iterator[Block], source: FileSource, folder: RunFolder, bottoms: Mapping[int, int], job: FileJob
 ) -> None:
     """Write blocks that come top to bottom into the files of their shards."""
     following = next(blocks, None)
     for shard, bottom in bottoms.items():
         with folder.writing():
-            writer = folder.writer(shard)
+            writer = folder.writer(shard, job.keep)
         pixels, not_finite, implausible = np.zeros(NODATA + 1, np.int64), 0, 0
         try:
             while following and following.y < bottom:
@@ -142,11 +154,11 @@ def _keep_shards(
         )  # fmt: skip
         with folder.writing():
             folder.add(done)
-        check_limit(memory)
+        check_limit(job.memory)
 
 
 def _write_outputs(
-    worker: Worker, georeference: Georeference, job: FileJob, folder: RunFolder, plan: ShardPlan
+    worker: Worker, georeference: Georeference, job: FileJob, folder: RunFolder, plan: ShardPlan, bounds: dict[str, str]
 ) -> None:
     """Make all outputs of the finished shards, and move them to their places together."""
     manifest, grid = worker.bundle.manifest, plan.grid
@@ -154,26 +166,31 @@ def _write_outputs(
         mosaic = Mosaic(grid.height, grid.width, [folder.part(index) for index in range(len(plan.shards))])
         scale = PictureScale(grid.height, grid.width)
         raster = MaskedRaster(
-            height=grid.height, width=grid.width, georeference=georeference, classes=manifest.classes,
-            tags=tags_of(manifest, worker.engine, worker.turns),
+            height=grid.height, width=grid.width, georeference=georeference,
+            classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
+            tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range)
+            | bounds
+            | job.paths.options.tags(),
             picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
         )  # fmt: skip
         with ExitStack() as stack:
             places = [(sink, folder.place(sink.name, path)) for sink, path in job.sinks]
             writers = [stack.enter_context(sink.open(place, raster)) for sink, place in places]
-            for block in mosaic.blocks(probabilities=job.probabilities):
+            for block in mosaic.blocks(
+                probabilities=job.keep.probabilities is not None, confidence=job.keep.confidence
+            ):
                 for write in writers:
                     write(block)
-    folder.commit({sink.name: path for sink, path in job.sinks})
+    beside = {sink.name: companions_of(sink, path) for sink, path in job.sinks}
+    folder.commit({sink.name: path for sink, path in job.sinks}, beside)
 
 
-def _report(
-    job: FileJob, names: Sequence[str], plan: ShardPlan, done: Collection[Done], seconds: float, implausible: int
-) -> Report:
+def _report(job: FileJob, names: Sequence[str], plan: ShardPlan, done: Collection[Done], implausible: int) -> Report:
+    """What came of all shards, those of earlier runs included."""
     bad = {window for shard in done for window in shard.bad_blocks}
     return Report(
         image=job.image, paths=job.paths, height=plan.grid.height, width=plan.grid.width, tiles=len(plan.grid),
-        seconds=seconds,
+        seconds=0,
         pixels={name: sum(shard.pixels.get(index, 0) for shard in done) for index, name in enumerate(names)},
         not_finite=sum(shard.not_finite for shard in done),
         implausible=implausible + sum(shard.implausible for shard in done),

@@ -10,7 +10,7 @@ from .memory import Footprint, Load, fitting
 from .network import Network
 from .outputs import check_outputs
 from .results import Estimate
-from .trial import Trial, try_part, warm_up
+from .trial import Trial, tried_on, try_part, warm_up
 
 _TRIED = 3  # batches
 
@@ -30,17 +30,18 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
         FctlError: What `Segmenter.estimate` raises.
     """
     manifest = worker.bundle.manifest
-    check_outputs(job.image, job.paths, overwrite=job.overwrite)
+    check_outputs(job.image, job.paths, overwrite=job.overwrite, remote=job.remote)
     tried: list[Trial] = []
-    with open_raster(job.image, manifest.input, job.bands, access=job.access) as raster:
+    with open_raster(job.image, manifest.input, job.bands, access=job.access, scale_range=job.scale_range) as raster:
         height, width = raster.height, raster.width
         grid = grid_of(manifest, height, width)
         foreseen = foresee(worker, job, raster, grid)
         if trial:
-            worker.retried(lambda network: tried.append(try_part(network, raster, worker.turns, job.sinks, _TRIED)))
+            source = tried_on(raster, manifest.tile, spool=foreseen.spool)
+            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job.sinks, _TRIED)))
     tiles = sum(len(shard) for shard in foreseen.plan.whole)
     return Estimate(
-        image=job.image, height=height, width=width, tiles=len(grid), memory=foreseen.most,
+        image=job.image, paths=job.paths, height=height, width=width, tiles=len(grid), memory=foreseen.most,
         disk=sum(sink.disk(height, width, len(manifest.classes)) for sink, _ in job.sinks),
         process=tried[-1].memory + foreseen.most if trial else None,
         seconds=tried[-1].tile * tiles + tried[-1].pixel * height * width if trial else None,
@@ -68,8 +69,11 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid) -> F
         load = Load(
             manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture
         )
-        left = None if job.memory is None else job.memory - warm_up(network, raster, worker.turns)
-        found.append(fitting(load, raster, grid, left))
+        found.append(fitting(load, raster, grid, None))
+        if job.memory is not None:
+            source = tried_on(raster, network.manifest.tile, spool=found[-1].spool)
+            left = job.memory - warm_up(network, source, worker.turns)
+            found.append(fitting(load, raster, grid, left))
 
     worker.retried(fit)
     return found[-1]

@@ -14,10 +14,11 @@ from ..raster.access import Access
 from ..raster.blocks import OnBadBlock
 from ..raster.places import Place
 from ..tiling.turns import Turn
+from .levels import Keep
 from .network import Network
 from .outputs import sinks_of
 from .results import Paths
-from .sinks import Sink
+from .sinks import Sink, needs_confidence
 
 
 class Worker(Protocol):
@@ -55,6 +56,7 @@ class FileJob:
         resume: Whether to go on where an earlier run ended.
         memory: Most bytes of memory of the process; None for no limit.
         on_bad_block: What becomes of a block that cannot be read.
+        scale_range: Which values become the lowest and the highest of the network's; None for samples as they are.
         access: Which images may be opened.
         progress: Called with tiles that are done and tiles in all.
     """
@@ -66,6 +68,7 @@ class FileJob:
     resume: bool = False
     memory: int | None = None
     on_bad_block: OnBadBlock = "fail"
+    scale_range: str | None = None
     access: Access = field(default_factory=Access)
     progress: TileProgress | None = None
 
@@ -73,14 +76,28 @@ class FileJob:
         sinks_of(self.paths)  # raises where one is not known
 
     @property
+    def remote(self) -> bool:
+        """Whether the image may lie on a server or in an archive."""
+        return self.access.sources == "any"
+
+    @property
     def sinks(self) -> list[tuple[Sink, Path]]:
         """The outputs: how each is made, and where it goes."""
         return sinks_of(self.paths)
 
     @property
+    def keep(self) -> Keep:
+        """What outputs need of the probabilities that the network gives."""
+        shown = any(sink.needs_probabilities for sink, _ in self.sinks)
+        return Keep(
+            probabilities=self.paths.options.probability_type if shown else None,
+            confidence=any(needs_confidence(sink) for sink, _ in self.sinks),
+        )
+
+    @property
     def probabilities(self) -> bool:
         """Whether an output needs probabilities."""
-        return any(sink.needs_probabilities for sink, _ in self.sinks)
+        return self.keep.needed
 
     @property
     def picture(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..bundle.manifest import Manifest
 from ..errors import InputError
+from ..raster.places import file_of
 from ..raster.source import RasterSource
 from ..raster.spool import needs_spooling, spool_memory
 from ..raster.writer import BLOCK, CACHE
@@ -111,7 +112,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     width = max(shard.computed.width for shard in plan.shards)
     margin = rows_in_work(manifest) - manifest.tile
     rows, columns = rows_in_work(manifest) + manifest.tile, width + margin  # between two reads of a block
-    pixel = raster.bands * raster.dtype.itemsize
+    pixel = raster.bands * raster.sample_bytes
     spool = needs_spooling(raster, columns, rows, _MOST_CACHE)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
     cache = max(_LEAST_CACHE, _touched(raster, block, rows, columns) * block_bytes)
@@ -131,10 +132,21 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         plan=plan,
         spool=spool,
         cache=cache,
-        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache)),
-        spooling=spool_memory(raster) if spool else 0,
+        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache))
+        + (raster.block_memory if spool else 0),
+        spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
         assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn)),
     )
+
+
+def _stored_block(raster: RasterSource) -> int:
+    """Bytes of a block as it lies in the file, on average."""
+    try:
+        size = file_of(raster.name).stat().st_size
+    except OSError:
+        return raster.block_bytes
+    rows, columns = raster.block_shape
+    return size * rows * columns // (max(rows, raster.height) * max(columns, raster.width))
 
 
 def _touched(raster: RasterSource, block: tuple[int, int], rows: int, columns: int) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from ..bundle.store import Bundle
 from ..engines.base import Engine, GpuEngine, HostEngine, RunPrecision
 from ..engines.choose import choose_engine
-from ..errors import DeviceMemoryError
+from ..errors import DeviceMemoryError, InputError
 from .host import HostNetwork
 from .network import EngineNetwork
 from .selfcheck import self_check
@@ -89,3 +90,28 @@ def open_network(
             for note in engine.notes:
                 log.warning("%s", note)
             return network
+
+
+def with_scene_size(bundle: Bundle, side: int) -> Bundle:
+    """A bundle whose global contexts show scene blocks of another size.
+
+    Args:
+        bundle: The bundle.
+        side: Side of a scene block in pixels.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        InputError: The bundle has no global context, or the side is no larger than a tile.
+    """
+    manifest = bundle.manifest
+    if not any(context.window.shared for context in manifest.contexts):
+        raise InputError(
+            f"bundle {manifest.name} has no global context: a scene size means nothing to it",
+            remedy="leave it out",
+        )
+    if side <= manifest.tile:
+        raise InputError(subject="`scene_size`", expected=f"more than the {manifest.tile} pixels of a tile", found=side)
+    contexts = tuple(replace(c, scene=side) if c.window.shared else c for c in manifest.contexts)
+    return replace(bundle, manifest=replace(manifest, contexts=contexts))

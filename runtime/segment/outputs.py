@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..atomic import refuse_existing
@@ -11,12 +11,13 @@ from ..bundle.manifest import Manifest
 from ..bundle.store import MANIFEST, Bundle, sha256
 from ..engines.base import Engine
 from ..engines.choose import engine_version
-from ..errors import InputError, OutputError
+from ..errors import InputError, OutputError, RasterError
+from ..raster.files import open_any
 from ..raster.places import Place, check_place, file_of
-from ..tiling.turns import Turn
+from .options import OPTIONS
 from .results import Paths
 from .shards.folder import unfinished_commit
-from .sinks import SINKS, Sink
+from .sinks import SINKS, Sink, check_sink, companions_of
 
 
 def sinks_of(paths: Paths) -> list[tuple[Sink, Path]]:
@@ -31,7 +32,20 @@ def sinks_of(paths: Paths) -> list[tuple[Sink, Path]]:
     return [(sink, wanted[name]) for name, sink in SINKS.items() if name in wanted]
 
 
-def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool = False) -> None:
+def files_of(paths: Paths) -> list[Path]:
+    """All files that a run writes: the outputs, and what its sinks make beside them.
+
+    Raises:
+        InputError: No sink has the name of an output, or a sink could not make it.
+    """
+    beside = list[Path]()
+    for sink, path in sinks_of(paths):
+        check_sink(sink, path)
+        beside += companions_of(sink, path)
+    return [*paths.wanted(), *beside]
+
+
+def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool = False, remote: bool = False) -> None:
     """Refuse outputs that could not be written, before anything is computed.
 
     Args:
@@ -39,16 +53,19 @@ def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool =
         paths: The files to write.
         overwrite: Whether files that exist are replaced.
         resume: Whether an earlier run is to go on, which may have been killed while it moved its outputs.
+        remote: Whether the image may lie on a server or in an archive.
 
     Raises:
         RasterError: The image is missing.
         InputError: An output is the image itself, or the name of another output.
         OutputError: A file exists already, or the name is that of a folder.
     """
-    check_place(image)
+    check_place(image, remote=remote)
     overwrite = overwrite or (resume and unfinished_commit(paths.mask))
-    places = [path.resolve() for path in paths.wanted()]
-    for path, place in zip(paths.wanted(), places, strict=True):
+    paths.options.check()
+    files = files_of(paths)
+    places = [path.resolve() for path in files]
+    for path, place in zip(files, places, strict=True):
         if not _is_unicode(path):
             raise OutputError(f"cannot write {path}: GDAL takes names in Unicode alone", remedy="choose another `out`")
         if place == file_of(image).resolve():
@@ -69,28 +86,70 @@ def _is_unicode(path: Path) -> bool:
     return True
 
 
-def tags_of(manifest: Manifest, engine: Engine, turns: Sequence[Turn]) -> dict[str, str]:
+def tags_of(
+    manifest: Manifest, engine: Engine, turns: int, bands: Sequence[int] | None, scale_range: str | None = None
+) -> dict[str, str]:
     """What made an output, and what its numbers mean: GeoTIFF has no other place for class names.
 
     Args:
         manifest: The bundle's manifest.
         engine: What runs it.
-        turns: The ways in which each patch is segmented.
+        turns: In how many ways each patch is segmented.
+        bands: Numbers of the bands that were named, or None.
+        scale_range: Which values became the lowest and the highest of the network's, or None.
 
     Returns:
         Text by the name of a tag.
     """
+    return asked_tags(manifest, engine.precision, turns, bands, scale_range) | {
+        "FCTL_ENGINE": engine.name,
+        "FCTL_DEVICE": engine.device,
+        "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
+    }
+
+
+def asked_tags(
+    manifest: Manifest, precision: str, turns: int, bands: Sequence[int] | None, scale_range: str | None = None
+) -> dict[str, str]:
+    """The tags that tell what was asked, whichever engine did it; arguments as in `tags_of`."""
     scenes = {context.name: context.scene for context in manifest.contexts if context.scene}
     tags = {
         "FCTL_BUNDLE": manifest.name,
         "FCTL_CHECKPOINT_SHA256": manifest.provenance.checkpoint_sha256,
-        "FCTL_ENGINE": engine.name,
-        "FCTL_DEVICE": engine.device,
-        "FCTL_PRECISION": engine.precision,
-        "FCTL_TURNS": str(len(turns)),
-        "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
+        "FCTL_PRECISION": precision,
+        "FCTL_TURNS": str(turns),
     }
-    return tags | ({"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {})
+    tags |= {"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {}
+    tags |= {"FCTL_SCALE_RANGE": scale_range} if scale_range else {}
+    return tags | ({"FCTL_BANDS": ",".join(map(str, bands))} if bands else {})
+
+
+_ASKED = (
+    "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", "FCTL_PRECISION", "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
+    "FCTL_SCALE_RANGE",
+)  # fmt: skip
+
+
+def is_finished(image: Place, paths: Paths, asked: Mapping[str, str]) -> bool:
+    """Whether all outputs of an image are there, newer than the image, and made as is asked now.
+
+    Args:
+        image: The image.
+        paths: The outputs that are wanted.
+        asked: What `asked_tags` gives.
+
+    Returns:
+        Whether there is nothing to do.
+    """
+    try:
+        changed = file_of(image).stat().st_mtime
+        if not all(path.stat().st_mtime >= changed for path in files_of(paths)):
+            return False
+        with open_any(paths.mask) as mask:
+            found = mask.tags()
+    except (OSError, RasterError):
+        return False
+    return all(found.get(name) == {**asked, **paths.options.tags()}.get(name) for name in (*_ASKED, OPTIONS))
 
 
 def request_of(
@@ -120,4 +179,5 @@ def request_of(
         "scene size": {context.name: context.scene for context in manifest.contexts if context.scene},
         "bands": list(bands) if bands else None,
         "outputs": {name: str(path.resolve()) for name, path in paths.by_sink().items()},
+        **paths.options.request(),
     }

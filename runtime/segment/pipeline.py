@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,8 @@ from .picture import PicturePart, PictureScale
 
 log = logging.getLogger(__name__)
 
+_SEEN = 1000  # tiles without data that are passed over before progress is told
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
@@ -38,6 +40,8 @@ class Block:
         ids: Class ids (rows, columns) uint8, 255 where the raster has no data or a score is not finite.
         probabilities: Probabilities (classes, rows, columns) float32, NaN where the ids are 255; None unless they were
             asked for.
+        confidence: The highest probability in 254ths, (rows, columns) uint8, 255 where the ids are 255; only in blocks
+            that outputs are made of, None unless one of them needs it.
         picture: What the pixels add to a small picture of the raster; None unless one was asked for.
         not_finite: Pixels that have data, but scores that are not finite.
         implausible: Pixels whose values lie beyond all others, though nobody declared them; they have no data.
@@ -47,6 +51,7 @@ class Block:
     x: int
     ids: NDArray[np.uint8]
     probabilities: NDArray[np.float32] | None = None
+    confidence: NDArray[np.uint8] | None = None
     picture: PicturePart | None = None
     not_finite: int = 0
     implausible: int = 0
@@ -66,6 +71,9 @@ class Pipeline:
         probabilities: Whether blocks carry probabilities.
         turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
         picture: How the raster is shrunk to a picture, where blocks are to carry their part of one.
+
+    Attributes:
+        skipped: Tiles that were not inferred, because no pixel in them has data.
     """
 
     def __init__(
@@ -79,7 +87,7 @@ class Pipeline:
     ) -> None:
         self._network, self._source = network, source
         self._probabilities, self._turns, self._picture = probabilities, turns, picture
-        self._cutter, self._cache = BatchCutter(network.manifest, source), FeatureCache()
+        self._cutter, self._cache, self.skipped = BatchCutter(network.manifest, source), FeatureCache(), 0
         _warn_of_scene_blocks(network, source)
 
     def blocks(self, region: Region, progress: TileProgress | None = None) -> Generator[Block]:
@@ -122,14 +130,18 @@ class Pipeline:
         Yields:
             Finished pixels.
         """
-        done, total, ready = 0, len(region), list[FinishedRows]()
+        inferred = done = 0
+        total, ready, before = len(region), list[FinishedRows](), self.skipped
         for batch in self._batches(region, reader):
-            _forget_unused(self._cache, batch)
-            finished, ready = ready, list(accumulator.add(batch.tiles, partial(self._infer, batch)))
-            yield from finished
-            done += len(batch.tiles)
-            if progress:
-                progress(done, total)
+            if batch:
+                _forget_unused(self._cache, batch)
+                finished, ready = ready, list(accumulator.add(batch.tiles, partial(self._infer, batch)))
+                yield from finished
+                inferred += len(batch.tiles)
+            so_far = min(inferred + self.skipped - before, total)
+            if progress and so_far > done:
+                progress(so_far, total)
+            done = so_far
         yield from ready
         yield from accumulator.flush()
 
@@ -137,16 +149,40 @@ class Pipeline:
         """The scores of a batch in one turn."""
         return self._network.run(batch, turn, self._cache)
 
-    def _batches(self, region: Region, reader: ThreadPoolExecutor) -> Iterator[PatchBatch]:
-        """Batches in reading order; one more is being read while one is in work."""
-        tiles, size = iter(region), self._network.batch
-        following: Future[PatchBatch] | None = None
-        while group := tuple(islice(tiles, size)):
-            current, following = following, reader.submit(self._cutter.cut, group, size)
-            if current:
-                yield current.result()
-        if following:
-            yield following.result()
+    def _batches(self, region: Region, reader: ThreadPoolExecutor) -> Iterator[PatchBatch | None]:
+        """Batches in reading order; one more is being read while one is in work. None where many tiles have no data."""
+        tiles = iter(region)
+        following = reader.submit(self._next_batch, tiles)
+        while True:
+            current, following = following, reader.submit(self._next_batch, tiles)
+            batch, more = current.result()
+            yield batch
+            if not more:
+                return
+
+    def _next_batch(self, tiles: Iterator[Window]) -> tuple[PatchBatch | None, bool]:
+        """Cut the next tiles that have data, in the reader's thread; and whether there may be more."""
+        size, group, empty = self._network.batch, list[Window](), 0
+        for tile in tiles:
+            if self._has_data(tile):
+                group.append(tile)
+            else:
+                empty += 1
+            if len(group) == size or (empty == _SEEN and not group):
+                return self._cut(group), True
+        return self._cut(group), False
+
+    def _cut(self, group: list[Window]) -> PatchBatch | None:
+        return self._cutter.cut(tuple(group), self._network.batch) if group else None
+
+    def _has_data(self, tile: Window) -> bool:
+        """Whether any pixel of a tile has data: the scores of others are of no use to anybody."""
+        inside = tile.within(self._source.height, self._source.width)
+        valid = self._source.valid(inside) if inside else None
+        if valid is None or valid.any():
+            return True
+        self.skipped += 1
+        return False
 
     def _look(self, window: Window) -> _Look:
         """Look at finished pixels once more."""
@@ -180,13 +216,14 @@ def segment_rows(
         RasterError: The raster cannot be read.
         EngineError: The engine failed.
     """
-    pipeline, not_finite = Pipeline(network, source, probabilities=probabilities, turns=turns), 0
+    pipeline = Pipeline(network, source, probabilities=probabilities, turns=turns)
+    not_finite = implausible = 0
     blocks = pipeline.blocks(grid_of(network.manifest, source.height, source.width).region(), progress)
     for _, pieces in groupby(blocks, key=lambda block: block.y):
         rows = _joined(list(pieces))
-        not_finite += rows.not_finite
+        not_finite, implausible = not_finite + rows.not_finite, implausible + rows.implausible
         yield rows
-    warn_of_values(source.name, source.implausible)
+    warn_of_values(source.name, implausible)
     warn_of_scores(source.name, not_finite)
 
 
@@ -198,7 +235,7 @@ def _joined(pieces: list[Block]) -> Block:
     return Block(
         y=pieces[0].y, x=pieces[0].x, ids=np.concatenate([piece.ids for piece in pieces], axis=1),
         probabilities=np.concatenate(found, axis=2) if found else None,
-        not_finite=sum(piece.not_finite for piece in pieces),
+        not_finite=sum(piece.not_finite for piece in pieces), implausible=sum(piece.implausible for piece in pieces),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..tiling.windows import Window
+from .options import OutputOptions
 
 if TYPE_CHECKING:
     from ..cuda.arrays import DeviceArray
@@ -49,14 +50,16 @@ class Paths:
     Attributes:
         mask: The GeoTIFF of class ids.
         probabilities: The GeoTIFF with a band of probability for each class; None leaves it out.
-        preview: The PNG of the image with its mask laid over it; None leaves it out.
+        preview: The picture of the image with its mask laid over it, JPEG or PNG by its name; None leaves it out.
         others: Further outputs, by the name of their sink (`fctl.runtime.segment.sinks.SINKS`).
+        options: How they are written.
     """
 
     mask: Path
     probabilities: Path | None = None
     preview: Path | None = None
     others: Mapping[str, Path] = field(default_factory=dict)
+    options: OutputOptions = field(default_factory=OutputOptions)
 
     def by_sink(self) -> dict[str, Path]:
         """The files that will be written, by the name of their sink."""
@@ -64,7 +67,7 @@ class Paths:
         return {name: Path(path) for name, path in named.items() if path}
 
     def wanted(self) -> tuple[Path, ...]:
-        """The files that will be written."""
+        """The files that will be written, but for those that come with them (docs/outputs.md)."""
         return tuple(self.by_sink().values())
 
 
@@ -83,6 +86,7 @@ class Report:
         not_finite: Pixels whose scores were not finite; they are without data in the mask.
         implausible: Pixels whose values lie beyond all others, though nobody declared them; they are without data too.
         bad_blocks: Blocks of the image that could not be read; they are without data too.
+        skipped: Tiles that this run did not infer, because no pixel in them has data.
     """
 
     image: str | Path
@@ -95,6 +99,7 @@ class Report:
     not_finite: int = 0
     implausible: int = 0
     bad_blocks: tuple[Window, ...] = ()
+    skipped: int = 0
 
     @property
     def speed(self) -> float:
@@ -114,6 +119,7 @@ class Estimate:
 
     Attributes:
         image: The image: a path, or the name of a part of a container.
+        paths: The files that would be written.
         height: Height of the image in pixels.
         width: Width of the image in pixels.
         tiles: How many tiles there are to segment.
@@ -124,6 +130,7 @@ class Estimate:
     """
 
     image: str | Path
+    paths: Paths
     height: int
     width: int
     tiles: int

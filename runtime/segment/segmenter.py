@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -27,7 +26,7 @@ from .filerun import run_file
 from .foresight import estimate_file
 from .jobs import FileJob
 from .network import EngineNetwork
-from .opening import open_network
+from .opening import open_network, with_scene_size
 from .pipeline import segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
 
@@ -83,7 +82,7 @@ class Segmenter:
             raise InputError(f"batch must be at least 1, found {batch}")
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         if scene_size is not None:
-            self.bundle = _with_scene_size(self.bundle, scene_size)
+            self.bundle = with_scene_size(self.bundle, scene_size)
         self.manifest = self.bundle.manifest
         self.turns = DIHEDRAL if tta else (UPRIGHT,)
         self._lock, self._at_work = threading.RLock(), False
@@ -92,14 +91,8 @@ class Segmenter:
         self._network: EngineNetwork | None = open_network(
             self.bundle, backend, precision, batch, build_engines, isolate=isolate
         )
-        self.engine = self._network.engine
-        log.info(
-            "bundle %s runs on %s, %s, %s",
-            self.manifest.name,
-            self.engine.name,
-            self.engine.device,
-            self.engine.precision,
-        )
+        engine = self.engine = self._network.engine
+        log.info("bundle %s runs on %s, %s, %s", self.manifest.name, engine.name, engine.device, engine.precision)
 
     def segment(self, image: Pixels, *, probabilities: bool = False) -> Segmentation:
         """Segment one image in memory.
@@ -180,6 +173,7 @@ class Segmenter:
         resume: bool = False,
         memory: int | None = None,
         on_bad_block: OnBadBlock = "fail",
+        scale_range: str | None = None,
         progress: TileProgress | None = None,
     ) -> Report:
         """Segment one raster into files: all of them appear together once all are complete, or none does.
@@ -198,6 +192,8 @@ class Segmenter:
                 refused before it starts; one that takes more all the same ends, and can go on with `resume`.
             on_bad_block: What becomes of a block of the raster that cannot be read: "fail" ends the run, "nodata"
                 leaves it without data, lists it in the report and warns.
+            scale_range: Which values of the raster become the lowest and the highest of the bundle's: "MIN,MAX",
+                "percentile:2,98" or "metadata" (docs/rasters.md); None takes them as they are.
             progress: Called with tiles that are done and tiles in all.
 
         Returns:
@@ -213,7 +209,7 @@ class Segmenter:
         self._loaded()
         job = FileJob(
             image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            on_bad_block=on_bad_block, access=self.access, progress=progress,
+            on_bad_block=on_bad_block, scale_range=scale_range, access=self.access, progress=progress,
         )  # fmt: skip
         with self._turn():
             return run_file(self, job)
@@ -225,6 +221,7 @@ class Segmenter:
         *,
         bands: Sequence[int] | None = None,
         overwrite: bool = False,
+        scale_range: str | None = None,
         trial: bool = False,
     ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
@@ -234,6 +231,7 @@ class Segmenter:
             paths: The files that would be written.
             bands: Numbers of the bands to use, from 1; None for all but alpha.
             overwrite: Whether files that exist would be replaced.
+            scale_range: As for `segment_file`.
             trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
                 the process will need with its engine.
 
@@ -245,7 +243,10 @@ class Segmenter:
             InputError: An output is the image itself, or no sink has its name.
             OutputError: A file exists already.
         """
-        job = FileJob(image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, access=self.access)
+        job = FileJob(
+            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, scale_range=scale_range,
+            access=self.access,
+        )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)
 
@@ -297,16 +298,3 @@ class Segmenter:
                 self.bundle, self.engine.name, self.engine.precision, network.batch // 2, False, isolate=self._isolate
             )
             self.engine = self._network.engine
-
-
-def _with_scene_size(bundle: Bundle, side: int) -> Bundle:
-    manifest = bundle.manifest
-    if not any(context.window.shared for context in manifest.contexts):
-        raise InputError(
-            f"bundle {manifest.name} has no global context: a scene size means nothing to it",
-            remedy="leave it out",
-        )
-    if side <= manifest.tile:
-        raise InputError(subject="`scene_size`", expected=f"more than the {manifest.tile} pixels of a tile", found=side)
-    contexts = tuple(replace(c, scene=side) if c.window.shared else c for c in manifest.contexts)
-    return replace(bundle, manifest=replace(manifest, contexts=contexts))

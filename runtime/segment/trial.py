@@ -10,15 +10,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..raster.georeference import Georeference
-from ..tiling.sources import Source
+from ..raster.source import RasterSource
+from ..tiling.sources import ArraySource, Source
 from ..tiling.turns import Turn
 from .batches import cut_batch, grid_of
+from .levels import confidence_of
 from .memory import resident
 from .network import Network
 from .pipeline import Block, Pipeline
-from .sinks import MaskedRaster, Sink
+from .sinks import MaskedRaster, Sink, needs_confidence
+
+_TIMES = 9  # that a block is written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,11 @@ class Trial:
     tile: float
     pixel: float
     memory: int
+
+
+def tried_on(raster: RasterSource, tile: int, *, spool: bool) -> Source:
+    """What a trial reads: the raster, or black of its kind where the raster is to be copied before it is read."""
+    return ArraySource(np.zeros((8 * tile, 8 * tile, raster.bands), raster.dtype)) if spool else raster
 
 
 def warm_up(network: Network, source: Source, turns: tuple[Turn, ...]) -> int:
@@ -82,28 +92,36 @@ def try_part(
     pipeline, started = Pipeline(network, source, probabilities=probabilities, turns=turns), time.monotonic()
     blocks = list(pipeline.blocks(region))
     segmenting = time.monotonic() - started
-    memory, started = max(memory, resident()), time.monotonic()
-    pixels = _write(blocks, network, sinks)
-    return Trial(tile=segmenting / len(region), pixel=(time.monotonic() - started) / pixels, memory=memory)
+    memory = max(memory, resident())
+    once, often = (_seconds_of_writing(blocks[0], times, network, sinks) for times in (1, _TIMES))
+    pixels = (_TIMES - 1) * blocks[0].ids.size  # what a file takes however small it is does not grow with the raster
+    return Trial(tile=segmenting / len(region), pixel=max(often - once, 0) / pixels, memory=memory)
 
 
-def _write(blocks: Sequence[Block], network: Network, sinks: Sequence[tuple[Sink, Path]]) -> int:
-    """Write blocks of the same rows as outputs of their own; returns how many pixels they have."""
-    nowhere = Georeference(crs=None, transform=None, gcps=([], None))
-    written = [(sink, path) for sink, path in sinks if not sink.needs_picture]  # a picture does not grow
+def _seconds_of_writing(block: Block, times: int, network: Network, sinks: Sequence[tuple[Sink, Path]]) -> float:
+    """How long it takes to write a block, repeated some times downwards, to outputs that are thrown away."""
+    height, width = times * block.ids.shape[0], block.ids.shape[1]
+    raster = MaskedRaster(
+        height=height, width=width, georeference=Georeference(crs=None, transform=None, gcps=([], None)),
+        classes=network.manifest.classes, tags={}, picture=lambda: np.zeros((1, 1, 3), np.uint8),
+    )  # fmt: skip
+    confidence, started = _confidence(block), time.monotonic()
     with TemporaryDirectory(prefix="fctl-") as folder:
-        for index, block in enumerate(blocks):
-            height, width = block.ids.shape
-            raster = MaskedRaster(
-                height=height, width=width, georeference=nowhere, classes=network.manifest.classes, tags={},
-                picture=lambda: np.zeros((1, 1, 3), np.uint8),
-            )  # fmt: skip
-            with ExitStack() as stack:
-                for sink, path in written:
-                    write = stack.enter_context(sink.open(Path(folder) / f"{index}-{sink.name}{path.suffix}", raster))
-                    write(replace(block, y=0, x=0))
-    return sum(block.ids.size for block in blocks)
+        with ExitStack() as stack:
+            writers = [
+                stack.enter_context(sink.open(Path(folder) / f"{sink.name}{path.suffix}", raster))
+                for sink, path in sinks
+                if not sink.needs_picture  # a picture does not grow
+            ]
+            for index in range(times):
+                for write in writers:
+                    write(replace(block, y=index * block.ids.shape[0], x=0, confidence=confidence))
+        return time.monotonic() - started
 
 
 def _any_probabilities(sinks: Sequence[tuple[Sink, Path]]) -> bool:
-    return any(sink.needs_probabilities for sink, _ in sinks)
+    return any(sink.needs_probabilities or needs_confidence(sink) for sink, _ in sinks)
+
+
+def _confidence(block: Block) -> NDArray[np.uint8] | None:
+    return None if block.probabilities is None else confidence_of(block.probabilities)

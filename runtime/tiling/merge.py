@@ -112,7 +112,8 @@ class Merger:
         """Add the scores of a batch of tiles.
 
         Args:
-            tiles: Tiles of the region, in reading order, none from before an earlier one.
+            tiles: Tiles of the region, in reading order, none from before an earlier one. Tiles may be left out where
+                nobody looks at their pixels, whose scores are then 0.
             scores: Scores (N, classes, tile, tile) float32 of at least as many tiles; further ones are padding.
 
         Yields:
@@ -135,12 +136,11 @@ class Merger:
 
     def _advance(self, y: int) -> Iterator[Strip]:
         """Move on to a row of the raster; rows above the region were computed for its sake and are dropped."""
-        if y > self._y:
-            self._drop(min(y, self._finished.y) - self._y)
-        if y > self._y:
-            for x in range(self._finished.x, self._finished.right, PIECE):
-                yield self._strip(y - self._y, x, min(x + PIECE, self._finished.right))
-            self._drop(y - self._y)
+        for until in self._region.steps(self._y, y):  # rows of tiles may have been left out
+            if self._y >= self._finished.y:
+                for x in range(self._finished.x, self._finished.right, PIECE):
+                    yield self._strip(until - self._y, x, min(x + PIECE, self._finished.right))
+            self._drop(until - self._y)
 
     def _strip(self, rows: int, x: int, right: int) -> Strip:
         """The averages of the first rows of the sums, from one column of the raster to another."""
@@ -149,12 +149,11 @@ class Merger:
 
     def _drop(self, rows: int) -> None:
         """Make room for as many rows below, where some of the sums are done with."""
-        if rows > 0:
-            kept = self._sums.shape[1] - rows
-            for plane in self._sums:  # one by one: NumPy copies what overlaps
-                plane[:kept] = plane[rows:]
-            self._sums[:, kept:] = 0
-            self._y += rows
+        kept = self._sums.shape[1] - rows
+        for plane in self._sums:  # one by one: NumPy copies what overlaps
+            plane[:kept] = plane[rows:]
+        self._sums[:, kept:] = 0
+        self._y += rows
 
 
 def uniform(tile: int) -> NDArray[np.float32]:

@@ -201,6 +201,19 @@ class Region:
         """First pixel columns of the tiles to compute, those from the left that reach into the region among them."""
         return _reaching(self.grid.columns, self.left, self.end, self.grid.tile)
 
+    def steps(self, y: int, until: int) -> tuple[int, ...]:
+        """Where to stop on the way from one pixel row to another, so that no step is higher than a tile.
+
+        Args:
+            y: The pixel row to start from.
+            until: The pixel row to reach.
+
+        Returns:
+            First rows of the tiles in between, the first row that the region finishes, and `until`.
+        """
+        stops = {row for row in (*self.tile_rows, self.grid.rows[self.first]) if y < row < until}
+        return (*sorted(stops), until) if until > y else ()
+
     def __len__(self) -> int:
         return len(self.tile_rows) * len(self.tile_columns)
 

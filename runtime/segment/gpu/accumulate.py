@@ -129,9 +129,8 @@ class DeviceAccumulator:
 
     def _advance(self, y: int) -> Iterator[DeviceStrip]:
         """Move on to a row of the raster; rows above the region were computed for its sake and are dropped."""
-        for until in (min(y, self._finished.y), y):
-            if until > self._y:
-                yield from self._finish(until - self._y)
+        for until in self._region.steps(self._y, y):  # rows of tiles may have been left out
+            yield from self._finish(until - self._y)
 
     def _finish(self, rows: int) -> Iterator[DeviceStrip]:
         """Queue the averaging of the next rows, and their copy to wherever they go."""

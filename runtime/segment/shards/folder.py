@@ -6,7 +6,7 @@ import contextlib
 import errno
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from ...errors import FctlError, OutputError
 from ...raster.fingerprint import Fingerprint
+from ..levels import KEEP_ALL, Keep
 from .journal import Done, Journal
 from .parts import Part, PartWriter
 
@@ -25,6 +26,7 @@ SOURCE = "source"
 _SUFFIX = ".fctl-run"
 _LOCK, _JOURNAL, _OUTPUTS, _REPLACED, _TEMPORARY = "lock", "journal", "outputs", "replaced", "temporary"
 _LIVE: set[RunFolder] = set()
+_NONE: Mapping[str, Sequence[Path]] = {}
 
 
 def folder_of(mask: Path) -> Path:
@@ -64,13 +66,9 @@ class RunFolder:
         with _written(self._mask, kept=bool(self.journal.done)):
             yield
 
-    def writer(self, shard: int) -> PartWriter:
-        """Start the file of a shard.
-
-        Raises:
-            OSError: It cannot be written.
-        """
-        return PartWriter(self._part(shard))
+    def writer(self, shard: int, keep: Keep = KEEP_ALL) -> PartWriter:
+        """Start the file of a shard, which keeps so much of probabilities; raises OSError where that fails."""
+        return PartWriter(self._part(shard), keep)
 
     def part(self, shard: int) -> Part:
         """The file of a shard that is done.
@@ -104,11 +102,12 @@ class RunFolder:
         """A folder for what the run needs for a while."""
         return self.path / _TEMPORARY
 
-    def commit(self, outputs: Mapping[str, Path]) -> None:
+    def commit(self, outputs: Mapping[str, Path], companions: Mapping[str, Sequence[Path]] = _NONE) -> None:
         """Move all outputs to their places: all of them, or none.
 
         Args:
             outputs: The places, by the name of their sink. A file that is there is replaced.
+            companions: The places of further files of a sink, in the folder of its output; they move with it.
 
         Raises:
             OSError: One of them cannot be moved; what was there before is there again.
@@ -117,8 +116,9 @@ class RunFolder:
             self.journal.note_assembled()
         undo: list[tuple[Path, Path]] = []
         try:
-            for sink, output in outputs.items():
-                made, replaced = self.place(sink, output), self.path / f"{_REPLACED}-{sink}"
+            files = [(sink, file) for sink, path in outputs.items() for file in (path, *companions.get(sink, ()))]
+            for number, (sink, output) in enumerate(files):
+                made, replaced = self.place(sink, output), self.path / f"{_REPLACED}-{number}"
                 if not made.exists():
                     continue  # it moved before the run was killed
                 output.parent.mkdir(parents=True, exist_ok=True)
@@ -151,9 +151,8 @@ class RunFolder:
             else:
                 self.clean()
                 (self.path / _LOCK).unlink(missing_ok=True)
-                log.info(
-                    "%d finished shards are kept in %s: go on with `resume`, or remove the folder", kept, self.path
-                )
+                shards = "1 finished shard is" if kept == 1 else f"{kept} finished shards are"
+                log.info("%s kept in %s: go on with `resume`, or remove the folder", shards, self.path)
 
     def _part(self, shard: int) -> Path:
         return self.path / f"shard-{shard:06d}.npz"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ...raster.writer import BLOCK
 from ...tiling.windows import Window
+from ..levels import confidence_of
 from ..picture import PicturePart
 from ..pipeline import Block
 from .parts import Part
@@ -46,11 +47,12 @@ class Mosaic:
         self._ids: dict[int, NDArray[np.uint8]] = {}  # rows (rows, width) that are still needed
         self._open: set[Part] = set()
 
-    def blocks(self, *, probabilities: bool) -> Iterator[Block]:
+    def blocks(self, *, probabilities: bool, confidence: bool = False) -> Iterator[Block]:
         """The raster in blocks whose first rows and columns are multiples of 256, in reading order.
 
         Args:
             probabilities: Whether they carry probabilities.
+            confidence: Whether they carry the highest of them.
 
         Yields:
             Blocks of 256 x 4096 pixels, and what is left at the lower and the right border.
@@ -64,9 +66,10 @@ class Mosaic:
             ids = self._id_rows(y, bottom)
             for x in range(0, width, COLUMNS):
                 window = Window(y, x, bottom - y, min(COLUMNS, width - x))
+                found = self._probabilities(window) if probabilities else None
                 yield Block(
-                    y=y, x=x, ids=np.ascontiguousarray(ids[:, x : window.right]),
-                    probabilities=self._probabilities(window) if probabilities else None,
+                    y=y, x=x, ids=np.ascontiguousarray(ids[:, x : window.right]), probabilities=found,
+                    confidence=self._confidence(window, found) if confidence else None,
                 )  # fmt: skip
 
     def picture(self) -> Iterator[PicturePart]:
@@ -109,6 +112,18 @@ class Mosaic:
                 there, here = _overlap(piece, window), _overlap(window, piece)
                 found[:, here[0], here[1]] = scores[:, there[0], there[1]]
         assert found is not None, "the shards cover the raster"
+        return found
+
+    def _confidence(self, window: Window, probabilities: NDArray[np.float32] | None) -> NDArray[np.uint8]:
+        """The highest probabilities (rows, columns) of a window, in 254ths."""
+        if probabilities is not None:
+            return confidence_of(probabilities)
+        found = np.empty((window.height, window.width), np.uint8)
+        for top in self._touching(window.y, window.bottom):
+            for piece, part, index in self._rows[top]:
+                if piece.right > window.x and piece.x < window.right:
+                    there, here = _overlap(piece, window), _overlap(window, piece)
+                    found[here] = part.confidence(index)[there]
         return found
 
 

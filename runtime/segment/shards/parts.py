@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from ...errors import OutputError
 from ...tiling.windows import Window
+from ..levels import KEEP_ALL, Keep, as_bytes, as_floats, confidence_of
 from ..picture import PicturePart
 from ..pipeline import Block
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
-_IDS, _PROBABILITIES, _SUMS, _WEIGHTS = "ids", "probabilities", "sums", "weights"
+_IDS, _PROBABILITIES, _CONFIDENCE, _SUMS, _WEIGHTS = "ids", "probabilities", "confidence", "sums", "weights"
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -32,13 +33,14 @@ class PartWriter:
 
     Args:
         path: The file.
+        keep: What is kept of probabilities.
 
     Raises:
         OSError: The file cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._temporary = path, path.with_suffix(".part")
+    def __init__(self, path: Path, keep: Keep = KEEP_ALL) -> None:
+        self._path, self._temporary, self._keep = path, path.with_suffix(".part"), keep
         self._file = self._temporary.open("wb")
         self._archive = zipfile.ZipFile(self._file, "w", compresslevel=1)
 
@@ -47,8 +49,11 @@ class PartWriter:
         window = block.window
         place = f"{window.y}-{window.x}-{window.height}-{window.width}"
         self._store(_IDS, place, block.ids)
-        if block.probabilities is not None:
-            self._store(_PROBABILITIES, place, block.probabilities)
+        if (found := block.probabilities) is not None:
+            if self._keep.probabilities:
+                self._store(_PROBABILITIES, place, as_bytes(found) if self._keep.probabilities == "uint8" else found)
+            elif self._keep.confidence:
+                self._store(_CONFIDENCE, place, confidence_of(found))
         if block.picture is not None:
             corner = (
                 f"{block.picture.y}-{block.picture.x}-{block.picture.weights.shape[0]}-{block.picture.weights.shape[1]}"
@@ -79,7 +84,7 @@ class PartWriter:
 
     def _store(self, layer: str, place: str, array: NDArray[np.generic], unique: str = "") -> None:
         entry = zipfile.ZipInfo(f"{layer}/{place}" + (f"@{unique}" if unique else ""))
-        packed = layer == _IDS or _is_constant(array)  # floats hardly shrink, but for those of pixels without data
+        packed = array.dtype == np.uint8 or _is_constant(array)  # floats hardly shrink, but where there is no data
         entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
         with self._archive.open(entry, "w", force_zip64=array.nbytes > 1 << 30) as file:
             np.lib.format.write_array(cast(BinaryIO, file), np.ascontiguousarray(array), allow_pickle=False)
@@ -112,7 +117,9 @@ class Part:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._archive: zipfile.ZipFile | None = None
-        self._layers: dict[str, list[_Entry]] = {layer: [] for layer in (_IDS, _PROBABILITIES, _SUMS, _WEIGHTS)}
+        self._layers: dict[str, list[_Entry]] = {
+            layer: [] for layer in (_IDS, _PROBABILITIES, _CONFIDENCE, _SUMS, _WEIGHTS)
+        }
         with self._damage(), zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 layer, _, place = name.partition("/")
@@ -129,7 +136,15 @@ class Part:
 
     def probabilities(self, index: int) -> NDArray[np.float32]:
         """Probabilities (classes, rows, columns) of a block, by its index in `windows`."""
-        return self._read(self._layers[_PROBABILITIES][index].name, np.float32)
+        found = self._array(self._layers[_PROBABILITIES][index].name)
+        levels = found.dtype == np.uint8
+        return as_floats(found.astype(np.uint8, copy=False)) if levels else found.astype(np.float32, copy=False)
+
+    def confidence(self, index: int) -> NDArray[np.uint8]:
+        """The highest probabilities (rows, columns) of a block in 254ths, by its index in `windows`."""
+        if self._layers[_CONFIDENCE]:
+            return self._read(self._layers[_CONFIDENCE][index].name, np.uint8)
+        return confidence_of(self.probabilities(index))
 
     def picture(self) -> Iterator[PicturePart]:
         """What the blocks add to the picture of the raster."""
@@ -144,12 +159,15 @@ class Part:
             self._archive = None
 
     def _read(self, name: str, dtype: type[_Scalar]) -> NDArray[_Scalar]:
+        return self._array(name).astype(dtype, copy=False)
+
+    def _array(self, name: str) -> NDArray[np.generic]:
         with self._damage():
             self._archive = self._archive or zipfile.ZipFile(self._path)
             with self._archive.open(name) as file:
-                array = np.lib.format.read_array(cast(BinaryIO, file), allow_pickle=False)
+                array: NDArray[np.generic] = np.lib.format.read_array(cast(BinaryIO, file), allow_pickle=False)
                 file.read(1)  # the checksum is compared at the end
-        return array.astype(dtype, copy=False)
+        return array
 
     @contextlib.contextmanager
     def _damage(self) -> Iterator[None]:

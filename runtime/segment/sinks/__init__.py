@@ -5,11 +5,17 @@ They are opened in this order and closed in the reverse one; where several canno
 
 from __future__ import annotations
 
-from .base import BlockWriter, MaskedRaster, Sink
+from .base import BlockWriter, MaskedRaster, Sink, check_sink, companions_of, needs_confidence
+from .confidence import ConfidenceSink
 from .mask import MaskSink
 from .preview import PreviewSink
 from .probabilities import ProbabilitiesSink
+from .stats import StatsSink
+from .vector import VectorSink
 
-SINKS: dict[str, Sink] = {sink.name: sink for sink in (PreviewSink(), ProbabilitiesSink(), MaskSink())}
+_ALL: tuple[Sink, ...] = (
+    PreviewSink(), StatsSink(), VectorSink(), ConfidenceSink(), ProbabilitiesSink(), MaskSink(),
+)  # fmt: skip
+SINKS: dict[str, Sink] = {sink.name: sink for sink in _ALL}
 
-__all__ = ["SINKS", "BlockWriter", "MaskedRaster", "Sink"]
+__all__ = ["SINKS", "BlockWriter", "MaskedRaster", "Sink", "check_sink", "companions_of", "needs_confidence"]

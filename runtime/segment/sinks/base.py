@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ...bundle.manifest import ClassInfo
 from ...raster.source import Georeference
 from ...tiling.resampling import Pixels
+from ..options import OutputOptions
 from ..pipeline import Block
 
 BlockWriter = Callable[[Block], None]
@@ -32,6 +33,7 @@ class MaskedRaster:
         classes: The classes, by id.
         tags: What made the outputs and what their numbers mean, as text by name.
         picture: Gives the raster as a small picture, pixels (height, width, bands); only for sinks that need one.
+        options: How outputs are written.
     """
 
     height: int
@@ -40,10 +42,16 @@ class MaskedRaster:
     classes: tuple[ClassInfo, ...]
     tags: Mapping[str, str]
     picture: Callable[[], Pixels]
+    options: OutputOptions = field(default_factory=OutputOptions)
 
 
 class Sink(Protocol):
-    """A kind of output. Sinks hold no state: `open` starts one file of one raster."""
+    """A kind of output. Sinks hold no state: `open` starts one file of one raster.
+
+    A sink may also have ``companions(path)``, which names the files that it makes beside the output, each time and in
+    the same folder; ``needs_confidence``, whether blocks must carry the highest probability; and ``check(path)``, which
+    raises InputError where the output could not be made. See `companions_of`, `needs_confidence` and `check_sink`.
+    """
 
     @property
     def name(self) -> str:
@@ -93,3 +101,25 @@ class Sink(Protocol):
             OSError: The file cannot be written.
         """
         ...
+
+
+def companions_of(sink: Sink, path: Path) -> tuple[Path, ...]:
+    """The files that a sink makes beside an output; they are made, moved and replaced together with it."""
+    name: Callable[[Path], tuple[Path, ...]] | None = getattr(sink, "companions", None)
+    return name(path) if name else ()
+
+
+def needs_confidence(sink: Sink) -> bool:
+    """Whether the blocks that a sink takes must carry the highest probability of each pixel."""
+    return bool(getattr(sink, "needs_confidence", False))
+
+
+def check_sink(sink: Sink, path: Path) -> None:
+    """Let a sink refuse an output that it could not make, before anything is computed.
+
+    Raises:
+        InputError: The name has another ending than it knows, or a package is missing.
+    """
+    check: Callable[[Path], None] | None = getattr(sink, "check", None)
+    if check:
+        check(path)

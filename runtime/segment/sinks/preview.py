@@ -18,13 +18,15 @@ from ..pipeline import Block
 from .base import BlockWriter, MaskedRaster
 
 _OPACITY = 0.45
+_JPEG_ENDINGS = (".jpg", ".jpeg")
+_JPEG_QUALITY = 90
 
 
 class PreviewSink:
-    """A PNG of at most 1600 pixels a side; the mask in it is sampled as blocks come by."""
+    """A picture of at most 1600 pixels a side, JPEG or PNG by its name; its mask is sampled as blocks come by."""
 
     name = "preview"
-    suffix = "_preview.png"
+    suffix = "_preview.jpg"
     needs_probabilities = False
     needs_picture = True
 
@@ -47,7 +49,11 @@ class PreviewSink:
             ids[np.ix_(down, across)] = block.ids[np.ix_(lines[down] - window.y, columns[across] - window.x)]
 
         yield write
-        draw_preview(raster.picture(), ids, raster.classes).save(path)
+        picture = draw_preview(raster.picture(), ids, raster.classes)
+        if path.suffix.lower() in _JPEG_ENDINGS:
+            picture.save(path, quality=_JPEG_QUALITY)
+        else:
+            picture.save(path)
 
 
 def _nearest(side: int, size: int) -> NDArray[np.intp]:

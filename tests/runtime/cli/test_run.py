@@ -40,17 +40,20 @@ def segment(folder: Path, *args: object, **more: Any) -> Result:
 
 
 def files_in(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """All files but the style and the names that lie beside each mask."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    styles = {name: f"{name.removesuffix('.tif')}.qml" for name in found}
+    return sorted(found - set(styles.values()) - {f"{name}.aux.xml" for name in found if styles[name] in found})
 
 
 def assert_fine(result: Result) -> None:
     assert (result.returncode, result.stderr.count("error")) == (0, 0), result.stderr
 
 
-def assert_one_error(result: Result, *told: str) -> None:
+def assert_one_error(result: Result, *told: str, code: int = 1) -> None:
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
     assert "Traceback" not in result.stderr, result.stderr
-    assert (result.returncode, len(errors)) == (1, 1), result.stderr
+    assert (result.returncode, len(errors)) == (code, 1), result.stderr
     assert [part for part in told if part not in errors[0]] == []
 
 
@@ -85,8 +88,9 @@ def test_help(tmp_path: Path, program: str) -> None:
 def test_one_image_into_the_current_folder(folder: Path) -> None:
     result = segment(folder, "a.tif")
     assert_fine(result)
-    assert files_in(folder) == ["a.tif", "a_mask.tif", "a_preview.png", "b.tif"]
-    assert result.stdout.splitlines()[-2:] == ["wrote a_mask.tif", "wrote a_preview.png"]
+    assert files_in(folder) == ["a.tif", "a_mask.tif", "a_preview.jpg", "b.tif"]
+    assert (folder / "a_mask.qml").is_file() and (folder / "a_mask.tif.aux.xml").is_file()
+    assert result.stdout.splitlines()[-2:] == ["wrote a_mask.tif", "wrote a_preview.jpg"]
     with rasterio.open(folder / "a_mask.tif") as mask:
         assert (mask.shape, mask.crs.to_epsg()) == ((37, 50), 32640)
 
@@ -100,7 +104,7 @@ def test_the_report_says_what_ran_and_what_came_out(folder: Path) -> None:
 
 def test_several_images_into_a_folder_that_is_made(folder: Path) -> None:
     assert_fine(segment(folder, "a.tif", folder / "b.tif", "--out", "deep/out", "--probabilities"))
-    names = ("mask.tif", "preview.png", "prob.tif")
+    names = ("mask.tif", "preview.jpg", "prob.tif")
     assert files_in(folder / "deep") == [f"out/{stem}_{name}" for stem in "ab" for name in names]
 
 
@@ -128,7 +132,8 @@ def test_bands_choose_and_order(folder: Path) -> None:
 
 def test_the_preview_has_the_size_of_the_image_and_a_legend(folder: Path) -> None:
     assert_fine(segment(folder, "a.tif"))
-    with Image.open(folder / "a_preview.png") as preview:
+    with Image.open(folder / "a_preview.jpg") as preview:
+        assert preview.format == "JPEG"
         assert preview.width == 260
         assert preview.height >= 37 + 3 * 28
 
@@ -144,7 +149,7 @@ def test_a_dry_run_writes_nothing(folder: Path) -> None:
     assert_fine(result)
     assert files_in(folder) == ["a.tif", "b.tif"]
     assert not (folder / "out").exists()
-    for told in ("37 x 50", "12", "out/a_mask.tif", "out/a_prob.tif", "out/a_preview.png"):
+    for told in ("37 x 50", "12", "out/a_mask.tif", "out/a_prob.tif", "out/a_preview.jpg"):
         assert told in result.stdout
 
 
@@ -252,7 +257,7 @@ def test_one_bad_image_does_not_stop_the_others(folder: Path) -> None:
     (folder / "bad.tif").write_text("not an image")
     result = segment(folder, "a.tif", "bad.tif", "gone.tif", "b.tif", "--out", "out", "--no-preview")
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "Traceback" not in result.stderr
     assert [name for name in ("bad.tif", "gone.tif") if name in " ".join(errors)] == ["bad.tif", "gone.tif"]
     assert len(errors) == 2
@@ -271,9 +276,10 @@ def test_a_container_and_a_url_do_not_stop_the_others_and_parts_can_be_named(fol
     urls = ("http://host/a.tif", "/vsicurl/http://host/x.tif")
     result = segment(folder, "c.gpkg", *urls, "b.tif", "GPKG:c.gpkg:second", "--out", "out", "--no-preview")
     errors = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    assert errors[0].startswith("error: c.gpkg: expected an image, found a container of 2; name one: GPKG:c.gpkg:first")
-    assert [line.split(": remote")[0] for line in errors[1:]] == [f"error: {url}" for url in urls]
-    assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+    told = "error: c.gpkg: expected an image, found a container of 2; name one: GPKG:c.gpkg:first"
+    assert errors[-1].startswith(told)  # names of outputs and images are looked at first
+    assert [line.split(": remote")[0] for line in errors[:-1]] == [f"error: {url}" for url in urls]
+    assert (result.returncode, "Traceback" in result.stderr) == (3, False)
     assert "3 of 5 images failed" in result.stderr
     assert files_in(folder / "out") == ["b_mask.tif", "c_second_mask.tif"]
 
@@ -317,14 +323,14 @@ def test_an_error_that_nobody_foresaw_is_one_line_and_does_not_stop_the_others(
     folder: Path, error: str, told: str
 ) -> None:
     result = broken(folder, error)
-    assert_one_error(result, told)
+    assert_one_error(result, told, code=3)
     assert "1 of 2 images failed" in result.stderr
     assert files_in(folder) == ["a.tif", "b.tif", "b_mask.tif"]
 
 
 def test_debug_shows_where_an_error_comes_from(folder: Path) -> None:
     result = broken(folder, "TypeError('no way')", "--debug")
-    assert result.returncode == 1
+    assert result.returncode == 3
     assert "Traceback" in result.stderr and "in segment_file" in result.stderr
     assert "error: a.tif: this is a bug in fctl: TypeError: no way\n" in result.stderr
     assert (folder / "b_mask.tif").is_file()
@@ -406,7 +412,7 @@ def sixteen_bits(path: Path) -> None:
 BAD: list[tuple[Any, str]] = [
     (text, "expected an image"),
     (empty, "expected an image"),
-    (directory, "expected an image"),
+    (directory, "expected a folder with images"),
     (lambda path: None, "found no such file"),
     (truncated, "damaged or cut short"),
     (two_bands, "expected 3 bands, found 2"),

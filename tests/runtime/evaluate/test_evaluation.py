@@ -280,8 +280,8 @@ def bad_image(folder: Path) -> None:
     (folder / "images" / "1.png").write_text("not an image")
 
 
-def grey_image(folder: Path) -> None:
-    labelled.save(folder / "images" / "1.png", np.zeros((20, 30), np.uint8))
+def deep_image(folder: Path) -> None:
+    labelled.save(folder / "images" / "1.png", np.zeros((20, 30), np.uint16))
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def grey_image(folder: Path) -> None:
         (strange_colours, r"masks/1.png: .* 9 pixels of others: \(1, 2, 3\) 5 x, \(4, 5, 6\) 2 x, .* and 1 more"),
         (no_mask_image, "masks/1.png: expected an image"),
         (bad_image, "images/1.png: expected an image"),
-        (grey_image, "images/1.png: expected 3 bands, found 1"),
+        (deep_image, "images/1.png: expected uint8 pixels, found uint16"),
     ],
 )
 def test_bad_data_is_one_line_before_anything_runs(
@@ -438,3 +438,20 @@ def test_a_part_of_dubai_on_its_own(shared: Path, kept: Path) -> None:
         expected["miou"], abs=2e-3
     )  # GDAL and Pillow upsample JPEG colours differently
     assert found.pixels == int((truth != 255).sum())
+
+
+def test_images_of_another_depth_score_as_those_they_are_scaled_to(tmp_path: Path, bundle: Bundle, kept: Path) -> None:
+    labelled.write_folder(tmp_path / "data")
+    runs = plan_runs([bundle], **CPU)
+    expected = evaluate(open_dataset(tmp_path / "data"), runs, kept).results[0].confusion
+    images = sorted((tmp_path / "data" / "images").iterdir())
+    for path in images:
+        pixels = np.asarray(Image.open(path), np.uint16)
+        path.unlink()
+        labelled.save_tif(path, pixels * 10)  # the content counts, not the name
+    found = evaluate(
+        open_dataset(tmp_path / "data"), runs, kept, scale_range="0,2550", pick=Pick(count=1, order="first")
+    )  # fmt: skip
+    np.testing.assert_array_equal(found.results[0].confusion.counts, expected.counts)
+    write_report(found, kept, tmp_path / "report", scale_range="0,2550")
+    assert len(list((tmp_path / "report" / "pictures").iterdir())) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,9 @@ def test_infinity_is_no_data(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nodata", ["3.5", "-1", "256", "nan", "1e40"])
-def test_a_value_that_the_type_cannot_hold_masks_nothing(tmp_path: Path, nodata: str) -> None:
+def test_a_value_that_the_type_cannot_hold_masks_nothing(
+    tmp_path: Path, nodata: str, caplog: pytest.LogCaptureFixture
+) -> None:
     image = np.arange(35, dtype=np.uint8).reshape(5, 7, 1)  # GDAL cuts 3.5 to 3
     write_geotiff(tmp_path / "a.tif", image)
     (tmp_path / "a.vrt").write_text(
@@ -156,9 +159,49 @@ def test_a_value_that_the_type_cannot_hold_masks_nothing(tmp_path: Path, nodata:
         f'{nodata}</NoDataValue><SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename>'
         "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand></VRTDataset>"
     )
-    pixels, valid, _ = seen(tmp_path / "a.vrt", "uint8", 1)
+    for _ in range(2):
+        pixels, valid, _ = seen(tmp_path / "a.vrt", "uint8", 1)
+        np.testing.assert_array_equal(pixels, image)
+        assert missing(valid) == []
+    assert len(caplog.messages) == 1
+    assert re.search(
+        rf"a\.vrt: its nodata value {re.escape(f'{float(nodata):g}')} is none that uint8 can hold", caplog.messages[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata"), [("uint16", "-9999"), ("uint8", "nan"), ("uint8", "3.5"), ("int16", "1e7")]
+)
+def test_a_geotiff_s_value_that_the_type_cannot_hold_is_told(
+    tmp_path: Path, dtype: str, nodata: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = np.arange(35, dtype=dtype).reshape(5, 7, 1)
+    digits = "12345"[: len(nodata)]
+    path = write_geotiff(tmp_path / "a.tif", image, nodata=float(digits))
+    written = path.read_bytes()
+    assert written.count(f"{digits}\0".encode()) == 1
+    path.write_bytes(written.replace(f"{digits}\0".encode(), f"{nodata}\0".encode()))  # rasterio refuses to write it
+    pixels, valid, _ = seen(path, dtype, 1)
     np.testing.assert_array_equal(pixels, image)
     assert missing(valid) == []
+    assert len(caplog.messages) == 1
+    assert "is none that" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("caching", ["NO", "YES"])
+def test_a_raster_smaller_than_its_block_keeps_its_pixels_and_holes(
+    tmp_path: Path, caching: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rasterio 1.4.4 loses most of them with ``GDAL_FORCE_CACHING`` (its issue 3485)."""
+    monkeypatch.setenv("GDAL_FORCE_CACHING", caching)
+    image = np.random.default_rng(0).integers(1, 200, (30, 40, 3)).astype(np.uint8)
+    image[[0, 3, 29, 15], [0, 7, 39, 20]] = 0
+    path = write_geotiff(
+        tmp_path / "small.tif", image, nodata=0, tiled=True, blockxsize=512, blockysize=512, compress="deflate"
+    )
+    pixels, valid, _ = seen(path, "uint8")
+    np.testing.assert_array_equal(pixels, image)
+    assert missing(valid) == [[0, 0], [3, 7], [15, 20], [29, 39]]
 
 
 # Values that nobody declared

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from numpy.typing import NDArray
 
 from fctl.runtime import Paths, Segmenter
 from fctl.runtime.errors import InputError, RasterError
+from fctl.runtime.raster.fingerprint import fingerprint
 from fctl.runtime.raster.places import file_of, place_of, stem_of
 from fctl.runtime.raster.source import open_any
+from tests.conftest import write_geotiff
+from tests.runtime import tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -96,14 +100,14 @@ def test_a_file_is_a_path_even_with_colons(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("http://host/a.tif", "remote images are not read yet; download it, or name a local .vrt"),
-        ("https://host/a.tif?x=1", "remote images are not read yet"),
-        ("https://host/a.tif?signature=" + "0" * 500, "remote images are not read yet"),
-        ("s3://bucket/a.tif", "remote images are not read yet"),
-        ("/vsicurl/http://host/a.tif", "remote images are not read yet"),
-        ("/vsis3/bucket/a.tif", "remote images are not read yet"),
-        ("zip://a.zip!b.tif", "images inside archives are not read; unpack it"),
-        ("/vsizip/a.zip/b.tif", "images inside archives are not read; unpack it"),
+        ("http://host/a.tif", "remote images are not read by default; download it, or, if you trust the image, lift"),
+        ("https://host/a.tif?x=1", "remote images are not read by default"),
+        ("https://host/a.tif?signature=" + "0" * 500, "remote images are not read by default"),
+        ("s3://bucket/a.tif", "remote images are not read by default"),
+        ("/vsicurl/http://host/a.tif", "remote images are not read by default"),
+        ("/vsis3/bucket/a.tif", "remote images are not read by default"),
+        ("zip://a.zip!b.tif", "images inside archives are not read by default; unpack it"),
+        ("/vsizip/a.zip/b.tif", "images inside archives are not read by default; unpack it"),
         ("file:///data/a.tif", "an image is named by its path"),
         ("HDF5:gone.h5://red", "expected an image, found no such file"),
     ],
@@ -117,6 +121,46 @@ def test_what_is_not_here_is_named_as_it_was_given(segmenter: Segmenter, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "stem"),
+    [
+        ("https://host/a/b%20c.tif?signature=x/y.z", None, "b c"),
+        ("https:/host/a.tif", "https://host/a.tif", "a"),
+        ("/vsicurl/https:/host/a.tif", "/vsicurl/https://host/a.tif", "a"),
+        ("s3://bucket/folder/a.tif", None, "a"),
+        ("s3:/bucket/a.tif", "s3://bucket/a.tif", "a"),
+        ("/vsis3/bucket/a.tif", None, "a"),
+        ("zip://gone.zip!folder/b.tif", None, "b"),
+        ("https://host/", None, "image"),
+    ],
+)
+def test_names_of_what_lies_elsewhere_are_kept(name: str, place: str | None, stem: str) -> None:
+    assert (place_of(name), stem_of(name)) == (place or name, stem)
+    assert place_of(Path(name)) == place_of(str(Path(name)))
+
+
+@pytest.mark.parametrize("form", ["/vsizip/{}/folder/a.tif", "/vsizip/{{{}}}/folder/a.tif", "zip://{}!folder/a.tif"])
+def test_an_image_in_an_archive_is_read_where_that_is_allowed(
+    tmp_path: Path, rng: np.random.Generator, form: str
+) -> None:
+    image = rng.integers(1, 256, (20, 30, 3)).astype(np.uint8)
+    archive, file = tmp_path / "scenes.zip", write_geotiff(tmp_path / "a.tif", image)
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.write(file, "folder/a.tif")
+    name = form.format(archive)
+    assert (place_of(name), file_of(name), stem_of(name)) == (name, archive, "a")
+    with Segmenter(tiny.TINY, backend="onnxruntime", sources="any") as segmenter:
+        segmenter.segment_file(name, Paths(mask=tmp_path / "m.tif"))
+        with rasterio.open(tmp_path / "m.tif") as mask:
+            np.testing.assert_array_equal(mask.read(1), segmenter.segment(image).ids)
+        with pytest.raises(InputError, match="is the image itself"):
+            segmenter.segment_file(name, Paths(mask=archive), overwrite=True)
+    before = fingerprint(name)
+    with zipfile.ZipFile(archive, "a") as packed:
+        packed.writestr("more", b"1")
+    assert before.difference(fingerprint(name)) is not None
+
+
 def test_a_url_that_was_made_a_path_is_a_url_all_the_same() -> None:
-    with pytest.raises(RasterError, match="remote images are not read yet"), open_any(Path("http://host/a.tif")):
+    with pytest.raises(RasterError, match="remote images are not read by default"), open_any(Path("http://host/a.tif")):
         pass

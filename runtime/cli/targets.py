@@ -1,0 +1,45 @@
+"""The images of a command line, and the outputs of each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import OutputError
+from .console import usage
+from .outputs import Outputs
+
+if TYPE_CHECKING:
+    from ..raster.places import Place
+    from ..segment.results import Paths
+
+
+def targets_of(images: list[str], outputs: Outputs) -> dict[Place, Paths]:
+    """Output files by image; every output has its own name."""
+    from ..raster.places import Place, file_of, place_of, stem_of
+    from ..segment.results import Paths
+
+    out = outputs.out
+    is_file = out.suffix.lower() in (".tif", ".tiff")
+    if is_file and len(images) > 1:
+        raise usage(f"--out: expected a folder for {len(images)} images, found {out}")
+    if not is_file and (out.is_file() or out.suffix.lower() in (".png", ".jpg", ".jpeg")):
+        what = "it is a file" if out.is_file() else "pictures are no masks"
+        wanted = "a folder, or for one image a name ending in .tif"
+        raise OutputError(f"cannot write {out}: {what}; --out takes {wanted}")
+    targets, taken = dict[Place, Paths](), dict[Path, Place]()
+    for image in map(place_of, images):
+        folder, stem = (out.parent, out.stem) if is_file else (out, stem_of(image))
+        mask = out if is_file else folder / f"{stem}_mask.tif"
+        if mask in taken:
+            if image == taken[mask]:
+                raise usage(f"{image} is named twice: name each image once")
+            raise usage(f"{image} and {taken[mask]} would both be written to {mask}: give each an --out of its own")
+        taken[mask] = image
+        targets[image] = outputs.paths(mask, stem, len(images))
+    inputs = {file_of(image).resolve() for image in targets}
+    for image, paths in targets.items():
+        for path in paths.wanted():
+            if path.resolve() in inputs - {file_of(image).resolve()}:
+                raise usage(f"{path}, an output of {image}, is itself one of the images: choose another --out")
+    return targets
