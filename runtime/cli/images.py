@@ -45,7 +45,8 @@ def _images_of(name: str, recursive: bool) -> list[str]:
         return _listed(path)
     if _PATTERN.intersection(name) and not _is(path, "file") and "://" not in name:
         root = Path(path.anchor) if path.anchor else Path()
-        matching = sorted(str(file) for file in root.glob(str(path.relative_to(path.anchor))) if file.is_file())
+        files = root.glob(str(path.relative_to(path.anchor)))
+        matching = sorted(str(file) for file in files if file.is_file() and not _is_output(file))
         if not matching:
             raise RasterError(subject=name, expected="a pattern that files match", found="no such file")
         return matching
@@ -58,7 +59,7 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[Path]:
         if path.name.startswith("."):
             continue
         if path.is_dir():
-            if recursive:
+            if recursive and path.suffix != ".fctl-run":
                 yield from _in_folder(path, recursive)
         elif path.suffix.lower() in SUFFIXES and not _is_output(path):
             yield path
@@ -69,7 +70,8 @@ def _is_output(path: Path) -> bool:
     for ending in _OURS:
         if path.name.endswith(ending):
             stem = path.name[: -len(ending)]
-            return any(path.with_name(stem + suffix).exists() for suffix in SUFFIXES)
+            beside = (other for other in path.parent.iterdir() if other.stem == stem)
+            return any(other.suffix.lower() in SUFFIXES for other in beside)
     return False
 
 

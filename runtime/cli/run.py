@@ -226,11 +226,15 @@ def _estimator(
     segmenter: Segmenter, bands: tuple[int, ...] | None, scale_range: str | None, outputs: Outputs, limits: Limits
 ) -> _Action:
     """What tells how much one image would take."""
+    from ..segment.memory import parsed_size
+
+    memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
 
     def action(image: Place, paths: Paths) -> Estimate:
         return segmenter.estimate(
-            image, paths, bands=bands, overwrite=outputs.overwrite, scale_range=scale_range, trial=True
-        )
+            image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
+            scale_range=scale_range, trial=True,
+        )  # fmt: skip
 
     return action
 

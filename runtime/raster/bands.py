@@ -43,11 +43,15 @@ class Bands:
             wanted.
         alpha: The one that tells where the raster is transparent; None if none does.
         palette: The colours that the samples stand for; None where samples are what they are.
+        opaque: Pixels of samples of the alpha band, all over the raster, that are opaque.
+        between: Pixels of these samples that are neither opaque nor transparent.
     """
 
     used: tuple[int, ...]
     alpha: int | None
     palette: Palette | None = None
+    opaque: int = 0
+    between: int = 0
 
     @property
     def distinct(self) -> int:
@@ -67,8 +71,8 @@ class Opacity:
         between: Pixels that are neither that nor 0.
     """
 
-    def __init__(self) -> None:
-        self.opaque = self.between = 0
+    def __init__(self, opaque: int = 0, between: int = 0) -> None:
+        self.opaque, self.between = opaque, between
 
     def add(self, values: NDArray[np.generic]) -> None:
         """Count more values."""
@@ -122,7 +126,7 @@ def choose_bands(blocks: Blocks, path: Place, wanted: int, named: Sequence[int] 
     _check(dataset, path, wanted, used, named=bool(named), masked=is_mask)
     if marked and marked not in used and opacity.between:
         _tell(f"{path}: band {marked}", _AS_MASK if is_mask else _AS_DATA.format(marked))
-    return Bands(used, marked if is_mask else None, palette)
+    return Bands(used, marked if is_mask else None, palette, opacity.opaque, opacity.between)
 
 
 def refuted(path: Place, alpha: int) -> RasterError:

@@ -36,7 +36,7 @@ class Missing:
         self._blocks, self._bands, dataset = blocks, bands, blocks.dataset
         self._masked = tuple(index for index, band in enumerate(bands.used) if _is_masked(dataset, band))
         self.floating = np.dtype(dataset.dtypes[bands.used[0] - 1]).kind == "f"
-        self.opacity = Opacity()
+        self.opacity = Opacity(bands.opaque, bands.between)  # a run that is resumed does not read all of the raster
         self._plausible = self._range() if self.floating else None
 
     def declared(self, window: Window) -> Samples | None:
@@ -79,7 +79,7 @@ class Missing:
             known = np.ones(pixels.shape[1:], np.bool_) if readable is None else readable
             for index, band in enumerate(pixels):
                 samples[index].append(band[known if declared is None else known & declared[:, :, index]])
-        self.opacity = Opacity()  # what is read for good counts from here
+        self.opacity = Opacity(self._bands.opaque, self._bands.between)  # what is read for good counts from here
         return Plausible.of_samples([np.concatenate(band) for band in samples])
 
 

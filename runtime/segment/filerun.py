@@ -58,7 +58,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
     Raises:
         FctlError: What `Segmenter.segment_file` raises.
     """
-    started, manifest, skipped = time.monotonic(), worker.bundle.manifest, list[int]()
+    started, manifest, skipped, work = time.monotonic(), worker.bundle.manifest, list[int](), list[int]()
     job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     with ExitStack() as stack:
@@ -75,12 +75,15 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         request["scale range"] = job.scale_range
         folder = stack.enter_context(run_folder(job.paths.mask, request, foreseen.plan.numbers(), resume=job.resume))
         plan = foreseen.plan.as_in(folder.journal.plan)
+        if plan != foreseen.plan:  # of the run to resume, which may have had another limit
+            foreseen = foresee(worker, job, raster, grid, plan)
         source: FileSource = raster
         if len(folder.done) < len(plan.shards):
             if foreseen.spool:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
                 source = reading.enter_context(spooled(raster, folder.temporary))
             reading.enter_context(decoded_cache(foreseen.cache))
+            work.append(plan.left(folder.done))
             worker.retried(
                 lambda network: skipped.append(_segment_shards(network, source, worker.turns, folder, plan, job))
             )
@@ -92,7 +95,10 @@ def run_file(worker: Worker, job: FileJob) -> Report:
             _write_outputs(worker, georeference, job, folder, plan, bounds)
         done = folder.journal.done.values()
     report = replace(
-        _report(job, manifest.class_names, plan, done, copied), seconds=time.monotonic() - started, skipped=sum(skipped)
+        _report(job, manifest.class_names, plan, done, copied),
+        seconds=time.monotonic() - started,
+        skipped=sum(skipped),
+        computed=sum(work) - sum(skipped),
     )
     warn_of_values(str(job.image), report.implausible)
     warn_of_scores(str(job.image), report.not_finite)
@@ -112,7 +118,7 @@ def _segment_shards(
     scale = PictureScale(source.height, source.width) if job.picture else None
     pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, picture=scale)
     shards, runs = plan.shards, list(plan.runs(folder.done))
-    left = sum(len(plan.region(run)) for run in runs)
+    left = plan.left(folder.done)
     total = max(len(plan.grid), left)
     before = total - left
     for run in runs:
@@ -162,25 +168,22 @@ def _write_outputs(
 ) -> None:
     """Make all outputs of the finished shards, and move them to their places together."""
     manifest, grid = worker.bundle.manifest, plan.grid
-    if not folder.journal.assembled:
-        mosaic = Mosaic(grid.height, grid.width, [folder.part(index) for index in range(len(plan.shards))])
-        scale = PictureScale(grid.height, grid.width)
-        raster = MaskedRaster(
-            height=grid.height, width=grid.width, georeference=georeference,
-            classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
-            tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range)
-            | bounds
-            | job.paths.options.tags(),
-            picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
-        )  # fmt: skip
-        with ExitStack() as stack:
-            places = [(sink, folder.place(sink.name, path)) for sink, path in job.sinks]
-            writers = [stack.enter_context(sink.open(place, raster)) for sink, place in places]
-            for block in mosaic.blocks(
-                probabilities=job.keep.probabilities is not None, confidence=job.keep.confidence
-            ):
-                for write in writers:
-                    write(block)
+    mosaic = Mosaic(grid.height, grid.width, [folder.part(n, shard.finished) for n, shard in enumerate(plan.shards)])
+    scale = PictureScale(grid.height, grid.width)
+    raster = MaskedRaster(
+        height=grid.height, width=grid.width, georeference=georeference,
+        classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
+        tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range)
+        | bounds
+        | job.paths.options.tags(),
+        picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
+    )  # fmt: skip
+    with ExitStack() as stack:
+        places = [(sink, folder.place(sink.name, path)) for sink, path in job.sinks]
+        writers = [stack.enter_context(sink.open(place, raster)) for sink, place in places]
+        for block in mosaic.blocks(probabilities=job.keep.probabilities is not None, confidence=job.keep.confidence):
+            for write in writers:
+                write(block)
     beside = {sink.name: companions_of(sink, path) for sink, path in job.sinks}
     folder.commit({sink.name: path for sink, path in job.sinks}, beside)
 

@@ -6,10 +6,11 @@ from ..raster.source import RasterSource, open_raster
 from ..tiling.windows import Grid
 from .batches import grid_of
 from .jobs import FileJob, Worker
-from .memory import Footprint, Load, fitting
+from .memory import Footprint, Load, fitting, footprint
 from .network import Network
 from .outputs import check_outputs
 from .results import Estimate
+from .shards.plan import ShardPlan
 from .trial import Trial, tried_on, try_part, warm_up
 
 _TRIED = 3  # batches
@@ -30,7 +31,7 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
         FctlError: What `Segmenter.estimate` raises.
     """
     manifest = worker.bundle.manifest
-    check_outputs(job.image, job.paths, overwrite=job.overwrite, remote=job.remote)
+    check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     tried: list[Trial] = []
     with open_raster(job.image, manifest.input, job.bands, access=job.access, scale_range=job.scale_range) as raster:
         height, width = raster.height, raster.width
@@ -48,7 +49,7 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     )  # fmt: skip
 
 
-def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid) -> Footprint:
+def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan: ShardPlan | None = None) -> Footprint:
     """The memory that a run takes beside its engine, in panels that keep to its limit.
 
     Args:
@@ -56,6 +57,7 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid) -> F
         job: What is asked.
         raster: The open raster.
         grid: Its tiles.
+        plan: The shards of a run that is resumed, which stay as they are; None to choose them.
 
     Returns:
         What it takes.
@@ -69,11 +71,12 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid) -> F
         load = Load(
             manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture
         )
-        found.append(fitting(load, raster, grid, None))
+        left = None
         if job.memory is not None:
-            source = tried_on(raster, network.manifest.tile, spool=found[-1].spool)
+            spool = footprint(load, raster, ShardPlan.over(grid)).spool
+            source = tried_on(raster, network.manifest.tile, spool=spool)
             left = job.memory - warm_up(network, source, worker.turns)
-            found.append(fitting(load, raster, grid, left))
+        found.append(fitting(load, raster, grid, left, plan))
 
     worker.retried(fit)
     return found[-1]

@@ -69,7 +69,9 @@ class Footprint:
         return max(self.segmenting, self.spooling, self.assembling)
 
 
-def fitting(load: Load, raster: RasterSource, grid: Grid, limit: int | None) -> Footprint:
+def fitting(
+    load: Load, raster: RasterSource, grid: Grid, limit: int | None, plan: ShardPlan | None = None
+) -> Footprint:
     """The widest panels that a limit allows.
 
     Args:
@@ -77,6 +79,7 @@ def fitting(load: Load, raster: RasterSource, grid: Grid, limit: int | None) -> 
         raster: The raster.
         grid: Its tiles.
         limit: Most bytes beside those of Python and its engine; None for the usual panels.
+        plan: Panels and shards that must stay as they are; None to choose them.
 
     Returns:
         What it takes.
@@ -84,12 +87,14 @@ def fitting(load: Load, raster: RasterSource, grid: Grid, limit: int | None) -> 
     Raises:
         InputError: The narrowest panels take more.
     """
+    if limit is not None and not resident():
+        raise InputError("this system does not tell how much memory a process takes", remedy="leave `memory` out")
     panel = PANEL
     while True:
-        found = footprint(load, raster, ShardPlan.over(grid, panel))
+        found = footprint(load, raster, plan or ShardPlan.over(grid, panel))
         if limit is None or found.most <= limit:
             return found
-        if panel < 2 * grid.tile or found.segmenting < found.most:  # narrower panels would not help
+        if plan or panel < 2 * grid.tile or found.segmenting < found.most:  # narrower panels would not help
             raise InputError(
                 subject="`memory`", expected=f"{megabytes(found.most)} more than what the engine takes, at least",
                 found=f"{megabytes(max(limit, 0))} more", remedy="allow more, or choose a smaller batch",
@@ -159,12 +164,21 @@ def _touched(raster: RasterSource, block: tuple[int, int], rows: int, columns: i
 
 
 def resident() -> int:
-    """Bytes of memory that the process takes now; 0 where the system does not tell."""
+    """Bytes of memory that the process takes now, an engine in a child process included; 0 where nobody tells."""
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
+        children = [word for path in Path("/proc/self/task").glob("*/children") for word in path.read_text().split()]
+        pages = sum(_pages(process) for process in ("self", *children))
+    except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _pages(process: str) -> int:
+    """Pages of memory that a process takes; 0 for one that has ended."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 def check_limit(memory: int | None) -> None:

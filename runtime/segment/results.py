@@ -87,6 +87,7 @@ class Report:
         implausible: Pixels whose values lie beyond all others, though nobody declared them; they are without data too.
         bad_blocks: Blocks of the image that could not be read; they are without data too.
         skipped: Tiles that this run did not infer, because no pixel in them has data.
+        computed: Tiles that this run inferred; None where that was not counted.
     """
 
     image: str | Path
@@ -100,11 +101,12 @@ class Report:
     implausible: int = 0
     bad_blocks: tuple[Window, ...] = ()
     skipped: int = 0
+    computed: int | None = None
 
     @property
     def speed(self) -> float:
-        """Patches a second."""
-        return self.tiles / max(self.seconds, 1e-9)
+        """Patches a second, of those that were inferred in this run."""
+        return (self.tiles if self.computed is None else self.computed) / max(self.seconds, 1e-9)
 
     @property
     def shares(self) -> dict[str, float]:

@@ -221,6 +221,8 @@ class Segmenter:
         *,
         bands: Sequence[int] | None = None,
         overwrite: bool = False,
+        resume: bool = False,
+        memory: int | None = None,
         scale_range: str | None = None,
         trial: bool = False,
     ) -> Estimate:
@@ -231,6 +233,8 @@ class Segmenter:
             paths: The files that would be written.
             bands: Numbers of the bands to use, from 1; None for all but alpha.
             overwrite: Whether files that exist would be replaced.
+            resume: As for `segment_file`; the estimate is that of a whole run.
+            memory: As for `segment_file`.
             scale_range: As for `segment_file`.
             trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
                 the process will need with its engine.
@@ -244,8 +248,8 @@ class Segmenter:
             OutputError: A file exists already.
         """
         job = FileJob(
-            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, scale_range=scale_range,
-            access=self.access,
+            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
+            scale_range=scale_range, access=self.access,
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)
@@ -292,9 +296,17 @@ class Segmenter:
                 if network.batch == 1 or self.manifest.fixed_batch:
                     raise
                 log.warning("out of memory at batch %d, going on with %d: %s", network.batch, network.batch // 2, error)
-            network.close()
-            self._network = None  # in case that the next line fails
-            self._network = open_network(
-                self.bundle, self.engine.name, self.engine.precision, network.batch // 2, False, isolate=self._isolate
-            )
-            self.engine = self._network.engine
+                self._reopen(network, network.batch // 2)
+            except EngineError:
+                if self._isolate:
+                    self._reopen(network, network.batch)  # its process may have ended: the next image is another matter
+                raise
+
+    def _reopen(self, network: EngineNetwork, batch: int) -> None:
+        """Open the network anew, in the same engine."""
+        network.close()
+        self._network = None  # in case that the next line fails
+        self._network = open_network(
+            self.bundle, self.engine.name, self.engine.precision, batch, False, isolate=self._isolate
+        )
+        self.engine = self._network.engine

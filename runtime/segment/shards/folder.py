@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from ...errors import FctlError, OutputError
 from ...raster.fingerprint import Fingerprint
+from ...tiling.windows import Window
 from ..levels import KEEP_ALL, Keep
 from .journal import Done, Journal
 from .parts import Part, PartWriter
@@ -38,6 +40,9 @@ def leave_live_folders() -> None:
     """Leave the folders of all runs of this process as an interrupted run leaves them, at once."""
     for folder in list(_LIVE):
         folder.leave()
+        (folder.path / _LOCK).unlink(missing_ok=True)  # the lock itself ends with the process
+        with contextlib.suppress(OSError):  # not empty: shards are kept
+            folder.path.rmdir()
 
 
 class RunFolder:
@@ -70,13 +75,20 @@ class RunFolder:
         """Start the file of a shard, which keeps so much of probabilities; raises OSError where that fails."""
         return PartWriter(self._part(shard), keep)
 
-    def part(self, shard: int) -> Part:
+    def part(self, shard: int, finished: Window) -> Part:
         """The file of a shard that is done.
+
+        Args:
+            shard: Its index.
+            finished: The pixels that it must cover.
+
+        Returns:
+            The file.
 
         Raises:
             OutputError: It is damaged.
         """
-        return Part(self._part(shard))
+        return Part(self._part(shard), finished)
 
     def add(self, done: Done) -> None:
         """Note that a shard is done, once its file is complete.
@@ -112,20 +124,23 @@ class RunFolder:
         Raises:
             OSError: One of them cannot be moved; what was there before is there again.
         """
-        if not self.journal.assembled:
-            self.journal.note_assembled()
+        files = [(sink, file) for sink, path in outputs.items() for file in (path, *companions.get(sink, ()))]
+        for sink, output in files:
+            _sync(self.place(sink, output))  # what the shards are removed for must be on the disk
+        self.journal.note_assembled([str(output.resolve()) for _, output in files])
         undo: list[tuple[Path, Path]] = []
         try:
-            files = [(sink, file) for sink, path in outputs.items() for file in (path, *companions.get(sink, ()))]
             for number, (sink, output) in enumerate(files):
-                made, replaced = self.place(sink, output), self.path / f"{_REPLACED}-{number}"
-                if not made.exists():
-                    continue  # it moved before the run was killed
                 output.parent.mkdir(parents=True, exist_ok=True)
-                for now, then in ((output, replaced), (made, output)):
-                    undo.append((then, now))
-                    if now.exists():
-                        _move(now, then)
+                made, replaced = self.place(sink, output), self._replaced(number)
+                if output.exists():
+                    undo.append((replaced, output))
+                    _move(output, replaced)
+                if made.exists() or output in outputs.values():  # a sink may do without a companion
+                    undo.append((output, made))
+                    _move(made, output)
+            for folder in {output.parent for _, output in files}:
+                _sync(folder)
         except BaseException:
             for now, before in reversed(undo):
                 if now.exists():  # else it did not come to that
@@ -134,28 +149,40 @@ class RunFolder:
         self._done = True
 
     def clean(self) -> None:
-        """Remove everything but the journal and finished shards."""
+        """Remove everything but the journal and finished shards; outputs are made of these once more."""
+        self._put_back()
         for entry in self.path.iterdir():
             if entry.suffix == ".part":
                 entry.unlink(missing_ok=True)
-            elif entry.name == _TEMPORARY or (entry.name == _OUTPUTS and not self.journal.assembled):
+            elif entry.name in (_TEMPORARY, _OUTPUTS):
                 shutil.rmtree(entry, ignore_errors=True)
 
     def leave(self) -> None:
-        """End the run: keep what `resume` needs if there is any, else remove the folder."""
+        """End the run: keep what `resume` needs if there is any, else empty the folder; the lock stays."""
         _LIVE.discard(self)
         with contextlib.suppress(OSError):
             kept = len(self.done)
             if self._done or not kept:
-                shutil.rmtree(self.path, ignore_errors=True)
+                if not self._done:
+                    self._put_back()
+                _empty(self.path)
             else:
                 self.clean()
-                (self.path / _LOCK).unlink(missing_ok=True)
                 shards = "1 finished shard is" if kept == 1 else f"{kept} finished shards are"
                 log.info("%s kept in %s: go on with `resume`, or remove the folder", shards, self.path)
 
     def _part(self, shard: int) -> Path:
         return self.path / f"shard-{shard:06d}.npz"
+
+    def _replaced(self, number: int) -> Path:
+        """Where a file that an output replaces waits until all outputs are in their places."""
+        return self.path / f"{_REPLACED}-{number}"
+
+    def _put_back(self) -> None:
+        """Put back what was to be replaced by a run that was killed before its outputs were in their places."""
+        for number, place in enumerate(self.journal.outputs):
+            if self._replaced(number).exists() and not Path(place).exists():
+                _move(self._replaced(number), Path(place))
 
 
 @contextmanager
@@ -188,7 +215,7 @@ def run_folder(
             folder: RunFolder | None = None
             try:
                 with _written(mask):
-                    folder = RunFolder(mask, _journal(path, request, plan, resume))
+                    folder = RunFolder(mask, _journal(mask, request, plan, resume))
                     _LIVE.add(folder)
                     folder.clean()
                     folder.temporary.mkdir()
@@ -205,23 +232,31 @@ def run_folder(
 def unfinished_commit(mask: Path) -> bool:
     """Whether a run was killed while it moved its outputs to their places."""
     journal = Journal.read(folder_of(mask) / _JOURNAL)
-    return journal is not None and journal.assembled
+    return journal is not None and bool(journal.outputs)
 
 
-def _journal(path: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Journal:
+def _journal(mask: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Journal:
     """The journal of the run to go on with, or a new one in a folder that is cleared."""
-    old = Journal.read(path / _JOURNAL)
+    path = folder_of(mask)
+    old = Journal.read(path / _JOURNAL, mend=True)
     if resume and old:
         _check_same(path, old.request, request)
         return old
     if old and old.done:
         log.warning("%d finished shards of an earlier run are removed: it was not asked to `resume`", len(old.done))
-    for entry in path.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != _LOCK:
-            entry.unlink()
+    if old:
+        RunFolder(mask, old).clean()
+    _empty(path)
     return Journal.begin(path / _JOURNAL, request, plan)
+
+
+def _empty(path: Path) -> None:
+    """Remove everything in a folder but the lock, which is held."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        elif entry.name != _LOCK:
+            entry.unlink(missing_ok=True)
 
 
 def _check_same(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
@@ -248,12 +283,13 @@ def _difference(name: str, before: object, now: object) -> str:
 def _locked(path: Path, mask: Path) -> Iterator[None]:
     """Hold the lock of a run, which the system releases when the process dies."""
     lock = FileLock(path / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise OutputError(
-            f"{mask} is being written by another run", remedy="wait for its end, or choose another `out`"
-        ) from None
+    with _written(mask):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise OutputError(
+                f"{mask} is being written by another run", remedy="wait for its end, or choose another `out`"
+            ) from None
     try:
         yield
     finally:
@@ -286,10 +322,26 @@ def _move(made: Path, place: Path) -> None:
         beside = place.with_name(f".{place.name}.part")
         try:
             shutil.copyfile(made, beside)
+            _sync(beside)
             beside.replace(place)
         finally:
             beside.unlink(missing_ok=True)
         made.unlink()
+
+
+def _sync(path: Path) -> None:
+    """See that a file, or the names in a folder, reach the disk; a system that cannot do that for folders need not."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _size(path: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -41,14 +41,14 @@ class Journal:
         request: What was asked, by name; values that JSON keeps as they are.
         plan: How the raster is cut into shards.
         done: The shards that are done, by index.
-        assembled: Whether all outputs were complete, and about to move to their places.
+        outputs: The places of all outputs, once these are complete and about to move there.
     """
 
     path: Path
     request: dict[str, object]
     plan: dict[str, int]
     done: dict[int, Done] = field(default_factory=dict)
-    assembled: bool = False
+    outputs: tuple[str, ...] = ()
 
     @classmethod
     def begin(cls, path: Path, request: Mapping[str, object], plan: Mapping[str, int]) -> Journal:
@@ -62,8 +62,12 @@ class Journal:
         return journal
 
     @classmethod
-    def read(cls, path: Path) -> Journal | None:
+    def read(cls, path: Path, *, mend: bool = False) -> Journal | None:
         """Read a journal, up to the first line that was not written to its end.
+
+        Args:
+            path: The file.
+            mend: Whether to cut off what is not read, so that lines can follow; only for who holds the run's lock.
 
         Returns:
             The journal; None where there is none, or none of this version.
@@ -84,8 +88,9 @@ class Journal:
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 break
             whole += len(line) + 1
-        with path.open("r+b") as file:
-            file.truncate(whole)
+        if mend:
+            with path.open("r+b") as file:
+                file.truncate(whole)
         return journal
 
     def add(self, done: Done) -> None:
@@ -97,19 +102,22 @@ class Journal:
         self._append(asdict(done))
         self.done[done.shard] = done
 
-    def note_assembled(self) -> None:
-        """Note that all outputs are complete.
+    def note_assembled(self, outputs: Sequence[str]) -> None:
+        """Note that all outputs are complete, and where they go.
 
         Raises:
             OSError: It cannot be written.
         """
-        self._append({"assembled": True})
-        self.assembled = True
+        self._append({"outputs": list(outputs)})
+        self.outputs = tuple(outputs)
 
     def _take(self, entry: dict[str, object]) -> None:
         """Heed a line."""
-        if entry.get("assembled"):
-            self.assembled = True
+        if "outputs" in entry:
+            outputs = entry["outputs"]
+            if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
+                raise TypeError("names of files")
+            self.outputs = tuple(outputs)
             return
         pixels, blocks = entry["pixels"], entry["bad_blocks"]
         if not isinstance(pixels, dict) or not isinstance(blocks, list):

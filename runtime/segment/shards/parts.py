@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import zipfile
 import zlib
@@ -14,7 +15,7 @@ from typing import BinaryIO, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import OutputError
+from ...errors import InputError, OutputError
 from ...tiling.windows import Window
 from ..levels import KEEP_ALL, Keep, as_bytes, as_floats, confidence_of
 from ..picture import PicturePart
@@ -23,7 +24,11 @@ from ..pipeline import Block
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _IDS, _PROBABILITIES, _CONFIDENCE, _SUMS, _WEIGHTS = "ids", "probabilities", "confidence", "sums", "weights"
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error, InputError,
+)  # fmt: skip
+_OF_THE_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.EACCES, errno.ENOMEM)  # which say nothing of the file
 
 
 class PartWriter:
@@ -109,12 +114,13 @@ class Part:
 
     Args:
         path: The file.
+        finished: The pixels that its blocks must cover.
 
     Raises:
         OutputError: The file is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, finished: Window) -> None:
         self._path = path
         self._archive: zipfile.ZipFile | None = None
         self._layers: dict[str, list[_Entry]] = {
@@ -124,6 +130,16 @@ class Part:
             for name in archive.namelist():
                 layer, _, place = name.partition("/")
                 self._layers[layer].append(_Entry(name, Window(*map(int, place.partition("@")[0].split("-")))))
+            self._check(finished)
+
+    def _check(self, finished: Window) -> None:
+        """Raise ValueError unless the blocks cover the shard: no checksum guards the directory of an archive."""
+        inside = [window for window in self.windows if window.within(finished.bottom, finished.right) == window]
+        covered = sum(window.height * window.width for window in inside if window.y >= finished.y)
+        if len(set(inside)) < len(self.windows) or covered != finished.height * finished.width:
+            raise ValueError("blocks are missing")
+        if any(len(entries) not in (0, len(inside)) for entries in self._layers.values()):
+            raise ValueError("arrays are missing")
 
     @property
     def windows(self) -> list[Window]:
@@ -174,7 +190,8 @@ class Part:
         try:
             yield
         except _DAMAGED as error:
-            self._path.unlink(missing_ok=True)  # a run that is resumed makes it anew
+            if getattr(error, "errno", None) not in _OF_THE_SYSTEM:
+                self._path.unlink(missing_ok=True)  # a run that is resumed makes it anew
             raise OutputError(
                 f"a finished shard cannot be read back ({error})", subject=self._path, remedy="go on with `resume`"
             ) from error

@@ -74,6 +74,10 @@ class ShardPlan:
         for _, group in groupby(enumerate(left), key=lambda item: (item[1] - item[0], shards[item[1]].left)):
             yield tuple(index for _, index in group)
 
+    def left(self, done: Collection[int]) -> int:
+        """How many tiles are left to compute, where some shards are done."""
+        return sum(len(self.region(run)) for run in self.runs(done))
+
     def region(self, run: tuple[int, ...]) -> Region:
         """The region of shards that follow each other in one panel."""
         first, last = self.shards[run[0]], self.shards[run[-1]]

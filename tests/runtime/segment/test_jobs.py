@@ -353,6 +353,20 @@ def test_a_raster_without_any_data_is_nodata(tmp_path: Path, segmenter: Segmente
     assert sum(report.pixels.values()) == 0
 
 
+def test_a_resumed_run_judges_alpha_as_the_whole_run_does(tmp_path: Path, small_shards: None) -> None:
+    """Opaque above, soft below: what is left to do is soft alone."""
+    pixels = np.dstack([slope_of(240, 100), np.full((240, 100), 255, np.uint8)])
+    pixels[150:, :, 3] = 100
+    image = write_geotiff(tmp_path / "image.tif", pixels, photometric="RGB", alpha="unspecified")
+    with Segmenter(tiny.TINY, backend="onnxruntime", batch=4) as segmenter:
+        calls: list[int] = []
+        segmenter.segment_file(image, paths_in(tmp_path / "whole"), progress=lambda done, total: calls.append(done))
+        with pytest.raises(KeyboardInterrupt):
+            segmenter.segment_file(image, paths_in(tmp_path / "out"), progress=steps(len(calls) - 3))
+        segmenter.segment_file(image, paths_in(tmp_path / "out"), resume=True)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
 # Limits
 
 
@@ -396,6 +410,27 @@ def test_a_run_that_exceeds_its_limit_ends_and_goes_on(
             segmenter.segment_file(image, paths_in(tmp_path / "out"), memory=20_000_000_000, progress=progress)
         assert len(list((tmp_path / "out").glob("m.fctl-run/shard-*.npz"))) == 1
         segmenter.segment_file(image, paths_in(tmp_path / "out"), resume=True)
+
+
+def test_a_resumed_run_keeps_to_its_limit_with_the_panels_that_it_has(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fctl.runtime.raster.source import open_raster
+    from tests.runtime.segment.test_segmenter import sparse_geotiff
+
+    load = memory.Load(manifest=segmenter.manifest, batch=4, probabilities=False, picture=False)
+    with open_raster(sparse_geotiff(tmp_path / "wide.tif", 40, 30_000), segmenter.manifest.input, None) as raster:
+        grid = grid_of(segmenter.manifest, 40, 30_000)
+        plan = ShardPlan.over(grid)
+        needed = memory.footprint(load, raster, plan).most
+        assert memory.fitting(load, raster, grid, needed, plan).plan == plan
+        with pytest.raises(InputError, match="`memory`: expected"):
+            memory.fitting(load, raster, grid, needed - 1, plan)
+
+
+def test_an_estimate_refuses_the_limit_that_a_run_refuses(tmp_path: Path, image: Path, segmenter: Segmenter) -> None:
+    with pytest.raises(InputError, match=r"`memory`: expected .* MB more than what the engine takes, at least"):
+        segmenter.estimate(image, paths_in(tmp_path / "out"), memory=10_000_000)
 
 
 def test_narrower_panels_are_taken_where_memory_is_scarce(segmenter: Segmenter, tmp_path: Path) -> None:

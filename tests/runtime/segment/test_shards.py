@@ -84,7 +84,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert not (tmp_path / "a.npz").exists()  # it has another name until it is whole
     assert writer.finish() == (tmp_path / "a.npz").stat().st_size
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
-    part = Part(tmp_path / "a.npz")
+    part = Part(tmp_path / "a.npz", Window(0, 0, 8, 9))
     assert part.windows == [each.window for each in blocks]
     for index, (each, picture) in enumerate(zip(blocks, part.picture(), strict=True)):
         assert part.ids(index).tobytes() == each.ids.tobytes()
@@ -102,7 +102,7 @@ def test_pixels_without_data_take_no_room(tmp_path: Path) -> None:
     nothing = np.full((5, 200, 300), np.nan, np.float32)
     writer.add(Block(y=0, x=0, ids=np.full((200, 300), 255, np.uint8), probabilities=nothing))
     assert writer.finish() < nothing.nbytes // 100
-    assert Part(tmp_path / "a.npz").probabilities(0).tobytes() == nothing.tobytes()
+    assert Part(tmp_path / "a.npz", Window(0, 0, 200, 300)).probabilities(0).tobytes() == nothing.tobytes()
 
 
 def test_an_abandoned_file_is_gone(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_an_error_and_is_made_anew_by_a_resumed_run(tmp_path: 
     writer.finish()
     (tmp_path / "a.npz").write_bytes(damage((tmp_path / "a.npz").read_bytes()))
     with pytest.raises(OutputError, match=r"a\.npz: a finished shard cannot be read back .*; go on with `resume`"):
-        Part(tmp_path / "a.npz").ids(0)
+        Part(tmp_path / "a.npz", Window(0, 0, 30, 70)).ids(0)
     assert list(tmp_path.iterdir()) == []  # so that the resumed run sees that it is missing
 
 
@@ -142,7 +142,7 @@ def test_a_mosaic_is_what_was_cut(tmp_path_factory: pytest.TempPathFactory, data
             here = np.s_[top:bottom, left:right]
             writer.add(Block(y=top, x=left, ids=ids[here], probabilities=probabilities[(slice(None), *here)]))
         writer.finish()
-        parts.append(Part(folder / f"{left}.npz"))
+        parts.append(Part(folder / f"{left}.npz", Window(0, left, height, right - left)))
     found = list(Mosaic(height, width, parts).blocks(probabilities=True))
     assert [(each.y, each.x) for each in found] == [
         (y, x) for y in range(0, height, 256) for x in range(0, width, COLUMNS)
@@ -198,13 +198,13 @@ def test_a_journal_is_read_up_to_the_line_that_was_not_finished(tmp_path: Path) 
     ends = [index + 1 for index, byte in enumerate(whole) if byte == 10]
     for cut in range(len(whole) + 1):
         path.write_bytes(whole[:cut])
-        found = Journal.read(path)
+        found = Journal.read(path, mend=True)
         complete = sum(end <= cut for end in ends)
         if complete == 0:
             assert found is None or (cut == ends[0] - 1 and not found.done)
             continue
         assert found is not None
-        assert (found.request, found.plan, found.assembled) == (REQUEST, PLAN, False)
+        assert (found.request, found.plan, found.outputs) == (REQUEST, PLAN, ())
         assert list(found.done.values()) == entries[: complete - 1]
         found.add(entries[1])  # what was cut off does not spoil the next line
         again = Journal.read(path)
@@ -225,10 +225,10 @@ def test_what_is_no_journal_is_none(tmp_path: Path, text: str) -> None:
 def test_a_line_that_makes_no_sense_ends_the_journal(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal"
     Journal.begin(path, REQUEST, PLAN).add(Done(shard=1, size=2, pixels={}))
-    path.write_text(path.read_text() + line + "\n" + json.dumps({"assembled": True}) + "\n")
+    path.write_text(path.read_text() + line + "\n" + json.dumps({"outputs": ["a"]}) + "\n")
     found = Journal.read(path)
     assert found is not None
-    assert (list(found.done), found.assembled) == ([1], False)
+    assert (list(found.done), found.outputs) == ([1], ())
 
 
 # The folder
@@ -345,11 +345,11 @@ def test_what_lies_beside_an_output_moves_with_it(
     mask, style = tmp_path / "m.tif", tmp_path / "m.qml"
     for path in (mask, style):
         path.write_bytes(b"old")
-    real, moves = Path.replace, list[Path]()
+    real, moves, fails_at = Path.replace, list[Path](), [0]
 
     def replace(self: Path, target: Path) -> Path:
         moves.append(self)
-        if len(moves) == fails:
+        if len(moves) == fails_at[0]:
             raise OSError
         return real(self, target)
 
@@ -373,16 +373,17 @@ def test_outputs_are_all_there_or_none(
         (tmp_path / "other").mkdir()
         for path in outputs.values():
             path.write_bytes(b"old")
-    real, moves = Path.replace, list[Path]()
+    real, moves, fails_at = Path.replace, list[Path](), [0]
 
     def replace(self: Path, target: Path) -> Path:
         moves.append(self)
-        if len(moves) == fails:
+        if len(moves) == fails_at[0]:
             raise error
         return real(self, target)
 
     for fails in range(1, 7 if existing else 4):
         moves.clear()
+        fails_at[0] = fails
         with pytest.raises(error), run_folder(outputs["mask"], REQUEST, PLAN, resume=False) as folder:
             finish_shards(folder, 0)
             for name, path in outputs.items():
@@ -394,11 +395,83 @@ def test_outputs_are_all_there_or_none(
             b"old" if existing else None
         ] * 3
         with run_folder(outputs["mask"], REQUEST, PLAN, resume=True) as folder:
-            assert folder.journal.assembled
-            if fails % 2:
-                folder.commit(outputs)
-                assert [path.read_bytes() for path in outputs.values()] == [name.encode() for name in outputs]
+            assert folder.done == {0}
+            assert len(folder.journal.outputs) == 3
+            for name, path in outputs.items():
+                folder.place(name, path).write_bytes(name.encode())
+            folder.commit(outputs)
+        assert [path.read_bytes() for path in outputs.values()] == [name.encode() for name in outputs]
+        assert not folder_of(outputs["mask"]).exists()
         for path in outputs.values():
-            path.unlink(missing_ok=True)
+            path.unlink()
             if existing:
                 path.write_bytes(b"old")
+
+
+def test_every_flipped_bit_of_a_shard_is_noticed(tmp_path: Path) -> None:
+    """The directory of an archive has no checksum of its own."""
+    path, window = tmp_path / "a.npz", Window(0, 0, 30, 9)
+    writer = PartWriter(path)
+    blocks = [block(0, 0, 12, 9), block(12, 0, 18, 9)]
+    for each in blocks:
+        writer.add(each)
+    writer.finish()
+    whole, noticed = path.read_bytes(), 0
+    tail = range(8 * whole.index(b"PK\x01\x02"), 8 * len(whole))
+    for bit in (*range(0, 8 * len(whole) - 8 * 2000, 97), *tail[::3]):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            part = Part(path, window)
+            found = [part.ids(index) for index in range(2)]
+            part.close()
+        except OutputError:
+            noticed += 1
+            assert not path.exists()
+        else:
+            assert [ids.tobytes() for ids in found] == [each.ids.tobytes() for each in blocks]
+    assert noticed > 100
+
+
+def test_what_was_to_be_replaced_is_put_back_after_a_kill(tmp_path: Path) -> None:
+    """Killed between two renames: the old mask waits in the folder, and no new one is in its place."""
+    mask = tmp_path / "a_mask.tif"
+    for resume in (False, True):
+        mask.write_bytes(b"old")
+        with interrupted(mask, 0):
+            folder = folder_of(mask)
+            journal = Journal.read(folder / "journal")
+            assert journal is not None
+            journal.note_assembled([str(mask)])
+            mask.replace(folder / "replaced-0")
+            with run_folder(mask, REQUEST, PLAN, resume=resume):
+                assert mask.read_bytes() == b"old"
+        assert mask.read_bytes() == b"old"
+
+
+def test_outputs_that_were_lost_are_made_once_more(tmp_path: Path) -> None:
+    """A run that is resumed never takes an output for moved: it makes all of them of the shards."""
+    mask = tmp_path / "a_mask.tif"
+    with interrupted(mask, 0):
+        journal = Journal.read(folder_of(mask) / "journal")
+        assert journal is not None
+        journal.note_assembled([str(mask)])  # and killed before anything moved
+        with run_folder(mask, REQUEST, PLAN, resume=True) as folder:
+            with pytest.raises(FileNotFoundError):
+                folder.commit({"mask": mask})
+            folder.place("mask", mask).write_bytes(b"mask")
+            folder.commit({"mask": mask})
+    assert mask.read_bytes() == b"mask"
+
+
+def test_who_does_not_hold_the_lock_leaves_the_journal_alone(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    Journal.begin(path, REQUEST, PLAN)
+    with path.open("ab") as file:
+        file.write(b'{"half')
+    before = path.read_bytes()
+    assert Journal.read(path) is not None
+    assert path.read_bytes() == before
+    assert Journal.read(path, mend=True) is not None
+    assert path.read_bytes() == before[:-6]
