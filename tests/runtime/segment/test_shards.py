@@ -345,7 +345,7 @@ def test_what_lies_beside_an_output_moves_with_it(
     mask, style = tmp_path / "m.tif", tmp_path / "m.qml"
     for path in (mask, style):
         path.write_bytes(b"old")
-    real, moves, fails_at = Path.replace, list[Path](), [0]
+    real, moves, fails_at = Path.replace, list[Path](), [fails]
 
     def replace(self: Path, target: Path) -> Path:
         moves.append(self)
