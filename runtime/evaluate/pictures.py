@@ -88,7 +88,7 @@ def draw_comparison(
     photo, labelled = ("image", ground), (reference, _coloured(truth, classes))
     masks = [(one.title, _coloured(one.ids, classes)) for one in predictions]
     what = "errors" if reference == TRUTH else "differences"
-    colours = _error_colours(classes if single is None else [])
+    colours = error_colours(classes if single is None else [])
     errors = [(what, _errors(ground, truth, one.ids, single, colours)) for one in predictions]
     rows = [[photo, labelled, masks[0], errors[0]]] if len(predictions) == 1 else [[photo, *masks], [labelled, *errors]]
     shown = [index for index in range(len(classes)) if any((ids == index).any() for ids in _all(truth, predictions))]
@@ -111,7 +111,7 @@ def _coloured(ids: NDArray[np.uint8], classes: Sequence[ClassInfo]) -> Rgb:
     return np.where((ids == IGNORE)[:, :, None], _stripes(*ids.shape), table[ids])
 
 
-def _error_colours(classes: Sequence[ClassInfo]) -> tuple[Colour, Colour]:
+def error_colours(classes: Sequence[ClassInfo]) -> tuple[Colour, Colour]:
     """The colours of false positives and false negatives, or of all errors first; none looks like a class."""
     found = [
         colour for colour in (_WRONG, _MISSED, *_OTHERS)

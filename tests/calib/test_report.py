@@ -32,6 +32,7 @@ from fctl.calib.trials import Changed, Fp32Graphs
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.parity import ClassIou
 from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.evaluate.pictures import error_colours
 from fctl.runtime.evaluate.plots import Chart, Panel
 
 from ..runtime import tiny
@@ -284,7 +285,9 @@ def test_text_and_points_are_whole(numbers: Measured, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("side", "shown"), [(64, 64), (1120, 560)])
 def test_the_worst_patch_is_drawn_with_what_changes(side: int, shown: int) -> None:
     picture = np.asarray(draw_worst(replace(USUAL, worst=changed(side)))).astype(int)
-    wrong = (picture == (222, 45, 38)).all(axis=2)
+    colour = error_colours(USUAL.graphs.bundle.manifest.classes)[0]
+    assert colour not in [info.colour for info in USUAL.graphs.bundle.manifest.classes]
+    wrong = (picture == colour).all(axis=2)
     right = wrong[:, 3 * wrong.shape[1] // 4 :]  # the last of four panels; the legend is further left
     assert right.sum() == shown * shown // 4
     for info in USUAL.graphs.bundle.manifest.classes[:2]:
