@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -206,7 +209,9 @@ def written(request: pytest.FixtureRequest, tmp_path: Path, folder: Path, pixels
     path = folder / f"photo.{WRITTEN[request.param]}"
     original = write_geotiff(tmp_path / "original.tif", pixels)
     options: dict[str, str] = {"FORMAT": "NC"} if request.param == "netCDF" else {}
-    rasterio.shutil.copy(original, path, driver=request.param, **options)
+    code = "import json, sys, rasterio.shutil; rasterio.shutil.copy(*sys.argv[1:3], **json.loads(sys.argv[3]))"
+    copying = json.dumps({"driver": request.param, **options})  # a fresh process: GDAL's state here may be any test's
+    subprocess.run([sys.executable, "-c", code, original, path, copying], check=True)
     return path
 
 
