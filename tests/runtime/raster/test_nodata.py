@@ -190,10 +190,10 @@ def test_a_geotiff_s_value_that_the_type_cannot_hold_is_told(
 
 @pytest.mark.parametrize("caching", ["NO", "YES"])
 def test_a_raster_smaller_than_its_block_keeps_its_pixels_and_holes(
-    tmp_path: Path, caching: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caching: str, set_in_environment: Callable[[str, str], None]
 ) -> None:
     """Rasterio 1.4.4 loses most of them with ``GDAL_FORCE_CACHING`` (its issue 3485)."""
-    monkeypatch.setenv("GDAL_FORCE_CACHING", caching)
+    set_in_environment("GDAL_FORCE_CACHING", caching)
     image = np.random.default_rng(0).integers(1, 200, (30, 40, 3)).astype(np.uint8)
     image[[0, 3, 29, 15], [0, 7, 39, 20]] = 0
     path = write_geotiff(
@@ -350,10 +350,10 @@ def sidecar(folder: Path, rng: np.random.Generator) -> tuple[Path, list[list[int
 )
 def test_options_in_the_environment_change_no_mask(
     tmp_path: Path, segmenter: Segmenter, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch,
-    option: str, value: str, make: Any, in_thread: bool,
+    set_in_environment: Callable[[str, str], None], option: str, value: str, make: Any, in_thread: bool,
 ) -> None:  # fmt: skip
     path, holes = make(tmp_path, rng)
-    monkeypatch.setenv(option, value)
+    set_in_environment(option, value)
     paths = Paths(mask=tmp_path / "m.tif")
     if in_thread:
         thread = threading.Thread(target=segmenter.segment_file, args=(path, paths))
@@ -367,10 +367,10 @@ def test_options_in_the_environment_change_no_mask(
 
 
 def test_a_damaged_file_is_an_error_whatever_the_environment_says(
-    tmp_path: Path, segmenter: Segmenter, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, segmenter: Segmenter, rng: np.random.Generator, set_in_environment: Callable[[str, str], None]
 ) -> None:
     path = write_geotiff(tmp_path / "a.tif", rng.integers(0, 256, (300, 300, 3), np.uint8), compress="deflate")
     path.write_bytes(path.read_bytes()[:150_000])
-    monkeypatch.setenv("GTIFF_IGNORE_READ_ERRORS", "YES")
+    set_in_environment("GTIFF_IGNORE_READ_ERRORS", "YES")
     with pytest.raises(RasterError, match="damaged or cut short"):
         segmenter.segment_file(path, Paths(mask=tmp_path / "m.tif"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,11 +55,11 @@ def server(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True, params=[None, "2"], ids=["one thread", "two threads"])
-def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def threads(request: pytest.FixtureRequest, set_in_environment: Callable[[str, str], None]) -> None:
     """GDAL reads with several threads where the environment says so."""
-    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")
+    set_in_environment("GDAL_HTTP_RETRY_DELAY", "0.01")
     if request.param:
-        monkeypatch.setenv("GDAL_NUM_THREADS", request.param)
+        set_in_environment("GDAL_NUM_THREADS", request.param)
 
 
 @pytest.fixture

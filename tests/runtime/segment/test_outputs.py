@@ -81,6 +81,7 @@ def test_names_and_colours_lie_beside_the_mask(tmp_path: Path, image: Path, segm
     assert [e.text for e in about.iter("Category")] == ["red", "green", "blue"]
     assert [[f.text for f in row] for row in about.iter("Row")][1] == ["1", "green", "1", "2", "3"]
     with rasterio.open(paths.mask) as dataset:
+        assert str(tmp_path / "m.tif.aux.xml") in dataset.files
         assert dataset.colormap(1)[1] == (1, 2, 3, 255)
 
 
