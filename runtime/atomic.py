@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from .errors import FctlError, OutputError
@@ -29,23 +29,51 @@ def atomic_write(path: Path) -> Iterator[Path]:
         OutputError: It cannot be written; at once, if the folder does not allow it.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
-    new_folders = [folder for folder in path.parents if not folder.exists()]
+    with empty_folders_removed(path.parents), as_output_error(f"cannot write {path}", lambda _: "choose another `out`"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not os.access(path.parent, os.W_OK | os.X_OK):
+                raise PermissionError(13, "no permission to write there")
+            yield temporary
+            temporary.replace(path)
+        finally:
+            _remove(temporary)
+
+
+@contextlib.contextmanager
+def empty_folders_removed(folders: Iterable[Path]) -> Iterator[None]:
+    """Remove folders that the block makes and leaves empty.
+
+    Args:
+        folders: The folders, each before those that it lies in.
+    """
+    new = [folder for folder in folders if not folder.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK | os.X_OK):
-            raise PermissionError(13, "no permission to write there")
-        yield temporary
-        temporary.replace(path)
+        yield
+    finally:
+        for folder in new:
+            with contextlib.suppress(OSError):  # not empty: something was written
+                folder.rmdir()
+
+
+@contextlib.contextmanager
+def as_output_error(problem: str, remedy: Callable[[OSError], str]) -> Iterator[None]:
+    """Turn errors of the file system into ours.
+
+    Args:
+        problem: What could not be done, in words.
+        remedy: What to do about an error.
+
+    Raises:
+        OutputError: An error of the file system, or of GDAL, came up in the block.
+    """
+    try:
+        yield
     except FctlError:
         raise
     except OSError as error:
         reason = error.strerror or error.__cause__ or error  # GDAL's own words are in the cause
-        raise OutputError(f"cannot write {path}: {reason}", remedy="choose another `out`") from error
-    finally:
-        _remove(temporary)
-        for folder in new_folders:
-            with contextlib.suppress(OSError):  # not empty: something was written
-                folder.rmdir()
+        raise OutputError(f"{problem}: {reason}", remedy=remedy(error)) from error
 
 
 def refuse_existing(path: Path, *, remedy: str) -> None:

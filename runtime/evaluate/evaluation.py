@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FctlError, OutputError
+from ..atomic import as_output_error
 from ..progress import StageProgress, TileProgress
-from ..raster.source import Georeference, open_raster
+from ..raster.georeference import NOWHERE
+from ..raster.source import open_raster
 from ..raster.writer import RasterSpec, RasterWriter, create_raster
 from ..segment.batches import grid_of, rows_in_work
 from ..segment.blackout import BlackoutNetwork
@@ -36,8 +37,6 @@ from .metrics import IGNORE, Confusion
 from .pairs import open_labels
 from .results import Evaluation, ImageResult, Pick, RunResult
 from .runs import Run
-
-_NOWHERE = Georeference(crs=None, transform=None, gcps=((), None))
 
 
 def evaluate(
@@ -204,16 +203,10 @@ def _mask_writer(job: _Job, index: int) -> Iterator[RasterWriter]:
     spec = RasterSpec(
         height=height, width=width, dtype="uint8", descriptions=("class",), nodata=None, colours=None, tags={}
     )
-    try:
+    with as_output_error(f"cannot keep masks in {job.mask_folder}", lambda _: "name another folder in TMPDIR"):
         job.mask_folder.mkdir(parents=True, exist_ok=True)
-        with create_raster(mask_file(job.mask_folder, job.index, index), spec, _NOWHERE) as writer:
+        with create_raster(mask_file(job.mask_folder, job.index, index), spec, NOWHERE) as writer:
             yield writer
-    except FctlError:
-        raise
-    except OSError as error:
-        reason = error.strerror or error.__cause__ or error
-        problem = f"cannot keep masks in {job.mask_folder}: {reason}"
-        raise OutputError(problem, remedy="name another folder in TMPDIR") from error
 
 
 def _samples_to_draw(result: RunResult, described: Description, pick: Pick) -> tuple[int, ...]:

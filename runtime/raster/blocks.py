@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +10,12 @@ from rasterio.errors import NodataShadowWarning, RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
 
+from .. import choices
 from ..tiling.windows import Window
 from .access import block_shape
 from .silence import ignored
 
-OnBadBlock = Literal["fail", "nodata"]
+OnBadBlock = choices.OnBadBlock
 """What to do about a block that cannot be read: raise, or take all of it as missing."""
 
 _SEQUENTIAL = ("PNG", "JPEG", "WEBP")  # drivers that decode from the top: nothing below a damage can be read

@@ -15,8 +15,9 @@ from rasterio._err import CPLE_BaseError
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from ..errors import InputError
+from .cache import decoded_cache
 from .files import open_any
-from .georeference import Georeference
+from .georeference import NOWHERE, Georeference
 from .silence import ignored
 from .writer import CACHE, RasterSpec, RasterWriter, check_complete, create_raster
 
@@ -64,7 +65,7 @@ def _copy(plain: Path, path: Path, creation: Mapping[str, str]) -> None:
     """
     options = _OPTIONS | {name.upper(): value for name, value in creation.items()}
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE, GDAL_NUM_THREADS=1), ignored(NotGeoreferencedWarning):
+        with decoded_cache(CACHE), rasterio.Env(GDAL_NUM_THREADS=1), ignored(NotGeoreferencedWarning):
             rasterio.shutil.copy(str(plain), str(path), driver="COG", **options)
     except CPLE_BaseError as error:
         raise OSError(str(error)) from error
@@ -94,7 +95,7 @@ def check_creation(creation: Mapping[str, str]) -> None:
     with TemporaryDirectory(prefix="fctl-") as folder, _warnings() as told:
         path = Path(folder) / "mask.tif"
         try:
-            with create_cog(path, spec, Georeference(crs=None, transform=None, gcps=([], None)), creation) as writer:
+            with create_cog(path, spec, NOWHERE, creation) as writer:
                 writer.write(ids, 0)
         except OSError as error:
             raise _refused(told[0] if told else str(error)) from error

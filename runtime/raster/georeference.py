@@ -29,6 +29,10 @@ class Georeference:
     rpcs: RPC | None = None
 
 
+NOWHERE = Georeference(crs=None, transform=None, gcps=((), None))
+"""The georeference of a raster that has none."""
+
+
 def georeference_of(dataset: DatasetReader) -> Georeference:
     """Where an open raster lies.
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import get_args
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
@@ -18,6 +17,7 @@ from ..tiling.windows import Window
 from .access import Access, block_bytes, block_shape, least_cache
 from .bands import Bands, choose_bands, refuted
 from .blocks import Blocks, OnBadBlock, rasterio_window
+from .cache import decoded_cache
 from .declared import warn_of_nodata
 from .files import OpenFile, open_any, place_in, reading
 from .fingerprint import Watch
@@ -278,9 +278,7 @@ def open_raster(
         dataset = stack.enter_context(open_any(path, access))
         held = cached_rows * dataset.width * dataset.count * np.dtype(pixels.dtype).itemsize
         wanted = max(_LEAST_CACHE, int(1.5 * held)) if cache is None else cache
-        stack.enter_context(
-            rasterio.Env(GDAL_CACHEMAX=max(wanted, least_cache(dataset, len(bands or dataset.indexes))))
-        )
+        stack.enter_context(decoded_cache(max(wanted, least_cache(dataset, len(bands or dataset.indexes)))))
         blocks = Blocks(dataset, on_bad_block)
         with reading(path, "it"):
             check_real(path, dataset.dtypes)

@@ -13,13 +13,14 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
-from rasterio.windows import Window as RasterioWindow
 
 from ..errors import OutputError, RasterError
 from ..tiling.resampling import Pixels
 from ..tiling.sources import HostSource
 from ..tiling.windows import Window
 from .access import Access
+from .blocks import rasterio_window
+from .cache import decoded_cache
 from .files import OpenFile, open_any, place_in, reading
 from .georeference import Georeference
 from .silence import ignored
@@ -118,7 +119,7 @@ class SpooledSource(HostSource):
     def read(self, window: Window) -> Pixels:
         """Pixels (height, width, bands) of a window inside the raster, see `RasterSource.read`."""
         with reading(self._pixels.name, place_in(window)):
-            pixels: Pixels = self._pixels.read(window=_window(window))
+            pixels: Pixels = self._pixels.read(window=rasterio_window(window))
         return pixels.transpose(1, 2, 0)
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
@@ -126,7 +127,7 @@ class SpooledSource(HostSource):
         if self._missing is None:
             return None
         with reading(self._missing.name, place_in(window)):
-            found: NDArray[np.bool_] = self._missing.read(1, window=_window(window)) == 0
+            found: NDArray[np.bool_] = self._missing.read(1, window=rasterio_window(window)) == 0
         return found
 
     def thumbnail(self, height: int, width: int) -> Pixels:
@@ -188,17 +189,16 @@ def spooled(source: RasterSource, folder: Path, working: int = _WORKING) -> Iter
     try:
         with contextlib.ExitStack() as stack:
             if source.block_bytes > working:  # it is read in parts, between which GDAL must not drop it
-                cache = int(1.1 * source.block_cache) + _tile_rows(source)
-                stack.enter_context(rasterio.Env(GDAL_CACHEMAX=cache))
+                stack.enter_context(decoded_cache(int(1.1 * source.block_cache) + _tile_rows(source)))
             pixels = stack.enter_context(_created(paths[0], source, source.bands, source.dtype))
             missing: DatasetWriter | None = None
             for window in spool_windows(source, working):
                 samples, valid = source.read(window), source.valid(window)
-                pixels.write(samples.transpose(2, 0, 1), window=_window(window))
+                pixels.write(samples.transpose(2, 0, 1), window=rasterio_window(window))
                 if valid is not None:
                     if missing is None:  # what was not written is 0, not missing
                         missing = stack.enter_context(_created(paths[1], source, 1, np.dtype(np.uint8)))
-                    missing.write((~valid).astype(np.uint8)[None], window=_window(window))
+                    missing.write((~valid).astype(np.uint8)[None], window=rasterio_window(window))
         tiles = -(-source.height // _SIDE) * -(-source.width // _SIDE) * _SIDE * _SIDE
         sizes = (tiles * _pixel_bytes(source), tiles)[: 1 if missing is None else 2]
         if any(path.stat().st_size < size for path, size in zip(paths, sizes, strict=False)):
@@ -260,7 +260,3 @@ def _tile_rows(source: RasterSource) -> int:
 
 def _pixel_bytes(source: RasterSource) -> int:
     return source.bands * source.dtype.itemsize
-
-
-def _window(window: Window) -> RasterioWindow:
-    return RasterioWindow(window.x, window.y, window.width, window.height)

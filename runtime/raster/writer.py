@@ -17,6 +17,7 @@ from rasterio.io import DatasetReader, DatasetWriter
 from rasterio.windows import Window
 
 from ..errors import RasterError
+from .cache import decoded_cache
 from .files import open_any
 from .silence import ignored
 from .source import Georeference
@@ -97,7 +98,7 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
     }  # fmt: skip
     with ignored(NotGeoreferencedWarning):  # the outputs of a PNG or JPEG have no place either
         dataset = rasterio.open(path, "w", **profile)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE), dataset:
+    with decoded_cache(CACHE), dataset:
         dataset.update_tags(**spec.tags)
         for band, description in enumerate(spec.descriptions, 1):
             dataset.set_band_description(band, description)

@@ -13,8 +13,6 @@ import numpy as np
 
 from ..progress import TileProgress
 from ..raster.cache import decoded_cache
-from ..raster.files import place_in
-from ..raster.fingerprint import fingerprint
 from ..raster.georeference import Georeference
 from ..raster.ground import warn_of_distance
 from ..raster.source import RasterSource, open_raster
@@ -24,14 +22,15 @@ from ..tiling.turns import Turn
 from ..tiling.windows import Window
 from .batches import grid_of
 from .foresight import foresee
-from .jobs import FileJob, Worker
+from .jobs import FileJob, Worker, request_of
 from .memory import check_limit
 from .network import Network
-from .outputs import check_outputs, request_of, tags_of
+from .notices import warn_of_blocks, warn_of_scores, warn_of_values
+from .outputs import check_outputs, tags_of
 from .picture import PictureScale
-from .pipeline import Block, Pipeline, warn_of_scores, warn_of_values
+from .pipeline import Block, Pipeline
 from .results import Report
-from .shards.folder import SOURCE, RunFolder, run_folder
+from .shards.folder import RunFolder, run_folder
 from .shards.journal import Done
 from .shards.mosaic import Mosaic
 from .shards.plan import ShardPlan
@@ -41,8 +40,6 @@ log = logging.getLogger(__name__)
 
 FileSource: TypeAlias = RasterSource | SpooledSource
 """A raster on disk, or the copy of one."""
-
-_LISTED = 5  # blocks that a warning names
 
 
 def run_file(worker: Worker, job: FileJob) -> Report:
@@ -58,7 +55,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
     Raises:
         FctlError: What `Segmenter.segment_file` raises.
     """
-    started, manifest, skipped, work = time.monotonic(), worker.bundle.manifest, list[int](), list[int]()
+    started, manifest, skipped, left = time.monotonic(), worker.bundle.manifest, list[int](), 0
     job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     with ExitStack() as stack:
@@ -70,10 +67,8 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         warn_of_distance(raster, manifest.input.ground_sample_distance)
         grid = grid_of(manifest, raster.height, raster.width)
         foreseen = foresee(worker, job, raster, grid)
-        request = request_of(job.image, worker.bundle, worker.engine, len(worker.turns), job.bands, job.paths)
-        request |= {SOURCE: fingerprint(job.image).as_dict(), "bad blocks": job.on_bad_block}
-        request["scale range"] = job.scale_range
-        folder = stack.enter_context(run_folder(job.paths.mask, request, foreseen.plan.numbers(), resume=job.resume))
+        request, numbers = request_of(worker, job), foreseen.plan.numbers()
+        folder = stack.enter_context(run_folder(job.paths.mask, request, numbers, resume=job.resume))
         plan = foreseen.plan.as_in(folder.journal.plan)
         if plan != foreseen.plan:  # of the run to resume, which may have had another limit
             foreseen = foresee(worker, job, raster, grid, plan)
@@ -83,7 +78,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
                 source = reading.enter_context(spooled(raster, folder.temporary))
             reading.enter_context(decoded_cache(foreseen.cache))
-            work.append(plan.left(folder.done))
+            left = plan.left(folder.done)
             worker.retried(
                 lambda network: skipped.append(_segment_shards(network, source, worker.turns, folder, plan, job))
             )
@@ -98,11 +93,11 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         _report(job, manifest.class_names, plan, done, copied),
         seconds=time.monotonic() - started,
         skipped=sum(skipped),
-        computed=sum(work) - sum(skipped),
+        computed=left - sum(skipped),
     )
     warn_of_values(str(job.image), report.implausible)
     warn_of_scores(str(job.image), report.not_finite)
-    _warn_of_blocks(report)
+    warn_of_blocks(str(job.image), report.bad_blocks)
     return report
 
 
@@ -199,18 +194,6 @@ def _report(job: FileJob, names: Sequence[str], plan: ShardPlan, done: Collectio
         implausible=implausible + sum(shard.implausible for shard in done),
         bad_blocks=tuple(Window(*window) for window in sorted(bad)),
     )  # fmt: skip
-
-
-def _warn_of_blocks(report: Report) -> None:
-    if report.bad_blocks:
-        listed = ", ".join(place_in(window) for window in report.bad_blocks[:_LISTED])
-        more = f" and {len(report.bad_blocks) - _LISTED} more" if len(report.bad_blocks) > _LISTED else ""
-        blocks = (
-            "1 block cannot be read and is"
-            if len(report.bad_blocks) == 1
-            else f"{len(report.bad_blocks)} blocks cannot be read and are"
-        )
-        log.warning("%s: %s left without data: %s%s", report.image, blocks, listed, more)
 
 
 def _shifted(progress: TileProgress | None, before: int, total: int) -> TileProgress | None:

@@ -39,7 +39,7 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
         foreseen = foresee(worker, job, raster, grid)
         if trial:
             source = tried_on(raster, manifest.tile, spool=foreseen.spool)
-            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job.sinks, _TRIED)))
+            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job, _TRIED)))
     tiles = sum(len(shard) for shard in foreseen.plan.whole)
     return Estimate(
         image=job.image, paths=job.paths, height=height, width=width, tiles=len(grid), memory=foreseen.most,

@@ -7,17 +7,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ..bundle.store import Bundle
+from ..bundle.store import MANIFEST, Bundle, sha256
 from ..engines.base import Engine
+from ..engines.choose import engine_version
 from ..progress import TileProgress
 from ..raster.access import Access
 from ..raster.blocks import OnBadBlock
-from ..raster.places import Place
+from ..raster.fingerprint import fingerprint
+from ..raster.places import Place, file_of
 from ..tiling.turns import Turn
 from .levels import Keep
 from .network import Network
 from .outputs import sinks_of
 from .results import Paths
+from .shards.folder import SOURCE
 from .sinks import Sink, needs_confidence
 
 
@@ -103,3 +106,35 @@ class FileJob:
     def picture(self) -> bool:
         """Whether an output needs a small picture of the raster."""
         return any(sink.needs_picture for sink, _ in self.sinks)
+
+
+def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
+    """What a run over a file is asked, as far as the bytes of its outputs depend on it.
+
+    Args:
+        worker: Whoever owns the network.
+        job: What is asked.
+
+    Returns:
+        Values that JSON keeps as they are, by names that a message can use.
+
+    Raises:
+        RasterError: The image is missing, or may not be read.
+    """
+    bundle, engine, image = worker.bundle, worker.engine, job.image
+    scenes = {context.name: context.scene for context in bundle.manifest.contexts if context.scene}
+    return {
+        "image": [str(file_of(image).resolve()), image if isinstance(image, str) else ""],
+        "bundle": f"{bundle.manifest.name} {sha256(bundle.folder / MANIFEST)[:12]}",
+        "engine": f"{engine.name} {engine_version(engine.name)}".strip(),
+        "device": engine.device,
+        "precision": engine.precision,
+        "turns": len(worker.turns),
+        "scene size": scenes,
+        "bands": list(job.bands) if job.bands else None,
+        "outputs": {name: str(path.resolve()) for name, path in job.paths.by_sink().items()},
+        **job.paths.options.request(),
+        SOURCE: fingerprint(image).as_dict(),
+        "bad blocks": job.on_bad_block,
+        "scale range": job.scale_range,
+    }

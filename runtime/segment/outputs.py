@@ -8,9 +8,7 @@ from pathlib import Path
 
 from ..atomic import refuse_existing
 from ..bundle.manifest import Manifest
-from ..bundle.store import MANIFEST, Bundle, sha256
 from ..engines.base import Engine
-from ..engines.choose import engine_version
 from ..errors import InputError, OutputError, RasterError
 from ..raster.files import open_any
 from ..raster.places import Place, check_place, file_of
@@ -150,34 +148,3 @@ def is_finished(image: Place, paths: Paths, asked: Mapping[str, str]) -> bool:
     except (OSError, RasterError):
         return False
     return all(found.get(name) == {**asked, **paths.options.tags()}.get(name) for name in (*_ASKED, OPTIONS))
-
-
-def request_of(
-    image: Place, bundle: Bundle, engine: Engine, turns: int, bands: Sequence[int] | None, paths: Paths
-) -> dict[str, object]:
-    """What a run over a file is asked, as far as the bytes of its outputs depend on it.
-
-    Args:
-        image: The image.
-        bundle: The bundle.
-        engine: What runs it.
-        turns: In how many ways each patch is segmented.
-        bands: Numbers of the bands to use, or None.
-        paths: The outputs.
-
-    Returns:
-        Values that JSON keeps as they are, by names that a message can use.
-    """
-    manifest = bundle.manifest
-    return {
-        "image": [str(file_of(image).resolve()), image if isinstance(image, str) else ""],
-        "bundle": f"{manifest.name} {sha256(bundle.folder / MANIFEST)[:12]}",
-        "engine": f"{engine.name} {engine_version(engine.name)}".strip(),
-        "device": engine.device,
-        "precision": engine.precision,
-        "turns": turns,
-        "scene size": {context.name: context.scene for context in manifest.contexts if context.scene},
-        "bands": list(bands) if bands else None,
-        "outputs": {name: str(path.resolve()) for name, path in paths.by_sink().items()},
-        **paths.options.request(),
-    }

@@ -23,6 +23,7 @@ from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
 from .batches import BatchCutter, PatchBatch, grid_of
 from .network import Accumulator, FeatureCache, Network, Scores
+from .notices import warn_of_scores, warn_of_values
 from .picture import PicturePart, PictureScale
 
 log = logging.getLogger(__name__)
@@ -286,37 +287,3 @@ def _warn_of_scene_blocks(network: Network, source: Source) -> None:
         if rows * columns > 1 and warning not in network.warned:
             network.warned.add(warning)
             log.warning("%s", warning)
-
-
-def warn_of_values(name: str, pixels: int) -> None:
-    """Log a warning where a raster holds values that nobody declared as nodata, and that cannot be measurements.
-
-    Args:
-        name: What the image is called.
-        pixels: How many pixels hold such values.
-    """
-    if pixels:
-        log.warning(
-            "%s: %s far beyond all others, though no such nodata value is declared: taken as having no data "
-            "(declare it with gdal_edit.py -a_nodata VALUE)",
-            name, _counted(pixels, "pixel holds a value", "pixels hold values"),
-        )  # fmt: skip
-
-
-def warn_of_scores(name: str, pixels: int) -> None:
-    """Log a warning where a network gave scores that are not finite.
-
-    Args:
-        name: What the image is called.
-        pixels: How many pixels have such scores.
-    """
-    if pixels:
-        log.warning(
-            "%s: the network gave scores that are not finite at %s: left without data (255; see what the image holds "
-            "there, or try another `precision`)",
-            name, _counted(pixels, "pixel", "pixels"),
-        )  # fmt: skip
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -12,16 +12,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from ..raster.georeference import Georeference
+from ..raster.georeference import NOWHERE
 from ..raster.source import RasterSource
 from ..tiling.sources import ArraySource, Source
 from ..tiling.turns import Turn
 from .batches import cut_batch, grid_of
+from .jobs import FileJob
 from .levels import confidence_of
 from .memory import resident
 from .network import Network
 from .pipeline import Block, Pipeline
-from .sinks import MaskedRaster, Sink, needs_confidence
+from .sinks import MaskedRaster, Sink
 
 _TIMES = 9  # that a block is written
 
@@ -64,16 +65,14 @@ def warm_up(network: Network, source: Source, turns: tuple[Turn, ...]) -> int:
     return resident()
 
 
-def try_part(
-    network: Network, source: Source, turns: tuple[Turn, ...], sinks: Sequence[tuple[Sink, Path]], batches: int
-) -> Trial:
+def try_part(network: Network, source: Source, turns: tuple[Turn, ...], job: FileJob, batches: int) -> Trial:
     """Segment some tiles from the middle of a raster, and write their pixels to outputs that are thrown away.
 
     Args:
         network: The network.
         source: The raster.
         turns: The ways in which each patch is segmented.
-        sinks: The outputs that are wanted.
+        job: What is asked.
         batches: How many batches to run after the first one, which warms the engine up.
 
     Returns:
@@ -85,15 +84,15 @@ def try_part(
         OSError: The temporary folder is full.
     """
     memory = warm_up(network, source, turns)
-    grid, probabilities = grid_of(network.manifest, source.height, source.width), _any_probabilities(sinks)
+    grid = grid_of(network.manifest, source.height, source.width)
     row, column = len(grid.rows) // 2, len(grid.columns) // 2
     columns = (column, min(column + max(1, batches * network.batch // 2), len(grid.columns)))
     region = grid.region(rows=(row, row + 1), columns=columns)
-    pipeline, started = Pipeline(network, source, probabilities=probabilities, turns=turns), time.monotonic()
+    pipeline, started = Pipeline(network, source, probabilities=job.probabilities, turns=turns), time.monotonic()
     blocks = list(pipeline.blocks(region))
     segmenting = time.monotonic() - started
     memory = max(memory, resident())
-    once, often = (_seconds_of_writing(blocks[0], times, network, sinks) for times in (1, _TIMES))
+    once, often = (_seconds_of_writing(blocks[0], times, network, job.sinks) for times in (1, _TIMES))
     pixels = (_TIMES - 1) * blocks[0].ids.size  # what a file takes however small it is does not grow with the raster
     return Trial(tile=segmenting / len(region), pixel=max(often - once, 0) / pixels, memory=memory)
 
@@ -102,7 +101,7 @@ def _seconds_of_writing(block: Block, times: int, network: Network, sinks: Seque
     """How long it takes to write a block, repeated some times downwards, to outputs that are thrown away."""
     height, width = times * block.ids.shape[0], block.ids.shape[1]
     raster = MaskedRaster(
-        height=height, width=width, georeference=Georeference(crs=None, transform=None, gcps=([], None)),
+        height=height, width=width, georeference=NOWHERE,
         classes=network.manifest.classes, tags={}, picture=lambda: np.zeros((1, 1, 3), np.uint8),
     )  # fmt: skip
     confidence, started = _confidence(block), time.monotonic()
@@ -117,10 +116,6 @@ def _seconds_of_writing(block: Block, times: int, network: Network, sinks: Seque
                 for write in writers:
                     write(replace(block, y=index * block.ids.shape[0], x=0, confidence=confidence))
         return time.monotonic() - started
-
-
-def _any_probabilities(sinks: Sequence[tuple[Sink, Path]]) -> bool:
-    return any(sink.needs_probabilities or needs_confidence(sink) for sink, _ in sinks)
 
 
 def _confidence(block: Block) -> NDArray[np.uint8] | None:

@@ -211,8 +211,10 @@ class Region:
         Returns:
             First rows of the tiles in between, the first row that the region finishes, and `until`.
         """
+        if until <= y:  # as for each tile of a row but the first
+            return ()
         stops = {row for row in (*self.tile_rows, self.grid.rows[self.first]) if y < row < until}
-        return (*sorted(stops), until) if until > y else ()
+        return (*sorted(stops), until)
 
     def __len__(self) -> int:
         return len(self.tile_rows) * len(self.tile_columns)

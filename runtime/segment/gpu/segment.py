@@ -11,7 +11,8 @@ from ...cuda.tensors import Tensor
 from ...errors import RasterError
 from ...tiling.turns import Turn
 from ..batches import grid_of
-from ..pipeline import Pipeline, warn_of_scores
+from ..notices import warn_of_scores
+from ..pipeline import Pipeline
 from .accumulate import DeviceAccumulator, Target
 from .network import DeviceNetwork
 from .windows import DeviceSource

@@ -8,15 +8,17 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ...errors import FctlError, OutputError
+from ...atomic import as_output_error, empty_folders_removed
+from ...errors import OutputError
 from ...raster.fingerprint import Fingerprint
 from ...tiling.windows import Window
 from ..levels import KEEP_ALL, Keep
+from ..notices import counted
 from .journal import Done, Journal
 from .parts import Part, PartWriter
 
@@ -61,15 +63,9 @@ class RunFolder:
         self.path, self.journal = folder_of(mask), journal
         self._mask, self._done = mask, False
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turn errors of the file system into ours, where files of the run are written.
-
-        Raises:
-            OutputError: A file cannot be written.
-        """
-        with _written(self._mask, kept=bool(self.journal.done)):
-            yield
+    def writing(self) -> AbstractContextManager[None]:
+        """Turn errors of the file system into OutputError, where files of the run are written."""
+        return _written(self._mask, kept=bool(self.journal.done))
 
     def writer(self, shard: int, keep: Keep = KEEP_ALL) -> PartWriter:
         """Start the file of a shard, which keeps so much of probabilities; raises OSError where that fails."""
@@ -168,7 +164,7 @@ class RunFolder:
                 _empty(self.path)
             else:
                 self.clean()
-                shards = "1 finished shard is" if kept == 1 else f"{kept} finished shards are"
+                shards = counted(kept, "finished shard is", "finished shards are")
                 log.info("%s kept in %s: go on with `resume`, or remove the folder", shards, self.path)
 
     def _part(self, shard: int) -> Path:
@@ -207,26 +203,30 @@ def run_folder(
             written.
     """
     path = folder_of(mask)
-    new_folders = [folder for folder in path.parents if not folder.exists()]
-    try:
+    with empty_folders_removed(path.parents):
         with _written(mask):
             path.mkdir(parents=True, exist_ok=True)
-        with _locked(path, mask):
-            folder: RunFolder | None = None
-            try:
-                with _written(mask):
-                    folder = RunFolder(mask, _journal(mask, request, plan, resume))
-                    _LIVE.add(folder)
-                    folder.clean()
-                    folder.temporary.mkdir()
+        try:
+            with _locked(path, mask), _opened(mask, request, plan, resume) as folder:
                 yield folder
-            finally:
-                if folder:
-                    folder.leave()
+        finally:
+            with contextlib.suppress(OSError):  # not empty: shards are kept
+                path.rmdir()
+
+
+@contextmanager
+def _opened(mask: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Iterator[RunFolder]:
+    """The folder, once it is ready for work; it is left as it must be, however the block ends."""
+    with _written(mask):
+        folder = RunFolder(mask, _journal(mask, request, plan, resume))
+    _LIVE.add(folder)
+    try:
+        with _written(mask):
+            folder.clean()
+            folder.temporary.mkdir()
+        yield folder
     finally:
-        for parent in (path, *new_folders):
-            with contextlib.suppress(OSError):  # not empty: something was written
-                parent.rmdir()
+        folder.leave()
 
 
 def unfinished_commit(mask: Path) -> bool:
@@ -298,18 +298,14 @@ def _locked(path: Path, mask: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def _written(mask: Path, *, kept: bool = False) -> Iterator[None]:
+def _written(mask: Path, *, kept: bool = False) -> AbstractContextManager[None]:
     """Turn errors of the file system into ours; the remedy depends on whether shards are kept."""
-    try:
-        yield
-    except FctlError:
-        raise
-    except OSError as error:
-        reason = error.strerror or error.__cause__ or error  # GDAL's own words are in the cause
-        remedy = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another `out`"
-        remedy = f"mend that and go on with `resume`, or {remedy}" if kept else remedy
-        raise OutputError(f"cannot write {mask}: {reason}", remedy=remedy) from error
+
+    def remedy(error: OSError) -> str:
+        found = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "choose another `out`"
+        return f"mend that and go on with `resume`, or {found}" if kept else found
+
+    return as_output_error(f"cannot write {mask}", remedy)
 
 
 def _move(made: Path, place: Path) -> None:

@@ -76,6 +76,7 @@ class Mosaic:
         """The parts of the raster's picture."""
         for part in self._parts:
             yield from part.picture()
+            part.close()  # there may be more shards than files that a process may open
 
     def _touching(self, y: int, bottom: int) -> list[int]:
         """First rows of the pieces that touch some rows."""
