@@ -81,7 +81,7 @@ class Fp32Graphs:
         """
         models = {}
         for graph in bundle.manifest.graphs:
-            if graph.precision == "fp32":
+            if graph.precision == "fp32" and graph.role not in bundle.manifest.shared_roles:
                 path = bundle.folder / graph.file
                 models[graph.role] = plain(onnx.load(path), str(path), "int8")
         return cls(

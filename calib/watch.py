@@ -18,9 +18,10 @@ import onnx.numpy_helper
 import onnx.shape_inference
 from numpy.typing import NDArray
 
+from fctl.runtime.bundle.manifest import Context
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import BundleError
-from fctl.runtime.segment.batches import PatchBatch
+from fctl.runtime.segment.batches import PatchBatch, on_host
 
 from .network import GraphNetwork, Runs
 from .onnx_session import InferenceSession, load_session
@@ -100,6 +101,16 @@ def feed(bundle: Bundle, batches: Iterable[PatchBatch], graphs: Mapping[str, Run
     network = GraphNetwork(bundle.manifest, graphs)
     for batch in batches:
         network.run(network.filled(batch))
+        for context in bundle.manifest.contexts:
+            if context.sharing and context.sharing.encoder in graphs:
+                graphs[context.sharing.encoder].run({"window": _mirrored(batch, context, context.sharing.size)})
+
+
+def _mirrored(batch: PatchBatch, context: Context, side: int) -> NDArray[np.generic]:
+    """A window of a context's lattice (1, bands, side, side): a patch's own, mirrored until it fills that."""
+    own = on_host(batch.contexts[context.name])[:1]
+    more = side - own.shape[-1]
+    return np.pad(own, ((0, 0), (0, 0), (0, more), (0, more)), mode="symmetric")
 
 
 class _Watched:

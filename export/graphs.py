@@ -45,6 +45,14 @@ class EncoderGraph(nn.Module):
         return self.network.encode(self.name, window)
 
 
+class OnceGraph(EncoderGraph):
+    """The encoder of one context, for windows of its raster in which it is encoded once for many patches."""
+
+    def forward(self, window: Tensor) -> Tensor:
+        """Encode raw windows (N, bands, S, S), of which the outer cells will be dropped, as `EncoderGraph.forward`."""
+        return self.network.encode_once(self.name, window)
+
+
 class SegmenterGraph(nn.Module):
     """The segmenter: from a raw patch, the features of all contexts and positions to logits.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fctl.calib.sample import sample_patches
 from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.network import FCtL
-from fctl.model.serving.manifest import draft_manifest
+from fctl.model.serving.manifest import draft_manifest, shared_encoder
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
 from fctl.model.weights.published import RELEASES, is_published_segformer, load_release, segformer_weights
@@ -27,7 +27,7 @@ from fctl.runtime.segment.batches import PatchBatch
 
 from .card import ExportOptions, completed_card
 from .gate import gated
-from .graphs import EncoderGraph, FusedGraph, SegmenterGraph, encoder_roles, frozen, round_weights
+from .graphs import EncoderGraph, FusedGraph, OnceGraph, SegmenterGraph, encoder_roles, frozen, round_weights
 from .patches import PARITY_PATCHES, parity_images
 from .provenance import provenance
 from .tracing import export_onnx
@@ -161,6 +161,11 @@ def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOption
         if role not in graphs:
             encoder = EncoderGraph(network, context.name)
             graphs[role] = _write_graph(folder / f"{role}.onnx", encoder, {"window": window}, "features", half)
+        sharing = shared_encoder(config, context, role)
+        if sharing and sharing.encoder not in graphs:
+            window = torch.zeros(2, config.bands, sharing.size, sharing.size, dtype=torch.uint8)
+            once, path = OnceGraph(network, context.name), folder / f"{sharing.encoder}.onnx"
+            graphs[sharing.encoder] = _write_graph(path, once, {"window": window}, "features", half)
     patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
     cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
     inputs = {"patch": patch, **contexts, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}}

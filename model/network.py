@@ -45,9 +45,24 @@ class Encoder(nn.Module):
         Returns:
             Features (N, C, h, w) by stage.
         """
-        features: dict[str, Tensor] = self.backbone((raw.to(self.mean.dtype) - self.mean) / self.std, last)
+        features: dict[str, Tensor] = self.backbone(self._scaled(raw), last)
         features[self.stage.name] = self.neck(features[self.stage.name])
         return features
+
+    def inside(self, raw: Tensor) -> Tensor:
+        """Compute features of the enhanced stage of windows of a larger image, whose outer cells will be dropped.
+
+        Args:
+            raw: Raw pixels (N, bands, H, W) of any dtype.
+
+        Returns:
+            Features (N, C, h, w), whose cells lie at `Backbone.inside_grid`.
+        """
+        features: Tensor = self.neck(self.backbone.inside(self._scaled(raw), self.stage.name)[self.stage.name])
+        return features
+
+    def _scaled(self, raw: Tensor) -> Tensor:
+        return (raw.to(self.mean.dtype) - self.mean) / self.std
 
 
 class Placement(nn.Module):
@@ -189,8 +204,23 @@ class FCtL(nn.Module):
         Returns:
             Features X_U (N, C, H, W) of the enhanced stage.
         """
-        encoder = self.context_encoders[name] if self.config.encoders == "separate" else self.encoder
-        return encoder(window, self.config.stage)[self.config.stage]  # type: ignore[no-any-return]
+        features: Tensor = self._encoder(name)(window, self.config.stage)[self.config.stage]
+        return features
+
+    def encode_once(self, name: str, window: Tensor) -> Tensor:
+        """Compute the features of a context in a window of its raster, from whose inner cells those of patches are cut.
+
+        Args:
+            name: Name of the context.
+            window: Raw windows (N, bands, S, S) of any side that the backbone takes.
+
+        Returns:
+            Features (N, C, h, w) of the enhanced stage.
+        """
+        return self._encoder(name).inside(window)
+
+    def _encoder(self, name: str) -> Encoder:
+        return cast(Encoder, self.context_encoders[name]) if self.config.encoders == "separate" else self.encoder
 
     def segment(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None

@@ -25,6 +25,9 @@ Form = Literal["auto", "deepglobe", "inria", "release", "folder"]
 ContextMode = Literal["all", "none", "each"]
 """Which contexts the runs of an evaluation show: all, none, or all but one for each of them."""
 
+ContextEncoding = Literal["auto", "exact", "shared"]
+"""How contexts are encoded: once for each patch, once for the whole raster, or the latter where that was validated."""
+
 Order = Literal["worst", "best", "first"]
 """Which images an evaluation draws."""
 

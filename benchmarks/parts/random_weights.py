@@ -17,7 +17,7 @@ from fctl.export.card import ExportOptions
 from fctl.export.onnx_graph import save_model
 from fctl.export.pipeline import export_bundle
 from fctl.export.precision.half import to_half
-from fctl.model.config import NetworkConfig
+from fctl.model.config import NetworkConfig, ServingConfig
 from fctl.model.network import FCtL
 from fctl.model.presets import narrow, preset
 from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
@@ -61,12 +61,38 @@ def make_preset(
         ParityError: The graphs do not compute what the network does.
     """
     chosen = preset(name, classes=classes)
-    config = chosen.network if width == 1 else narrow(chosen.network, width)
+    return make_network(name, chosen.network, folder, serving=chosen.serving, width=width, graph=graph)
+
+
+def make_network(
+    name: str,
+    config: NetworkConfig,
+    folder: Path,
+    *,
+    serving: ServingConfig,
+    width: float = 1.0,
+    graph: Literal["staged", "fused"] = "staged",
+) -> Made:
+    """Export a network with random weights.
+
+    Args:
+        name: What its files are called.
+        config: The network.
+        folder: Where checkpoint and bundle are written.
+        serving: How it is run over a raster.
+        width: What every number of channels is multiplied by.
+        graph: As in `make_preset`.
+
+    Returns:
+        The bundle and what it was made from.
+
+    Raises:
+        ParityError: The graphs do not compute what the network does.
+    """
+    config = config if width == 1 else narrow(config, width)
     network = stirred(config)
-    labels = tuple(ClassLabel(name=f"class {i}", colour=(40 * i, 0, 0)) for i in range(classes))
-    card = Card(
-        network=config, serving=chosen.serving, classes=labels, ground_sample_distance=None, licence=None, training={}
-    )
+    labels = tuple(ClassLabel(name=f"class {i}", colour=(40 * i, 0, 0)) for i in range(config.classes))
+    card = Card(network=config, serving=serving, classes=labels, ground_sample_distance=None, licence=None, training={})
     checkpoint, out = folder / f"{name}.pt", folder / f"{name}.fctl"
     save_checkpoint(checkpoint, card, network.state_dict())
     export_bundle(checkpoint, out, ExportOptions(graph=graph))

@@ -90,20 +90,36 @@ def _check(job: Job) -> None:
         refuse(TensorRt, "--fmt trt")
     if wanted.fmt != "triton":
         refuse(Triton, "--fmt triton")
-    if wanted.precision != "int8":
-        refuse(Int8, "--precision int8")
-        refuse(Int8Budget, "--precision int8")
-    elif job.budget.evaluation:
-        refuse_one("min_agreement", "int8 without --eval")
-    else:
-        refuse(Int8Budget, "--eval")
+    _check_budget(job)
     if wanted.precision == "int8" and is_bundle and wanted.fmt != "triton":
         refuse_one("patches", "other precisions of a bundle, int8 has --calib")
     if wanted.out is None and (wanted.fmt != "trt" or not is_bundle):
         raise usage("--out: expected where to write; only --fmt trt of a bundle can do without it")
-    if is_bundle and wanted.fmt == "onnx" and wanted.precision == "fp32":
+    if wanted.share_contexts is not None:
+        _check_sharing(job)
+    elif is_bundle and wanted.fmt == "onnx" and wanted.precision == "fp32":
         raise usage("a bundle holds its fp32 graphs already: give --precision fp16 or int8, --fmt trt or --fmt triton")
     job.tensorrt.build_options()  # before anything is made, which takes minutes
+
+
+def _check_budget(job: Job) -> None:
+    """Raise a usage error for options of int8 and of labelled images that mean nothing here."""
+    if job.wanted.precision != "int8":
+        refuse(Int8, "--precision int8")
+        if job.wanted.share_contexts is None:
+            refuse(Int8Budget, "--precision int8 and --share-contexts")
+    elif job.budget.evaluation:
+        refuse_one("min_agreement", "int8 without --eval")
+    else:
+        refuse(Int8Budget, "--eval")
+
+
+def _check_sharing(job: Job) -> None:
+    """Raise a usage error where contexts cannot be compared in the same go."""
+    if job.kind == "own":
+        raise usage("--share-contexts: expected a network of fctl, which says where the cells of its features lie")
+    if job.wanted.precision != "fp32" or job.wanted.fmt != "onnx":
+        raise usage("--share-contexts: expected a run of its own: first this, then --precision or --fmt of its bundle")
 
 
 app = command(

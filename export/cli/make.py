@@ -20,6 +20,7 @@ from .targets import Int8, Int8Budget, TensorRt, Triton, Wanted
 
 if TYPE_CHECKING:
     from fctl.runtime.engines.tensorrt.plans import StoredPlan
+    from fctl.runtime.evaluate.datasets import Dataset
 
     from ..precision.int8 import Int8Options
 
@@ -99,10 +100,14 @@ def make_bundle(job: Job, out: Path | None, scratch: Path) -> Bundle:
                 raise InputError(f"{job.network} holds int8 graphs already: leave --calib out")
             return bundle
         _require(_FOR_ONNX, "quant,cpu")
-        from ..precision.add import check_fp32
+        if job.wanted.share_contexts is None:
+            from ..precision.add import check_fp32
 
-        check_fp32(bundle, wanted)
+            check_fp32(bundle, wanted)
     int8 = _int8_options(job) if wanted == "int8" else None  # before an export, which takes minutes
+    if job.wanted.share_contexts is not None:
+        assert out is not None
+        return _shared(job, bundle if job.kind == "bundle" else _export(job, scratch / "exact" / name), out)
     if job.kind != "bundle":
         bundle = _export(job, out if out and wanted == "fp32" else scratch / "fp32" / name)
         if wanted == "fp32":
@@ -182,9 +187,6 @@ def _export(job: Job, out: Path) -> Bundle:
 def _int8_options(job: Job) -> Int8Options:
     """How to make int8 graphs. Opens labelled images."""
     _require(_FOR_ONNX, "quant,cpu")
-    from fctl.runtime.evaluate.datasets import open_dataset
-    from fctl.runtime.evaluate.selection import select
-
     from ..precision.int8 import Int8Options
 
     int8, budget = job.int8, job.budget
@@ -193,12 +195,7 @@ def _int8_options(job: Job) -> Int8Options:
             f"{job.network} holds no int8 graphs: to make them, give --calib with images or folders like those that it "
             "will run on"
         )
-    labelled = None
-    if budget.evaluation:
-        try:
-            labelled = select(open_dataset(budget.evaluation, description=budget.description), budget.split)
-        except InputError as error:  # which speaks of fctl-eval's options
-            raise InputError(error.worded({"data": "`eval`", "form": "form with fctl-eval"})) from error
+    labelled = _labelled(budget)
     return Int8Options(
         calib=tuple(int8.calib),
         count=int8.count,
@@ -209,6 +206,29 @@ def _int8_options(job: Job) -> Int8Options:
         max_miou_drop=budget.max_miou_drop / 100,
         min_class_iou=int8.least_class_iou,
     )
+
+
+def _labelled(budget: Int8Budget) -> Dataset | None:
+    """The labelled images that decide, if there are some."""
+    from fctl.runtime.evaluate.datasets import open_dataset
+    from fctl.runtime.evaluate.selection import select
+
+    if not budget.evaluation:
+        return None
+    try:
+        return select(open_dataset(budget.evaluation, description=budget.description), budget.split)
+    except InputError as error:  # which speaks of fctl-eval's options
+        raise InputError(error.worded({"data": "`eval`", "form": "form with fctl-eval"})) from error
+
+
+def _shared(job: Job, bundle: Bundle, out: Path) -> Bundle:
+    """Write a copy whose contexts can be encoded once a raster."""
+    _require(_FOR_TORCH, "export,cpu")  # which knows where the cells of a backbone lie
+    from ..sharing import SharedOptions, share_contexts
+
+    images = tuple(job.wanted.share_contexts or ())
+    with progress_bars() as progress:
+        return share_contexts(bundle, out, SharedOptions(images=images, labelled=_labelled(job.budget)), progress)
 
 
 def _quantise(bundle: Bundle, out: Path, options: Int8Options) -> None:

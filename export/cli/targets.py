@@ -47,6 +47,15 @@ class Wanted(OptionGroup):
         ),
     ] = None
 
+    share_contexts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Images or folders on which to compare contexts that are encoded once a raster with exact ones, so "
+            "that fctl-run knows whether to; repeatable. With --eval, labelled images decide.",
+        ),
+    ] = None
+
     @property
     def images(self) -> tuple[Path, ...]:
         """Images or folders for the parity gate; none for those shipped with fctl."""

@@ -64,8 +64,9 @@ def write_bundle(
 
 
 def fp32_specs(bundle: Bundle) -> tuple[GraphSpec, ...]:
-    """The fp32 graphs of a bundle."""
-    return tuple(graph for graph in bundle.manifest.graphs if graph.precision == "fp32")
+    """The fp32 graphs of a bundle, but for those that encode contexts once a raster: they take little, and stay."""
+    manifest = bundle.manifest
+    return tuple(g for g in manifest.graphs if g.precision == "fp32" and g.role not in manifest.shared_roles)
 
 
 def file_size(folder: Path, manifest: Manifest, precision: str) -> int:

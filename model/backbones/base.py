@@ -40,11 +40,15 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         stages: All stages, finest first.
+        lattice_scale: How many times as large as a context the windows are in which one is encoded once a raster.
+        lattice_margin: How many of their cells are dropped at each border, for they see it.
         channels: Channels of the stages that were built, by name.
         bands: Bands of the image.
     """
 
     stages: ClassVar[tuple[Stage, ...]]
+    lattice_scale: ClassVar[int] = 2
+    lattice_margin: ClassVar[int] = 2
     channels: dict[str, int]
 
     def __init__(self, *, bands: int, last: str, width: float = 1.0) -> None:
@@ -62,6 +66,19 @@ class Backbone(nn.Module, ABC):
         Returns:
             Features (N, C, h, w) by stage.
         """
+
+    def inside(self, x: Tensor, last: str) -> dict[str, Tensor]:
+        """Compute features of a window of a larger image, whose outer cells will be dropped.
+
+        Args:
+            x: Normalised pixels (N, bands, H, W).
+            last: The deepest stage that is computed.
+
+        Returns:
+            Features (N, C, h, w) by stage. Their cells lie at `inside_grid`.
+        """
+        features: dict[str, Tensor] = self(x, last)
+        return features
 
     @abstractmethod
     def resume(self, x: Tensor, stage: str) -> dict[str, Tensor]:
@@ -99,6 +116,19 @@ class Backbone(nn.Module, ABC):
         Returns:
             Cells per side.
         """
+
+    @classmethod
+    def inside_grid(cls, size: int, stage: Stage) -> tuple[int, float]:
+        """The cells of a stage that `inside` gives.
+
+        Args:
+            size: Side of the window in pixels.
+            stage: The stage.
+
+        Returns:
+            Cells per side, and the centre of the first one in pixels.
+        """
+        return cls.grid(size, stage), stage.offset
 
     @abstractmethod
     def freeze(self, stage: str) -> None:

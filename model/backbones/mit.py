@@ -119,6 +119,7 @@ class MixTransformer(Backbone):
     """
 
     depths: ClassVar[tuple[int, int, int, int]]
+    lattice_scale = 1  # attention spans the whole window: a larger one is another picture
 
     def __init__(self, *, bands: int, last: str, width: float = 1.0) -> None:
         super().__init__(bands=bands, last=last)

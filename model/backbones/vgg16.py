@@ -7,8 +7,10 @@ of the image: cell 0 of ``pool5`` is centred 83.5 pixels before the first pixel.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..config import ConfigError
 from .base import Backbone, Stage, scaled
@@ -57,6 +59,16 @@ class Vgg16(Backbone):
         """Features by stage, see `Backbone`."""
         return self._run(x, list(self.blocks), last)
 
+    def inside(self, x: Tensor, last: str) -> dict[str, Tensor]:
+        """Features by stage without the padding of 100, which frames whole images, see `Backbone`."""
+        layers = list(self.blocks["pool3"].children())
+        first = cast(nn.Conv2d, layers[0])
+        features = {"pool3": nn.Sequential(*layers[1:])(F.conv2d(x, first.weight, first.bias, padding=1))}
+        if last == "pool3":
+            return features
+        names = list(self.blocks)
+        return features | self._run(features["pool3"], names[1:], last)
+
     def resume(self, x: Tensor, stage: str) -> dict[str, Tensor]:
         """Features of the stages after `stage`, see `Backbone`."""
         names = list(self.blocks)
@@ -83,6 +95,11 @@ class Vgg16(Backbone):
         for _ in range(_POOLS[stage.name]):
             side = -(-side // 2)
         return side
+
+    @classmethod
+    def inside_grid(cls, size: int, stage: Stage) -> tuple[int, float]:
+        """The cells that `inside` gives: the first one begins with the image."""
+        return cls.grid(size - 2 * (_PADDING - 1), stage), stage.offset + _PADDING - 1
 
     def freeze(self, stage: str) -> None:
         """Freeze every block up to `stage`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from fctl.runtime.bundle.manifest import (
@@ -13,13 +14,15 @@ from fctl.runtime.bundle.manifest import (
     MovingCells,
     Provenance,
     Scaling,
+    SharedEncoder,
 )
 from fctl.runtime.bundle.records import encode
+from fctl.runtime.errors import InputError
 from fctl.runtime.tiling.contexts import Cells
 from fctl.runtime.tiling.windows import TilePlan
 
-from ..backbones import backbone_class, stage_of
-from ..config import NetworkConfig, ServingConfig
+from ..backbones import Backbone, Stage, backbone_class, stage_of
+from ..config import ContextConfig, NetworkConfig, ServingConfig
 from ..weights.checkpoints import Card
 
 
@@ -92,6 +95,7 @@ def served_contexts(
             scene=None if context.centred else serving.scene,
             encoder=encoders[context.name],
             cells=_moving_cells(config, context.size) if context.name in config.placed else None,
+            sharing=shared_encoder(config, context, encoders[context.name]),
         )
         for context in config.contexts
     )
@@ -100,7 +104,47 @@ def served_contexts(
 def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
     """Where the cells of the patch and of a global context lie."""
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
-    patch, context = (
-        Cells(stride=stage.stride, offset=stage.offset, count=kind.grid(side, stage)) for side in (config.patch, size)
-    )
-    return MovingCells(patch=patch, context=context)
+    return MovingCells(patch=_cells(kind, stage, config.patch), context=_cells(kind, stage, size))
+
+
+def _cells(kind: type[Backbone], stage: Stage, size: int) -> Cells:
+    """Where the cells of a stage lie in an image of that side in pixels, along either axis."""
+    return Cells(stride=stage.stride, offset=stage.offset, count=kind.grid(size, stage))
+
+
+def shared_encoder(
+    config: NetworkConfig, context: ContextConfig, encoder: str | None, *, framed: bool = False
+) -> SharedEncoder | None:
+    """How a context is encoded once a raster.
+
+    Its windows are some times as large as the context, so that less is lost at their borders. Their side is such that
+    the cells of a mirrored window lie on those of others, as they must in test-time augmentation.
+
+    Args:
+        config: The network.
+        context: One of its contexts.
+        encoder: The role of the graph that encodes one window for each patch, or None.
+        framed: Whether windows are encoded as whole images are, with the backbone's padding around them.
+
+    Returns:
+        The windows; None for a global context, which many patches share in any case, and where windows would not start
+        at whole pixels of the raster.
+    """
+    if encoder is None or not context.centred:
+        return None
+    stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
+    side = kind.lattice_scale * context.size
+    _, offset = (0, stage.offset) if framed else kind.inside_grid(side, stage)
+    side += round(-(side - context.size + 2 * (stage.offset - offset)) % stage.stride)
+    count, _ = (kind.grid(side, stage), 0) if framed else kind.inside_grid(side, stage)
+    margin = kind.lattice_margin * stage.stride
+    first, last = math.ceil((margin - offset) / stage.stride), (side - 1 - margin - offset) // stage.stride
+    sharing = SharedEncoder(
+        encoder=f"{encoder}_{side}", size=side, cells=_cells(kind, stage, context.size),
+        own=Cells(stride=stage.stride, offset=offset, count=count), first=first, kept=int(last) - first + 1,
+    )  # fmt: skip
+    try:
+        sharing.lattice(config.patch, context.window(config.patch), context.size)
+    except InputError:
+        return None
+    return sharing

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fctl.runtime.bundle.manifest import Context, Manifest
 from fctl.runtime.segment.batches import Positions, on_host
-from fctl.runtime.segment.network import Features, Network, Scores
+from fctl.runtime.segment.network import Cut, Features, Network, Scores
 from fctl.runtime.tiling.turns import Windows
 
 from ..network import FCtL
@@ -24,10 +24,11 @@ class ModuleNetwork(Network):
         manifest: How windows are cut and scores merged; a draft without graphs will do.
         network: The module, in evaluation mode.
         batch: Patches at once.
+        once: Whether contexts that can be are encoded once a raster.
     """
 
-    def __init__(self, manifest: Manifest, network: FCtL, batch: int = 4) -> None:
-        super().__init__(manifest, batch)
+    def __init__(self, manifest: Manifest, network: FCtL, batch: int = 4, *, once: bool = False) -> None:
+        super().__init__(manifest, batch, manifest.lattices if once else None)
         self._network, parameter = network, next(network.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
 
@@ -40,6 +41,16 @@ class ModuleNetwork(Network):
         """Features (1, C, H, W), one for each patch, as features (N, C, H, W)."""
         with torch.inference_mode():
             return torch.cat([_tensor_of(part) for part in features])
+
+    def encode_once(self, context: Context, window: Windows) -> Tensor:
+        """Features (1, C, H, W) of a raw window (1, bands, S, S) of the context's lattice."""
+        with torch.inference_mode():
+            return self._network.encode_once(context.name, self._tensor(on_host(window)))
+
+    def gather(self, context: Context, cuts: Sequence[Cut]) -> Tensor:
+        """Features (N, C, H, W) of a context, from the cells that each patch needs."""
+        with torch.inference_mode():
+            return torch.cat([_gathered(cut) for cut in cuts])
 
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Tensor:
         """Logits (N, classes, P, P) of raw patches (N, bands, P, P); on a GPU they are still on their way."""
@@ -61,6 +72,23 @@ class ModuleNetwork(Network):
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _gathered(cut: Cut) -> Tensor:
+    """Features (1, C, H, W) that one patch needs, interpolated between cells."""
+    strips = []
+    for row, windows in zip(cut.rows.pieces, cut.windows, strict=True):
+        parts = [
+            _tensor_of(window)[:, :, row.first : row.first + row.count, column.first : column.first + column.count]
+            for column, window in zip(cut.columns.pieces, windows, strict=True)
+        ]
+        strips.append(torch.cat(parts, dim=3))
+    cells = torch.cat(strips, dim=2)
+    if cut.rows.beyond:
+        cells = torch.lerp(cells[:, :, :-1], cells[:, :, 1:], float(cut.rows.beyond))
+    if cut.columns.beyond:
+        cells = torch.lerp(cells[..., :-1], cells[..., 1:], float(cut.columns.beyond))
+    return cells
 
 
 def _tensor_of(value: object) -> Tensor:

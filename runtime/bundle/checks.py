@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import BundleError
+from ..errors import BundleError, InputError
 from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 
 _LARGEST = 1 << 16  # pixels of a tile or a window: beyond any use, and safe to reckon with
@@ -142,6 +142,8 @@ def _check_context(
         safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
         expect(safe, f"{field}.cells", f"values of 1 to {_LARGEST}", cells)
     expect(1 <= context.size <= _LARGEST, f"{field}.size", f"1 to {_LARGEST} pixels", context.size)
+    if context.sharing:
+        _check_sharing(manifest, roles, context, f"{field}.sharing", expect)
     scene = context.scene
     expect(shared or scene is None, f"{field}.scene", "null: only a global context has one", scene)
     expect(scene is None or scene > tile, f"{field}.scene", f"more than {tile} pixels, or null", scene)
@@ -153,3 +155,37 @@ def _check_context(
         expect(side <= _LARGEST, f"{field}.factor", f"a window of at most {_LARGEST} pixels", factor)
         fits = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
         expect(fits, f"{field}.factor", pixels, factor)
+
+
+def _check_sharing(
+    manifest: Manifest, roles: dict[str, GraphSpec], context: Context, field: str, expect: Expect
+) -> None:
+    """The windows in which a context is encoded once a raster fit their graph, and what patches expect."""
+    sharing, bands = context.sharing, manifest.input.bands
+    assert sharing is not None
+    centred = context.factor != "global" and context.encoder is not None
+    expect(centred, field, "null: only a centred context with an encoder can be encoded once a raster", context.factor)
+    expect(1 <= sharing.size <= _LARGEST, f"{field}.size", f"1 to {_LARGEST} pixels", sharing.size)
+    for cells in (sharing.cells, sharing.own):
+        safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
+        expect(safe, field, f"cells with values of 1 to {_LARGEST}", cells)
+    try:
+        manifest.lattices  # noqa: B018 - raises where there is none
+    except InputError as error:
+        expect(False, field, "windows on a lattice", error)
+    graphs = [g for g in manifest.graphs if g.role == sharing.encoder and g.precision in ("fp32", *_of(roles))]
+    expect(bool(graphs), f"{field}.encoder", "the role of a graph", sharing.encoder)
+    made = {tensor.name: tensor for tensor in roles[context.encoder or ""].outputs}.get("features")
+    for graph in graphs:
+        window = {t.name: t.shape[1:] for t in graph.inputs}.get("window")
+        expect(window == (bands, sharing.size, sharing.size), f"{field}.size", f"{window} of the graph", sharing.size)
+        given = {t.name: t for t in graph.outputs}.get("features")
+        wanted = (*made.shape[1:2], sharing.own.count, sharing.own.count) if made else ()
+        expect(given is not None and given.shape[1:] == wanted, f"{field}.own", wanted, given and given.shape[1:])
+    shape = made.shape[2:] if made else ()
+    count = sharing.cells.count
+    expect(shape == (count, count), f"{field}.cells", f"{shape} of {context.encoder}", count)
+
+
+def _of(roles: dict[str, GraphSpec]) -> set[Precision]:
+    return {graph.precision for graph in roles.values()}

@@ -12,15 +12,20 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from .. import choices
-from ..tiling.contexts import Cells, ContextWindow, context_window
+from ..tiling.contexts import Cells, CentredContext, ContextWindow, context_window
+from ..tiling.lattice import Lattice
 from ..tiling.resampling import Resampling
 from ..tiling.windows import TilePlan
 from .parity import Parity
 from .records import OPTIONAL
-from .verdicts import EngineVerdict, SelfCheck
+from .verdicts import EngineVerdict, SelfCheck, SharedVerdict
 
-SCHEMA = "1.1"
-"""The format that is written. 1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines`, `Manifest.check`."""
+SCHEMA = "1.2"
+"""The format that is written.
+
+1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines` and `Manifest.check`; 1.2 `Context.sharing` and
+`Manifest.sharing`.
+"""
 
 SEGMENTER = "segmenter"
 BATCH = "N"
@@ -89,6 +94,46 @@ class MovingCells:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedEncoder:
+    """How a centred context is encoded once for a whole raster instead of once for each patch (docs/shared-contexts.md).
+
+    Attributes:
+        encoder: Role of the graph that encodes a window of the lattice.
+        size: Side of such a window in pixels, after it is shrunk as much as the context's own.
+        cells: The cells that the context's own encoder gives, which patches expect.
+        own: The cells that `encoder` gives.
+        first: The first of these that is kept; those before it saw the border of the window.
+        kept: How many are kept.
+    """
+
+    encoder: str
+    size: int
+    cells: Cells
+    own: Cells
+    first: int
+    kept: int
+
+    def lattice(self, tile: int, window: int, size: int) -> Lattice:
+        """The windows of a raster in which the context is encoded.
+
+        Args:
+            tile: Side of a tile in pixels.
+            window: Side of the context's own window in pixels of the raster.
+            size: Side in pixels to which that is shrunk.
+
+        Returns:
+            The lattice, along either axis.
+
+        Raises:
+            InputError: There is no such lattice.
+        """
+        return Lattice(
+            tile=tile, window=window, size=size, cells=self.cells, side=self.size, own=self.own, first=self.first,
+            kept=self.kept,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """One context of a patch (§3.2).
 
@@ -102,6 +147,7 @@ class Context:
         encoder: Role of the graph that encodes the window; None where the segmenter takes the raw window.
         cells: For a context whose window many patches share, the grids from which the patch's place is computed; None
             where the segmenter does not need it.
+        sharing: How it is encoded once for a whole raster; None where it cannot be, and in bundles before 1.2.
     """
 
     name: str
@@ -111,6 +157,7 @@ class Context:
     scene: int | None
     encoder: str | None
     cells: MovingCells | None
+    sharing: SharedEncoder | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def window(self) -> ContextWindow:
@@ -203,6 +250,7 @@ class Manifest:
         extensions: What other programs keep here; the runtime only passes it on.
         engines: How the engines did that the parity gate saw; empty in bundles before 1.1.
         check: What engines are tried on that the gate did not see; None in bundles before 1.1.
+        sharing: How contexts that are encoded once a raster compared with exact ones; None where nobody has measured.
     """
 
     schema: str
@@ -220,6 +268,7 @@ class Manifest:
     extensions: dict[str, object]
     engines: tuple[EngineVerdict, ...] = field(default=(), metadata=OPTIONAL)
     check: SelfCheck | None = field(default=None, metadata=OPTIONAL)
+    sharing: SharedVerdict | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -241,6 +290,21 @@ class Manifest:
         """The only batch size that the segmenter takes; None where it takes any."""
         batch = self.segmenter.inputs[0].shape[0]
         return batch if isinstance(batch, int) else None
+
+    @property
+    def lattices(self) -> dict[str, Lattice]:
+        """By name, the windows of contexts that can be encoded once for a whole raster."""
+        return {
+            context.name: context.sharing.lattice(self.tile, window.side(self.tile), context.size)
+            for context in self.contexts
+            if context.sharing and isinstance(window := context.window, CentredContext)
+        }
+
+    @property
+    def shared_roles(self) -> frozenset[str]:
+        """The roles of graphs that do nothing but encode contexts once for a whole raster."""
+        own = {context.encoder for context in self.contexts}
+        return frozenset(c.sharing.encoder for c in self.contexts if c.sharing and c.sharing.encoder not in own)
 
     @property
     def scores(self) -> Scores:

@@ -12,7 +12,7 @@ from ..errors import BundleError
 from .checks import check_manifest
 from .contents import check_graph
 from .files import WrongFileError, read_json, reason, regular_size, sha256
-from .manifest import SCHEMA, GraphSpec, Manifest, Precision
+from .manifest import SCHEMA, Context, GraphSpec, Manifest, Precision
 from .records import RecordError, decode, encode
 from .tensors import LARGEST_GRAPH
 
@@ -34,6 +34,24 @@ class Bundle:
 
     folder: Path
     manifest: Manifest
+
+    def shared_graph(self, context: Context, precision: Precision) -> tuple[Path, GraphSpec]:
+        """Find the graph that encodes a context once for a whole raster.
+
+        Args:
+            context: The context, which has one.
+            precision: What the other graphs compute in.
+
+        Returns:
+            Its ONNX file and its description; that of fp32 where it is not there in the precision.
+
+        Raises:
+            BundleError: There is neither.
+        """
+        assert context.sharing is not None
+        role = context.sharing.encoder
+        found = any((graph.role, graph.precision) == (role, precision) for graph in self.manifest.graphs)
+        return self.graph(role, precision if found else "fp32")
 
     def graph(self, role: str, precision: Precision) -> tuple[Path, GraphSpec]:
         """Find one graph.

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from .. import choices
 
+_LEAST_AGREEMENT = 0.985
+_MOST_LOST = 0.2  # points of mIoU
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineVerdict:
@@ -49,3 +52,27 @@ class SelfCheck:
 
     file: str
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedVerdict:
+    """How contexts that are encoded once a raster compared with those that are encoded for each patch.
+
+    Attributes:
+        agreement: Share of the pixels with the same class, from 0 to 1.
+        lost: Points of mIoU that were lost, negative where some were gained; None where there were no labels.
+        pixels: How many pixels were compared.
+        source: The images.
+        engine: What ran both.
+    """
+
+    agreement: float
+    lost: float | None
+    pixels: int
+    source: str
+    engine: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether "auto" encodes contexts once a raster."""
+        return self.agreement >= _LEAST_AGREEMENT or (self.lost is not None and self.lost <= _MOST_LOST)

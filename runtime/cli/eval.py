@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from ..choices import Backend, ContextMode, Form, Order, RunPrecision
+from ..choices import Backend, ContextEncoding, ContextMode, Form, Order, RunPrecision
 from ..errors import OutputError
 from .console import command, echo
 from .groups import OptionGroup
@@ -76,6 +77,13 @@ class Runs(OptionGroup):
             "for each context, which is black.",
         ),
     ] = "all"
+    contexts: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="How contexts are encoded, as in fctl-run, with commas between them: exact,shared compares both.",
+        ),
+    ] = "auto"
     batch: Batch = 4
     build_engines: BuildEngines = False
 
@@ -117,6 +125,7 @@ def evaluate(
     backends = listed("--backend", compared.backend, get_args(Backend))
     precisions = listed("--precision", compared.precision, get_args(RunPrecision))
     contexts = listed("--show-contexts", compared.show_contexts, get_args(ContextMode))
+    encodings = listed("--contexts", compared.contexts, get_args(ContextEncoding))
 
     from ..bundle.store import read_bundle
     from ..evaluate.datasets import open_dataset
@@ -124,6 +133,7 @@ def evaluate(
     from ..evaluate.results import Pick
     from ..evaluate.runs import plan_runs
     from ..evaluate.selection import select
+    from ..segment.opening import warn_of_sharing
 
     out = report.out
     if out:
@@ -137,9 +147,12 @@ def evaluate(
         precisions=precisions,
         tta=compared.turned,
         contexts=contexts,
+        encodings=encodings,
         batch=compared.batch,
         build_engines=compared.build_engines,
     )
+    for shared in {run.bundle.folder: run.bundle for run in runs if run.once}.values():
+        warn_of_sharing(shared)
     with _report_folder(out, report.overwrite) as folder:
         _evaluate(dataset, runs, folder, labelled, pick=pick, calibration=report.calibration)
     if out:
@@ -222,8 +235,12 @@ eval_app = command(
         "a.fctl b.fctl --data tiles/ --compare-tta --show-contexts all,none -o report/",
     ),
     spellings=Spellings(
-        options={"--contexts": "--show-contexts"},
         values={
+            "--contexts": {
+                ",".join(modes): ("--show-contexts", ",".join(modes))
+                for count in (1, 2, 3)
+                for modes in permutations(get_args(ContextMode), count)
+            },
             "--tta": {"off": (), "on": ("--tta",), "off,on": ("--compare-tta",), "on,off": ("--compare-tta",)},
         },
     ),

@@ -12,6 +12,7 @@ from .tables import print_table
 
 if TYPE_CHECKING:
     from ..bundle.manifest import Context, Manifest
+    from ..bundle.verdicts import SharedVerdict
     from ..engines.tensorrt.plans import StoredPlan
 
 
@@ -69,6 +70,8 @@ def print_parity(manifest: Manifest) -> None:
         rows += [
             (f"change when {effect.name} is another patch's", f"{effect.change:.2e}") for effect in parity.contexts
         ]
+    if manifest.sharing:
+        rows.append(("contexts encoded once a raster", _sharing_summary(manifest.sharing)))
     rows += [
         (
             f"{verdict.engine} {verdict.version}, {verdict.precision}",
@@ -121,7 +124,16 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
 def _context_summary(context: Context, tile: int) -> str:
     """What a context shows, at what size, and which graph encodes it."""
     encoder = context.encoder or "encoded by the segmenter itself"
+    if context.sharing:
+        encoder += f", or once a raster by {context.sharing.encoder} in windows of {context.sharing.size} pixels"
     return f"{context.window.describe(tile)}, at {context.size} pixels ({context.resampling}); {encoder}"
+
+
+def _sharing_summary(verdict: SharedVerdict) -> str:
+    """What contexts that are encoded once a raster change."""
+    lost = "" if verdict.lost is None else f", {verdict.lost:.2f} points of mIoU lost"
+    found = f"{verdict.agreement:.2%} of {verdict.pixels} pixels keep their class{lost} ({verdict.source})"
+    return f"{found}; {'taken' if verdict.passed else 'never taken'} by auto"
 
 
 def _print_graphs(manifest: Manifest) -> None:

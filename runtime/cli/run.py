@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..choices import Backend, OnBadBlock, RunPrecision
+from ..choices import Backend, ContextEncoding, OnBadBlock, RunPrecision
 from .console import command
 from .groups import OptionGroup
 from .images import images_of
@@ -106,6 +106,14 @@ class Segmentation(OptionGroup):
     tta: Annotated[
         bool, typer.Option("--tta", help="Segment every patch in all 8 turns and average: better, 8 times the work.")
     ] = False
+    contexts: Annotated[
+        ContextEncoding,
+        typer.Option(
+            metavar="auto|exact|shared",
+            help="Encode contexts once a patch (exact) or once a raster (shared: much faster, few pixels differ); "
+            "auto: shared where the bundle was validated for it.",
+        ),
+    ] = "auto"
     scene_size: Annotated[
         int | None,
         typer.Option(min=1, help="Side in pixels of the blocks that a global context shows of large rasters."),
@@ -159,7 +167,7 @@ def _left_to_do(
 ) -> Iterator[tuple[Place, Paths]]:
     """The images whose outputs can be written and are not there yet; looked at before the engine is opened."""
     from ..bundle.store import read_bundle
-    from ..segment.opening import with_scene_size
+    from ..segment.opening import encodes_once, with_scene_size
     from ..segment.outputs import asked_tags, check_outputs, is_finished
 
     asked: dict[str, str] = {}
@@ -168,7 +176,8 @@ def _left_to_do(
         if segmentation.scene_size:
             bundle = with_scene_size(bundle, segmentation.scene_size)
         turns, scale_range = 8 if segmentation.tta else 1, segmentation.scale_range
-        asked = asked_tags(bundle.manifest, engine.precision, turns, bands, scale_range)
+        once = encodes_once(bundle, segmentation.contexts)
+        asked = asked_tags(bundle.manifest, engine.precision, turns, bands, scale_range, once=once)
     for image, paths in targets.items():
         with results.of(image):
             if many.skip_existing and is_finished(image, paths, asked):
@@ -193,6 +202,7 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
         build_engines=engine.build_engines,
         tta=segmentation.tta,
         scene_size=segmentation.scene_size,
+        contexts=segmentation.contexts,
         isolate=engine.isolate,
         sources=Access(
             sources="any" if limits.allow_remote else "local",

@@ -249,3 +249,80 @@ extern "C" __global__ void divide(float *values, long long count, float divisor)
   for (long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x; at < count; at += step)
     values[at] = __fdiv_rn(values[at], divisor);
 }
+
+// --- cells of a context that is encoded once a raster, as host.py gathers them --------------------------------------
+
+// float16 as bits: rounded to nearest, ties to even, as NumPy does after each step.
+static __device__ float widened(uint16 half) {
+  union { unsigned int bits; float value; } all;
+  unsigned int exponent = half >> 10 & 31, mantissa = half & 1023;
+  if (exponent == 0) {
+    all.value = mantissa * (1.0f / 16777216);
+    all.bits |= (unsigned int)(half & 0x8000) << 16;
+    return all.value;
+  }
+  all.bits = (unsigned int)(half & 0x8000) << 16 | (exponent == 31 ? 255 : exponent + 112) << 23 | mantissa << 13;
+  return all.value;
+}
+
+static __device__ uint16 narrowed(float value) {
+  union { float value; unsigned int bits; } all = {value};
+  unsigned int sign = all.bits >> 16 & 0x8000;
+  all.bits &= 0x7fffffff;
+  if (all.bits > 0x7f800000) return (uint16)(sign | 0x7e00);
+  if (all.bits >= 0x477ff000) return (uint16)(sign | 0x7c00);
+  if (all.bits < 0x38800000) {  // its last place is that of 0.5f in float32
+    all.value = __fadd_rn(all.value, 0.5f);
+    return (uint16)(sign | (all.bits - 0x3f000000));
+  }
+  return (uint16)(sign | (all.bits - 0x38000000 + 0xfff + (all.bits >> 13 & 1)) >> 13);
+}
+
+static __device__ float loaded(const float *from) { return *from; }
+static __device__ float loaded(const uint16 *from) { return widened(*from); }
+static __device__ float rounded(const float *, float value) { return value; }
+static __device__ float rounded(const uint16 *, float value) { return widened(narrowed(value)); }
+static __device__ void kept(float *to, float value) { *to = value; }
+static __device__ void kept(uint16 *to, float value) { *to = narrowed(value); }
+
+// near + (far - near) * share, rounded after each step.
+template <typename T>
+static __device__ float between(const T *kind, float near, float far, float share) {
+  return rounded(kind, __fadd_rn(near, rounded(kind, __fmul_rn(rounded(kind, __fsub_rn(far, near)), share))));
+}
+
+// rows x columns cells of a window (channels, side, side), from (first_row, first_column) on, go to (row, column) of
+// (channels, height, width).
+#define PASTE(name, T)                                                                                                \
+  extern "C" __global__ void name(const T *cells, int channels, int side, int first_row, int first_column, int rows,  \
+                                  int columns, T *target, int height, int width, int to_row, int to_column) {         \
+    int row = ROW, column = COLUMN;                                                                                   \
+    if (row >= rows || column >= columns) return;                                                                     \
+    FOR_PLANES(channel, channels)                                                                                     \
+    target[((long long)channel * height + to_row + row) * width + to_column + column] =                               \
+        cells[((long long)channel * side + first_row + row) * side + first_column + column];                          \
+  }
+
+PASTE(paste_2, uint16)
+PASTE(paste_4, unsigned int)
+
+// Interpolate (channels, height + down, width + across) to (channels, height, width): along rows, then along columns.
+#define INTERPOLATE(name, T)                                                                                          \
+  extern "C" __global__ void name(const T *cells, int channels, int height, int width, int down, int across,          \
+                                  float share_down, float share_across, T *target) {                                  \
+    int row = ROW, column = COLUMN;                                                                                   \
+    if (row >= height || column >= width) return;                                                                     \
+    FOR_PLANES(channel, channels) {                                                                                   \
+      const T *from = cells + ((long long)channel * (height + down) + row) * (width + across) + column;               \
+      float sides[2];                                                                                                 \
+      for (int side = 0; side <= across; side++) {                                                                    \
+        sides[side] = loaded(from + side);                                                                            \
+        if (down) sides[side] = between(from, sides[side], loaded(from + width + across + side), share_down);         \
+      }                                                                                                               \
+      float found = across ? between(from, sides[0], sides[1], share_across) : sides[0];                              \
+      kept(target + ((long long)channel * height + row) * width + column, found);                                     \
+    }                                                                                                                 \
+  }
+
+INTERPOLATE(interpolate_float16, uint16)
+INTERPOLATE(interpolate_float32, float)

@@ -1,4 +1,4 @@
-"""The kernels of kernels.cu: cutting and resampling windows, merging tiles, averaging turns, all as the host does it.
+"""The kernels of kernels.cu: cutting windows, gathering cells, merging tiles, averaging turns, all as the host does it.
 
 Everything is only enqueued; call inside `Device.active`.
 """
@@ -6,13 +6,14 @@ Everything is only enqueued; call inside `Device.active`.
 from __future__ import annotations
 
 from .cutting import DTYPES, CuttingKernels
+from .gathering import GatheringKernels, Patchwork
 from .loaded import PTX
 from .merging import MergingKernels, Sums
 from .shapes import Orientation, Rectangle
 from .taps import Resampling
 
-__all__ = ["DTYPES", "PTX", "KernelSet", "Orientation", "Rectangle", "Resampling", "Sums"]
+__all__ = ["DTYPES", "PTX", "KernelSet", "Orientation", "Patchwork", "Rectangle", "Resampling", "Sums"]
 
 
-class KernelSet(CuttingKernels, MergingKernels):
-    """All kernels, loaded into one device: see `CuttingKernels` and `MergingKernels`."""
+class KernelSet(CuttingKernels, GatheringKernels, MergingKernels):
+    """All kernels, loaded into one device: see `CuttingKernels`, `GatheringKernels` and `MergingKernels`."""

@@ -136,7 +136,9 @@ class _Job:
 def _run(job: _Job, progress: StageProgress | None) -> RunResult:
     """Segment and score all images."""
     run, images, done = job.run, list[ImageResult](), 0
-    with closing(open_network(run.bundle, run.backend, run.precision, run.batch, run.build_engines)) as loaded:
+    with closing(
+        open_network(run.bundle, run.backend, run.precision, run.batch, run.build_engines, once=run.once)
+    ) as loaded:
         engine = loaded.engine
         network = BlackoutNetwork(loaded, run.black) if run.black else loaded
         started, tiles = time.monotonic(), [len(grid_of(network.manifest, *size)) for size in job.sizes]
@@ -156,7 +158,8 @@ def _segment(job: _Job, network: Network, index: int, progress: TileProgress | N
     tally = _Tally(job.classes)
     with ExitStack() as stack:
         source = stack.enter_context(open_raster(
-            sample.image, manifest.input, job.bands, rows_in_work(manifest), scale_range=job.scale_range
+            sample.image, manifest.input, job.bands, rows_in_work(manifest, network.lattices),
+            scale_range=job.scale_range,
         ))  # fmt: skip
         mask = stack.enter_context(open_labels(sample, labels))
         first = stack.enter_context(open_ids(mask_file(job.mask_folder, 0, index), job.classes)) if job.index else None

@@ -10,10 +10,11 @@ from typing import get_args
 
 from ..bundle.manifest import SEGMENTER, Manifest
 from ..bundle.store import Bundle, bundle_argument
-from ..choices import ContextMode
+from ..choices import ContextEncoding, ContextMode
 from ..engines.base import RunPrecision, graphs_for
 from ..engines.choose import choose_engine
 from ..errors import InputError
+from ..segment.opening import encodes_once
 
 CONTEXT_MODES = get_args(ContextMode)
 """Which contexts a run may show."""
@@ -32,6 +33,7 @@ class Run:
         black: Names of the contexts that are shown black.
         batch: Patches at once.
         build_engines: Whether engines of TensorRT that are missing may be built.
+        once: Whether contexts are encoded once a raster.
     """
 
     bundle: Bundle
@@ -42,6 +44,7 @@ class Run:
     black: tuple[str, ...]
     batch: int
     build_engines: bool = False
+    once: bool = False
 
 
 def plan_runs(
@@ -51,6 +54,7 @@ def plan_runs(
     precisions: Sequence[RunPrecision] = ("fp32",),
     tta: Sequence[bool] = (False,),
     contexts: Sequence[str] = ("all",),
+    encodings: Sequence[ContextEncoding] = ("auto",),
     batch: int = 4,
     build_engines: bool = False,
 ) -> tuple[Run, ...]:
@@ -62,6 +66,7 @@ def plan_runs(
         precisions: In what precisions to run.
         tta: Whether patches are segmented in all eight turns (§4.2).
         contexts: Which contexts are shown: "all"; "none", where all are black; "each", a run for each, which is black.
+        encodings: How contexts are encoded, see `Segmenter`.
         batch: Patches at once.
         build_engines: Whether engines of TensorRT that are missing may be built.
 
@@ -71,7 +76,7 @@ def plan_runs(
     Raises:
         EngineError: No engine here can run a combination.
         BundleError: A bundle lacks graphs of a precision.
-        InputError: A mode of contexts is unknown.
+        InputError: A mode of contexts is unknown, or a bundle cannot encode contexts once a raster.
     """
     names = [bundle.manifest.name for bundle in bundles]
     if len(set(names)) < len(names):
@@ -81,15 +86,17 @@ def plan_runs(
         list(zip(names, bundles, strict=True)), backends, precisions
     ):
         engine = _engine_of(bundle, backend, precision, batch, build_engines)
-        for turned, black in itertools.product(tta, _black_contexts(bundle.manifest, contexts)):
+        ways = tuple(dict.fromkeys(encodes_once(bundle, encoding) for encoding in encodings))
+        for turned, black, once in itertools.product(tta, _black_contexts(bundle.manifest, contexts), ways):
             details = [
                 f"{name}, {engine} {precision}",
                 *(["TTA"] if turned else []),
                 *_in_words(bundle.manifest, black),
+                *(["shared contexts"] if once else ["exact contexts"] if len(ways) > 1 else []),
             ]
             runs.append(Run(
                 bundle=bundle, label=", ".join(details), backend=engine, precision=precision, tta=turned, black=black,
-                batch=batch, build_engines=build_engines,
+                batch=batch, build_engines=build_engines, once=once,
             ))  # fmt: skip
     return tuple(runs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..bundle.manifest import Context, Manifest
 from ..tiling.contexts import cell_positions
+from ..tiling.lattice import Lattice
 from ..tiling.sources import Source
 from ..tiling.turns import UPRIGHT, Turn, Windows
 from ..tiling.windows import Grid, Window
@@ -20,17 +21,30 @@ Positions = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class SharedWindow:
-    """The window of a shared context, which is cut once for all patches that lie in it.
+    """A window that is cut and encoded once for all patches that need it.
 
     Attributes:
         window: The window, in pixels of the raster.
-        pixels: Its pixels (1, bands, size, size), resampled.
+        pixels: Its pixels (1, bands, size, size), resampled; None where an earlier batch of the raster had them.
         serial: A number that no other shared window has, of whatever image.
     """
 
     window: Window
-    pixels: Windows
+    pixels: Windows | None
     serial: int = field(default_factory=itertools.count().__next__)
+
+
+@dataclass(frozen=True, slots=True)
+class LatticeWindows:
+    """The windows of one context's lattice that a batch needs.
+
+    Attributes:
+        lattice: Where they lie, along either axis.
+        windows: The windows, by their numbers along rows and columns.
+    """
+
+    lattice: Lattice
+    windows: dict[tuple[int, int], SharedWindow]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +60,8 @@ class PatchBatch:
         contexts: By name, the raw windows (N, bands, S, S) of contexts that are centred on their patch.
         shared: By name, the windows of shared contexts: one for each tile, the same object for tiles that share it.
         positions: By name, where the cells of each patch lie in a shared context, (N, 2, h) float32 (§3.3).
+        lattices: By name, the windows from whose cells those of centred contexts are cut (docs/shared-contexts.md), where they
+            are encoded once a raster.
     """
 
     tiles: tuple[Window, ...]
@@ -53,6 +69,7 @@ class PatchBatch:
     contexts: dict[str, Windows]
     shared: dict[str, tuple[SharedWindow, ...]]
     positions: dict[str, Positions]
+    lattices: dict[str, LatticeWindows] = field(default_factory=dict)
 
     @property
     def scenes(self) -> dict[str, tuple[Window, ...]]:
@@ -63,7 +80,7 @@ class PatchBatch:
         """The raw windows (N, bands, S, S) of any context of a batch on the host, one for each patch."""
         if name in self.contexts:
             return on_host(self.contexts[name])
-        scenes = [on_host(scene.pixels) for scene in self.shared[name]]
+        scenes = [on_host(scene.pixels) for scene in self.shared[name] if scene.pixels is not None]
         scenes += scenes[-1:] * (len(self.patch) - len(scenes))
         return scenes[0] if len(scenes) == 1 else np.concatenate(scenes)
 
@@ -98,10 +115,20 @@ def joined(batches: Sequence[PatchBatch], size: int | None = None) -> PatchBatch
 
 
 class BatchCutter:
-    """Cuts batches of one source in reading order; windows that patches share are cut once and kept while in use."""
+    """Cuts batches of one source in reading order; windows that patches share are cut once and kept while in use.
 
-    def __init__(self, manifest: Manifest, source: Source) -> None:
+    Args:
+        manifest: How patches and contexts are cut.
+        source: The raster.
+        lattices: By name, the windows of contexts that are encoded once a raster.
+        turned: Whether batches will be turned.
+    """
+
+    def __init__(
+        self, manifest: Manifest, source: Source, lattices: Mapping[str, Lattice] | None = None, turned: bool = False
+    ) -> None:
         self._manifest, self._source = manifest, source
+        self._lattices, self._turned = lattices or {}, turned
         self._scenes: dict[tuple[str, Window], SharedWindow] = {}
 
     def cut(self, tiles: tuple[Window, ...], size: int) -> PatchBatch:
@@ -122,19 +149,49 @@ class BatchCutter:
         contexts = {
             c.name: source.stack([c.window.around(tile, source) for tile in tiles], c.size, c.resampling, size)
             for c in manifest.contexts
-            if not c.window.shared
+            if not c.window.shared and c.name not in self._lattices
         }
+        lattices = {c.name: self._lattice(c, tiles) for c in manifest.contexts if c.name in self._lattices}
         patch = source.stack(tiles, manifest.tile, "box", size)  # at its own size: nothing is resampled
-        batch = PatchBatch(tiles=tiles, patch=patch, contexts=contexts, shared=shared, positions={})
+        batch = PatchBatch(
+            tiles=tiles, patch=patch, contexts=contexts, shared=shared, positions={}, lattices=lattices
+        )  # fmt: skip
         return replace(batch, positions=_positions(manifest, batch, UPRIGHT))
 
     def _shared(self, context: Context, tiles: tuple[Window, ...]) -> tuple[SharedWindow, ...]:
         windows = [context.window.around(tile, self._source) for tile in tiles]
-        top = min(window.y for window in windows)
-        self._scenes = {
-            key: scene for key, scene in self._scenes.items() if key[0] != context.name or key[1].y >= top
-        }  # tiles come in reading order: no later one lies in a window that starts above these
+        self._forget_above(context, windows)
         return tuple(self._scene(context, window) for window in windows)
+
+    def _lattice(self, context: Context, tiles: tuple[Window, ...]) -> LatticeWindows:
+        """The windows whose cells some tiles need: their pixels, or None of those that were cut before."""
+        assert context.sharing is not None
+        lattice, size, windows = self._lattices[context.name], context.sharing.size, dict[tuple[int, int], Window]()
+        for tile in tiles:
+            rows, columns = (lattice.numbers((start,), flipped=self._turned) for start in (tile.y, tile.x))
+            windows |= {(row, column): self._in_lattice(lattice, row, column) for row in rows for column in columns}
+        self._forget_above(context, list(windows.values()))
+        found = dict[tuple[int, int], SharedWindow]()
+        for numbers, window in windows.items():
+            key = (context.name, window)
+            if key in self._scenes:
+                found[numbers] = self._scenes[key]
+                continue
+            inside = [window] if window.within(self._source.height, self._source.width) else []
+            found[numbers] = SharedWindow(window, self._source.stack(inside, size, context.resampling, 1))
+            self._scenes[key] = replace(found[numbers], pixels=None)
+        return LatticeWindows(lattice, found)
+
+    def _in_lattice(self, lattice: Lattice, row: int, column: int) -> Window:
+        """A window of a lattice; all that lie beyond the raster are black, and one and the same."""
+        height, width, side = self._source.height, self._source.width, int(lattice.span)
+        window = Window(lattice.start(row), lattice.start(column), side, side)
+        return window if window.within(height, width) else Window(height, width, side, side)
+
+    def _forget_above(self, context: Context, windows: Sequence[Window]) -> None:
+        """Tiles come in reading order: no later one needs a window that starts above those of the tiles at hand."""
+        top = min(window.y for window in windows)
+        self._scenes = {key: scene for key, scene in self._scenes.items() if key[0] != context.name or key[1].y >= top}
 
     def _scene(self, context: Context, window: Window) -> SharedWindow:
         key = (context.name, window)
@@ -143,9 +200,15 @@ class BatchCutter:
         return self._scenes[key]
 
 
-def cut_batch(manifest: Manifest, source: Source, tiles: tuple[Window, ...], size: int) -> PatchBatch:
-    """Cut patches and contexts of some tiles, see `BatchCutter.cut`; for many batches of a source, keep a cutter."""
-    return BatchCutter(manifest, source).cut(tiles, size)
+def cut_batch(
+    manifest: Manifest,
+    source: Source,
+    tiles: tuple[Window, ...],
+    size: int,
+    lattices: Mapping[str, Lattice] | None = None,
+) -> PatchBatch:
+    """Cut patches and contexts of some tiles, see `BatchCutter`; for many batches of a source, keep a cutter."""
+    return BatchCutter(manifest, source, lattices).cut(tiles, size)
 
 
 def cut_scene(source: Source, window: Window, context: Context) -> Windows:
@@ -187,9 +250,20 @@ def grid_of(manifest: Manifest, height: int, width: int) -> Grid:
     return Grid.over(height, width, manifest.tile, manifest.plan)
 
 
-def rows_in_work(manifest: Manifest) -> int:
-    """How many rows of a raster one row of tiles and its centred contexts span: those that are read again and again."""
-    nowhere = Grid.over(manifest.tile, manifest.tile, manifest.tile, manifest.plan)
+def rows_in_work(manifest: Manifest, lattices: Mapping[str, Lattice] | None = None) -> int:
+    """How many rows of a raster are read again and again.
+
+    Args:
+        manifest: How windows are cut.
+        lattices: By name, the windows of contexts that are encoded once a raster.
+
+    Returns:
+        The rows that one row of tiles and its centred contexts, or the windows of their lattices, span.
+    """
+    nowhere, lattices = Grid.over(manifest.tile, manifest.tile, manifest.tile, manifest.plan), lattices or {}
+    own = [c for c in manifest.contexts if not c.window.shared and c.name not in lattices]
     return max(
-        [manifest.tile] + [c.window.rows(manifest.tile, nowhere) for c in manifest.contexts if not c.window.shared]
+        manifest.tile,
+        *(context.window.rows(manifest.tile, nowhere) for context in own),
+        *(int(lattice.span) for lattice in lattices.values()),
     )

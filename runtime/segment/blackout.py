@@ -11,7 +11,7 @@ from ..bundle.manifest import Context
 from ..tiling.turns import Turn, Windows
 from ..tiling.windows import Region
 from .batches import Positions, on_host
-from .network import Accumulator, Features, Network, Scores
+from .network import Accumulator, Cut, Features, Network, Scores
 
 
 class BlackoutNetwork(Network):
@@ -25,7 +25,7 @@ class BlackoutNetwork(Network):
     """
 
     def __init__(self, network: Network, names: Collection[str]) -> None:
-        super().__init__(network.manifest, network.batch)
+        super().__init__(network.manifest, network.batch, network.lattices)
         self._network, self._names = network, frozenset(names)
 
     def encode(self, context: Context, windows: Windows) -> Features:
@@ -36,6 +36,15 @@ class BlackoutNetwork(Network):
     def join(self, context: Context, features: Sequence[Features]) -> Features:
         """What the other network does."""
         return self._network.join(context, features)
+
+    def encode_once(self, context: Context, window: Windows) -> Features:
+        """Features of a window of a context's lattice, or of black."""
+        black = context.name in self._names
+        return self._network.encode_once(context, np.zeros_like(on_host(window)) if black else window)
+
+    def gather(self, context: Context, cuts: Sequence[Cut]) -> Features:
+        """What the other network does."""
+        return self._network.gather(context, cuts)
 
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
         """What the other network does."""

@@ -168,7 +168,7 @@ def _write_outputs(
     raster = MaskedRaster(
         height=grid.height, width=grid.width, georeference=georeference,
         classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
-        tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range)
+        tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, once=worker.once)
         | bounds
         | job.paths.options.tags(),
         picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),

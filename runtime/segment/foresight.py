@@ -69,8 +69,9 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan
 
     def fit(network: Network) -> None:
         load = Load(
-            manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture
-        )
+            manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture,
+            lattices=network.lattices, turns=len(worker.turns),
+        )  # fmt: skip
         left = None
         if job.memory is not None:
             spool = footprint(load, raster, ShardPlan.over(grid)).spool

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from ..bundle.manifest import SEGMENTER, Context
 from ..bundle.store import Bundle
 from ..engines.base import HostEngine, Session
+from ..tiling.lattice import Place
 from ..tiling.turns import Windows
 from .batches import Positions, on_host
-from .network import EngineNetwork, Features, segmenter_inputs
+from .network import Cut, EngineNetwork, Features, segmenter_inputs
 
 
 class HostNetwork(EngineNetwork):
@@ -22,13 +23,15 @@ class HostNetwork(EngineNetwork):
         EngineError: The engine refuses a graph.
     """
 
-    def __init__(self, bundle: Bundle, engine: HostEngine, batch: int) -> None:
-        super().__init__(bundle, engine, batch)
+    def __init__(self, bundle: Bundle, engine: HostEngine, batch: int, *, once: bool = False) -> None:
+        super().__init__(bundle, engine, batch, once=once)
         self._host = engine
         self._sessions: dict[tuple[str, int], Session] = {}
         self._session(SEGMENTER, self.batch)
         for context in self.manifest.contexts:
-            if context.encoder:
+            if context.name in self.lattices:
+                self._shared_session(context)
+            elif context.encoder:
                 self._session(context.encoder, self.batch_of(context))
 
     def encode(self, context: Context, windows: Windows) -> NDArray[np.generic]:
@@ -41,6 +44,14 @@ class HostNetwork(EngineNetwork):
     def join(self, context: Context, features: Sequence[Features]) -> NDArray[np.generic]:
         """Features (1, C, H, W), one for each patch, as features (N, C, H, W)."""
         return np.concatenate([_array(part) for part in features])
+
+    def encode_once(self, context: Context, window: Windows) -> NDArray[np.generic]:
+        """Features (1, C, H, W) of a raw window (1, bands, S, S) of the context's lattice."""
+        return self._shared_session(context).run({"window": on_host(window)})["features"]
+
+    def gather(self, context: Context, cuts: Sequence[Cut]) -> NDArray[np.generic]:
+        """Features (N, C, H, W) of a context, from the cells that each patch needs."""
+        return np.concatenate([gathered(cut) for cut in cuts])
 
     def segment(
         self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
@@ -56,7 +67,49 @@ class HostNetwork(EngineNetwork):
             self._sessions[role, batch] = self._host.session(path, graph, batch)
         return self._sessions[role, batch]
 
+    def _shared_session(self, context: Context) -> Session:
+        path, graph = self.bundle.shared_graph(context, self.precision)
+        if (graph.role, 1) not in self._sessions:
+            self._sessions[graph.role, 1] = self._host.session(path, graph, 1)
+        return self._sessions[graph.role, 1]
+
 
 def _array(value: object) -> NDArray[np.generic]:
     assert isinstance(value, np.ndarray)
     return value
+
+
+def gathered(cut: Cut) -> NDArray[np.generic]:
+    """The cells that one patch needs of a context which is encoded once a raster.
+
+    Args:
+        cut: Where they lie.
+
+    Returns:
+        Features (1, C, H, W), interpolated between cells in their own dtype.
+    """
+    cells = np.concatenate(
+        [
+            np.concatenate(
+                [
+                    _array(window)[:, :, row.first : row.first + row.count, column.first : column.first + column.count]
+                    for column, window in zip(cut.columns.pieces, windows, strict=True)
+                ],
+                axis=3,
+            )
+            for row, windows in zip(cut.rows.pieces, cut.windows, strict=True)
+        ],
+        axis=2,
+    )
+    return _between(_between(cells, cut.rows, 2), cut.columns, 3)
+
+
+def _between(cells: NDArray[np.generic], place: Place, axis: int) -> NDArray[np.generic]:
+    """Interpolate along an axis, which one cell shortens it by, where the patch's cells lie between those at hand."""
+    if not place.beyond:
+        return cells
+    near = np.take(cells, range(cells.shape[axis] - 1), axis)
+    far = np.take(cells, range(1, cells.shape[axis]), axis)
+    share = cells.dtype.type(float(place.beyond))
+    between: NDArray[np.generic] = near + (far - near) * share
+    return between

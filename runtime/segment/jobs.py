@@ -42,6 +42,11 @@ class Worker(Protocol):
         """The ways in which each patch is segmented."""
         ...
 
+    @property
+    def once(self) -> bool:
+        """Whether contexts are encoded once a raster."""
+        ...
+
     def retried(self, work: Callable[[Network], None]) -> None:
         """Do some work with the network; where memory runs out, again with half the batch."""
         ...
@@ -130,6 +135,7 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
         "device": engine.device,
         "precision": engine.precision,
         "turns": len(worker.turns),
+        "contexts": "shared" if worker.once else "exact",
         "scene size": scenes,
         "bands": list(job.bands) if job.bands else None,
         "outputs": {name: str(path.resolve()) for name, path in job.paths.by_sink().items()},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..bundle.manifest import Manifest
@@ -14,6 +15,7 @@ from ..raster.places import file_of
 from ..raster.source import RasterSource
 from ..raster.spool import needs_spooling, spool_memory
 from ..raster.writer import BLOCK, CACHE
+from ..tiling.lattice import Lattice
 from ..tiling.merge import PIECE
 from ..tiling.windows import Grid, Window
 from .batches import rows_in_work
@@ -35,12 +37,31 @@ class Load:
         batch: Patches at once.
         probabilities: Whether probabilities are needed.
         picture: Whether a small picture of the raster is needed.
+        lattices: By name, the windows of contexts that are encoded once a raster.
+        turns: In how many ways each patch is segmented.
     """
 
     manifest: Manifest
     batch: int
     probabilities: bool
     picture: bool
+    lattices: Mapping[str, Lattice] = field(default_factory=dict)
+    turns: int = 1
+
+    def features(self, width: int) -> int:
+        """Bytes of the features of contexts that are encoded once a raster, for so many columns of it.
+
+        The windows of some rows of the lattice are held until the tiles below no longer need them, in each turn.
+        """
+        found = 0
+        for context in self.manifest.contexts:
+            lattice = self.lattices.get(context.name)
+            if lattice:
+                channels = next(t.shape[1] for t in self.manifest.segmenter.inputs if t.name == context.input)
+                rows = -(-(lattice.cells.count + 1) // lattice.kept) + 1
+                columns = -(-(width + lattice.window) // int(lattice.step)) + 1
+                found += 4 * int(channels) * lattice.own.count**2 * rows * columns * self.turns
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +136,11 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     """
     manifest, grid, classes = load.manifest, plan.grid, len(load.manifest.classes)
     width = max(shard.computed.width for shard in plan.shards)
-    margin = rows_in_work(manifest) - manifest.tile
-    rows, columns = rows_in_work(manifest) + manifest.tile, width + margin  # between two reads of a block
+    margin = rows_in_work(manifest, load.lattices) - manifest.tile
+    rows, columns = (
+        rows_in_work(manifest, load.lattices) + manifest.tile,
+        width + margin,
+    )  # between two reads of a block
     pixel = raster.bands * raster.sample_bytes
     spool = needs_spooling(raster, columns, rows, _MOST_CACHE)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
@@ -124,7 +148,8 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     windows = [
         context.window.around(Window(0, 0, manifest.tile, manifest.tile), raster) for context in manifest.contexts
     ]
-    scene = max((w.height * w.width * pixel for w in windows), default=0)  # of a context, before it is shrunk
+    whole = [w.height * w.width for w in windows] + [int(found.span) ** 2 for found in load.lattices.values()]
+    scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
     sums = 4 * classes * manifest.tile * width
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
@@ -137,7 +162,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         plan=plan,
         spool=spool,
         cache=cache,
-        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache))
+        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache + load.features(columns)))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
         assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn)),

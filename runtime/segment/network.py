@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Context, Manifest
 from ..bundle.store import Bundle
 from ..engines.base import Engine, graphs_for
+from ..tiling.lattice import Lattice, Place
 from ..tiling.merge import FinishedRows, Merger
 from ..tiling.turns import UPRIGHT, Turn, Windows
 from ..tiling.windows import Region, Window
-from .batches import PatchBatch, Positions, turned
+from .batches import LatticeWindows, PatchBatch, Positions, SharedWindow, turned
 
 Features: TypeAlias = object
 """Features (N, C, H, W) of a context. They lie where their network works, and only that network looks inside."""
+
+_Item = TypeVar("_Item")
 
 Scores: TypeAlias = object
 """Scores (N, classes, P, P) of patches, which likewise belong to their network; `Network.on_host` makes an array."""
@@ -46,6 +49,20 @@ class FeatureKey(NamedTuple):
 
 FeatureCache = dict[FeatureKey, Features]
 """Features (1, C, H, W) of shared contexts."""
+
+
+class Cut(NamedTuple):
+    """Where the cells lie that one patch needs of a context which is encoded once a raster.
+
+    Attributes:
+        rows: Which rows of which windows.
+        columns: Which columns of which windows.
+        windows: Features (1, C, H, W) of these windows, by piece of `rows` and piece of `columns`.
+    """
+
+    rows: Place
+    columns: Place
+    windows: tuple[tuple[Features, ...], ...]
 
 
 class Accumulator(Protocol):
@@ -74,10 +91,11 @@ class Network(ABC):
     Args:
         manifest: How its windows are cut, and what its classes are.
         batch: How many patches it takes at once.
+        lattices: By name, the windows of contexts that it encodes once a raster instead of once for each patch.
     """
 
-    def __init__(self, manifest: Manifest, batch: int) -> None:
-        self.manifest, self.batch = manifest, batch
+    def __init__(self, manifest: Manifest, batch: int, lattices: Mapping[str, Lattice] | None = None) -> None:
+        self.manifest, self.batch, self.lattices = manifest, batch, lattices or {}
         self.warned: set[str] = set()  # what was said already of the rasters that were run
 
     @abstractmethod
@@ -95,6 +113,27 @@ class Network(ABC):
     @abstractmethod
     def join(self, context: Context, features: Sequence[Features]) -> Features:
         """Features (1, C, H, W) of a shared context, one for each patch, as features (N, C, H, W)."""
+
+    def encode_once(self, context: Context, window: Windows) -> Features:
+        """Features (1, C, H, W) of a raw window (1, bands, S, S) of the context's lattice; they outlive the batch.
+
+        This and `gather` are asked only of networks that have `lattices`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} encodes each context once a patch")
+
+    def gather(self, context: Context, cuts: Sequence[Cut]) -> Features:
+        """Features (N, C, H, W) of a context, from the cells that each patch needs.
+
+        Between two cells they are interpolated linearly, along rows and then along columns.
+
+        Args:
+            context: The context.
+            cuts: Where they lie, one for each patch.
+
+        Returns:
+            The features.
+        """
+        raise NotImplementedError(f"{type(self).__name__} encodes each context once a patch")
 
     @abstractmethod
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
@@ -168,21 +207,32 @@ class Network(ABC):
         """
         cache = {} if cache is None else cache
         return {
-            context.name: self._encode_shared(context, batch, turn, cache)
-            if context.window.shared
-            else self.encode(context, batch.contexts[context.name])
+            context.name: self._features_of(context, batch, turn, cache)
             for context in self.manifest.contexts
             if names is None or context.name in names
         }
 
-    def _encode_shared(self, context: Context, batch: PatchBatch, turn: Turn, cache: FeatureCache) -> Features:
-        found = []
-        for scene in batch.shared[context.name]:
+    def _features_of(self, context: Context, batch: PatchBatch, turn: Turn, cache: FeatureCache) -> Features:
+        """Features (N, C, H, W) of one context, whose shared windows are encoded unless the cache has them."""
+
+        def of(scene: SharedWindow, encode: Callable[[Context, Windows], Features]) -> Features:
             key = FeatureKey(context.name, scene.window, scene.serial, turn)
             if key not in cache:
-                cache[key] = self.encode(context, turn.windows(scene.pixels))
-            found.append(cache[key])
-        return self.join(context, found + found[-1:] * (self.batch - len(found)))
+                assert scene.pixels is not None, "the batch that first needs a window brings its pixels"
+                cache[key] = encode(context, turn.windows(scene.pixels))
+            return cache[key]
+
+        if context.name in batch.lattices:
+            windows = batch.lattices[context.name]
+            encoded = {numbers: of(scene, self.encode_once) for numbers, scene in windows.windows.items()}
+            return self.gather(context, self._filled([_cut(windows, encoded, tile, turn) for tile in batch.tiles]))
+        if context.window.shared:
+            return self.join(context, self._filled([of(scene, self.encode) for scene in batch.shared[context.name]]))
+        return self.encode(context, batch.contexts[context.name])
+
+    def _filled(self, items: list[_Item]) -> list[_Item]:
+        """One item for each patch of a full batch: the last one again for those that are missing."""
+        return items + items[-1:] * (self.batch - len(items))
 
     def close(self) -> None:  # noqa: B027 - a network without an engine has nothing to release
         """Release the graphs and the engine."""
@@ -195,16 +245,32 @@ class EngineNetwork(Network):
         bundle: The bundle.
         engine: The engine, which the network closes.
         batch: The batch size asked for; a bundle whose batch is fixed decides itself.
+        once: Whether contexts that can be are encoded once a raster.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, batch: int) -> None:
-        super().__init__(bundle.manifest, bundle.manifest.fixed_batch or batch)
+    def __init__(self, bundle: Bundle, engine: Engine, batch: int, *, once: bool = False) -> None:
+        manifest = bundle.manifest
+        super().__init__(manifest, manifest.fixed_batch or batch, manifest.lattices if once else None)
         self.bundle, self.engine = bundle, engine
         self.precision = graphs_for(engine.precision)
 
     def close(self) -> None:
         """Release the graphs and the engine."""
         self.engine.close()
+
+
+def _cut(windows: LatticeWindows, encoded: Mapping[tuple[int, int], Features], tile: Window, turn: Turn) -> Cut:
+    """Where a tile finds its cells, after a turn of the tile and of all windows."""
+    starts = (tile.y, tile.x)
+    (rows_of, rows_flipped), (columns_of, columns_flipped) = turn.axes
+    rows = windows.lattice.place(starts[rows_of], flipped=rows_flipped)
+    columns = windows.lattice.place(starts[columns_of], flipped=columns_flipped)
+
+    def number(row: int, column: int) -> tuple[int, int]:
+        return (row, column) if rows_of == 0 else (column, row)
+
+    found = tuple(tuple(encoded[number(row.number, column.number)] for column in columns.pieces) for row in rows.pieces)
+    return Cut(rows=rows, columns=columns, windows=found)
 
 
 def segmenter_inputs(

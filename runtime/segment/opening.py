@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import get_args
 
-from ..bundle.store import Bundle
+from .. import remedies
+from ..bundle.store import Bundle, bundle_argument
+from ..choices import ContextEncoding
 from ..engines.base import Engine, GpuEngine, HostEngine, RunPrecision
 from ..engines.choose import choose_engine
 from ..errors import DeviceMemoryError, InputError
@@ -16,13 +19,14 @@ from .selfcheck import self_check
 log = logging.getLogger(__name__)
 
 
-def load_network(bundle: Bundle, engine: Engine, batch: int) -> EngineNetwork:
+def load_network(bundle: Bundle, engine: Engine, batch: int, *, once: bool = False) -> EngineNetwork:
     """Load a bundle's graphs where its engine works.
 
     Args:
         bundle: The bundle.
         engine: The engine; the network closes it.
         batch: Patches at once.
+        once: Whether contexts that can be are encoded once a raster instead of once for each patch.
 
     Returns:
         The network, tried once on a GPU.
@@ -34,13 +38,67 @@ def load_network(bundle: Bundle, engine: Engine, batch: int) -> EngineNetwork:
     if isinstance(engine, GpuEngine):
         from .gpu.network import DeviceNetwork  # only here, so that a machine without a GPU never loads it
 
-        return DeviceNetwork(bundle, engine, batch)
+        return DeviceNetwork(bundle, engine, batch, once=once)
     assert isinstance(engine, HostEngine)
-    return HostNetwork(bundle, engine, batch)
+    return HostNetwork(bundle, engine, batch, once=once)
+
+
+def encodes_once(bundle: Bundle, contexts: ContextEncoding) -> bool:
+    """Whether contexts are encoded once a raster instead of once for each patch (docs/shared-contexts.md).
+
+    Args:
+        bundle: The bundle.
+        contexts: What was asked: "exact" for once a patch, "shared" for once a raster, "auto" for the latter where the
+            bundle was validated for it.
+
+    Returns:
+        Whether they are.
+
+    Raises:
+        InputError: There is no such way, or the bundle cannot encode its contexts once a raster.
+    """
+    if contexts not in get_args(ContextEncoding):
+        raise InputError(subject="`contexts`", expected='"auto", "exact" or "shared"', found=repr(contexts))
+    manifest, verdict = bundle.manifest, bundle.manifest.sharing
+    able = any(context.sharing for context in manifest.contexts)
+    if contexts == "shared" and not able:
+        centred = any(context.encoder and not context.window.shared for context in manifest.contexts)
+        raise InputError(
+            f"bundle {manifest.name} has no contexts that could be encoded once a raster", subject="`contexts`",
+            remedy=f"make one that has: {_sharing_command(bundle)}" if centred else "leave it out",
+        )  # fmt: skip
+    return contexts == "shared" or (contexts == "auto" and able and verdict is not None and verdict.passed)
+
+
+def warn_of_sharing(bundle: Bundle) -> None:
+    """Log a warning where contexts are encoded once a raster though nobody knows that this changes little.
+
+    Args:
+        bundle: The bundle, whose contexts are encoded so.
+    """
+    name, verdict = bundle.manifest.name, bundle.manifest.sharing
+    if verdict is None:
+        log.warning("bundle %s was not validated for shared contexts: do so with %s", name, _sharing_command(bundle))
+    elif not verdict.passed:
+        log.warning(
+            "bundle %s did not pass with shared contexts: %.1f %% of the pixels of %s kept their class",
+            name, 100 * verdict.agreement, verdict.source,
+        )  # fmt: skip
+
+
+def _sharing_command(bundle: Bundle) -> str:
+    return remedies.export(bundle_argument(bundle.folder), share_contexts="IMAGES", out="NAME.fctl")
 
 
 def open_network(
-    bundle: Bundle, backend: str, precision: RunPrecision, batch: int, build: bool, *, isolate: bool = False
+    bundle: Bundle,
+    backend: str,
+    precision: RunPrecision,
+    batch: int,
+    build: bool,
+    *,
+    isolate: bool = False,
+    once: bool = False,
 ) -> EngineNetwork:
     """Choose an engine and load a bundle's graphs into it; where memory is too small, in a smaller batch.
 
@@ -55,6 +113,7 @@ def open_network(
         build: Whether engines of TensorRT that are missing may be built.
         isolate: Whether the engine, one of the CPU, runs in a child process, so that a graph which ends the engine with
             a signal is an error here.
+        once: Whether contexts that can be are encoded once a raster.
 
     Returns:
         The network.
@@ -70,7 +129,7 @@ def open_network(
         engine = choose_engine(backend, precision, bundle, batch=batch, build=build, isolate=isolate)
         backend = engine.name  # a smaller batch is for the same one
         try:
-            network = load_network(bundle, engine, batch)
+            network = load_network(bundle, engine, batch, once=once)
         except DeviceMemoryError as error:
             engine.close()
             if batch == 1 or bundle.manifest.fixed_batch:

@@ -88,7 +88,8 @@ class Pipeline:
     ) -> None:
         self._network, self._source = network, source
         self._probabilities, self._turns, self._picture = probabilities, turns, picture
-        self._cutter, self._cache, self.skipped = BatchCutter(network.manifest, source), FeatureCache(), 0
+        self._cutter = BatchCutter(network.manifest, source, network.lattices, turned=turns != (UPRIGHT,))
+        self._cache, self.skipped = FeatureCache(), 0
         _warn_of_scene_blocks(network, source)
 
     def blocks(self, region: Region, progress: TileProgress | None = None) -> Generator[Block]:
@@ -271,7 +272,8 @@ def _block(strip: FinishedRows, look: _Look, probabilities: bool) -> Block:
 
 def _forget_unused(cache: FeatureCache, batch: PatchBatch) -> None:
     """Tiles come in reading order: features of windows that start above those in use are done with."""
-    tops = {name: min(scene.window.y for scene in scenes) for name, scenes in batch.shared.items()}
+    used = batch.shared | {name: tuple(found.windows.values()) for name, found in batch.lattices.items()}
+    tops = {name: min(scene.window.y for scene in scenes) for name, scenes in used.items()}
     for key in [key for key in cache if key.window.y < tops[key.context]]:
         del cache[key]
 

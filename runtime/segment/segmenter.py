@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..bundle.store import Bundle, read_bundle
+from ..choices import ContextEncoding
 from ..engines.base import GpuEngine, RunPrecision
 from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
@@ -26,7 +27,7 @@ from .filerun import run_file
 from .foresight import estimate_file
 from .jobs import FileJob
 from .network import EngineNetwork
-from .opening import open_network, with_scene_size
+from .opening import encodes_once, open_network, warn_of_sharing, with_scene_size
 from .pipeline import segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
 
@@ -53,6 +54,9 @@ class Segmenter:
         scene_size: Side in pixels of the scene blocks that a global context shows of large rasters, instead of the
             bundle's own (§4.2, DeepGlobe).
         build_engines: Whether to build engines of TensorRT that are missing, into the cache. It takes minutes, once.
+        contexts: How contexts are encoded: "exact" for once a patch, as the network was trained; "shared" for once a
+            raster, which takes a third to a half of the time and changes few pixels; "auto" for the latter where the
+            bundle was validated for it (docs/shared-contexts.md).
         isolate: Whether the engine, one of the CPU, runs in a child process: a graph of a stranger that crashes the
             engine is an error then, and does not end the application.
         sources: Which images may be opened as files: "local" for files of this machine in formats that read no other
@@ -75,6 +79,7 @@ class Segmenter:
         tta: bool = False,
         scene_size: int | None = None,
         build_engines: bool = False,
+        contexts: ContextEncoding = "auto",
         isolate: bool = False,
         sources: Sources | Access = "local",
     ) -> None:
@@ -87,9 +92,11 @@ class Segmenter:
         self.turns = DIHEDRAL if tta else (UPRIGHT,)
         self._lock, self._at_work = threading.RLock(), False
         self.access = sources if isinstance(sources, Access) else Access(sources=sources)
-        self._isolate = isolate
+        self._isolate, self.once = isolate, encodes_once(self.bundle, contexts)
+        if self.once:
+            warn_of_sharing(self.bundle)
         self._network: EngineNetwork | None = open_network(
-            self.bundle, backend, precision, batch, build_engines, isolate=isolate
+            self.bundle, backend, precision, batch, build_engines, isolate=isolate, once=self.once
         )
         engine = self.engine = self._network.engine
         log.info("bundle %s runs on %s, %s, %s", self.manifest.name, engine.name, engine.device, engine.precision)
@@ -307,6 +314,6 @@ class Segmenter:
         network.close()
         self._network = None  # in case that the next line fails
         self._network = open_network(
-            self.bundle, self.engine.name, self.engine.precision, batch, False, isolate=self._isolate
+            self.bundle, self.engine.name, self.engine.precision, batch, False, isolate=self._isolate, once=self.once
         )
         self.engine = self._network.engine

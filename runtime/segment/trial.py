@@ -59,7 +59,7 @@ def warm_up(network: Network, source: Source, turns: tuple[Turn, ...]) -> int:
     """
     grid = grid_of(network.manifest, source.height, source.width)
     tiles = tuple(grid.region(rows=(0, 1)))[: network.batch]
-    batch = cut_batch(network.manifest, source, tiles, network.batch)
+    batch = cut_batch(network.manifest, source, tiles, network.batch, network.lattices)
     for turn in turns:
         network.on_host(network.run(batch, turn))
     return resident()

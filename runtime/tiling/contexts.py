@@ -88,7 +88,11 @@ class CentredContext(ContextWindow):
 
     def around(self, tile: Window, raster: Extent) -> Window:
         """The window of the nearest size that leaves whole pixels on either side of the patch."""
-        return tile.centred(_same_parity(self.factor, tile.height), _same_parity(self.factor, tile.width))
+        return tile.centred(self.side(tile.height), self.side(tile.width))
+
+    def side(self, tile: int) -> int:
+        """Side of the window in pixels of the raster, for a tile of `tile` pixels."""
+        return _same_parity(self.factor, tile)
 
     def blocks(self, tile: int, raster: Extent) -> tuple[int, int]:
         """Nothing is shared."""
@@ -96,7 +100,7 @@ class CentredContext(ContextWindow):
 
     def describe(self, tile: int) -> str:
         """The factor, and the side in pixels of the raster."""
-        return f"{self.factor:g} x the tile ({_same_parity(self.factor, tile)} pixels)"
+        return f"{self.factor:g} x the tile ({self.side(tile)} pixels)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,8 @@ class HostSource:
     ) -> NDArray[np.generic]:
         """Cut and shrink several windows into an array (count, bands, side, side), see `Source.stack`."""
         images = [resample(read_padded(self, window), side, resampling) for window in windows]
-        stacked = np.zeros((count, images[0].shape[2], side, side), images[0].dtype)
+        like = images[0] if images else self.read(Window(0, 0, 1, 1))
+        stacked = np.zeros((count, like.shape[2], side, side), like.dtype)
         for index, image in enumerate(images):
             stacked[index] = image.transpose(2, 0, 1)
         return stacked

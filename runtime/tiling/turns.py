@@ -55,6 +55,16 @@ class Turn:
         upright = np.rot90(array, -self.quarters, axes=(-2, -1))
         return upright[..., ::-1] if self.mirrored else upright
 
+    @property
+    def axes(self) -> tuple[tuple[int, bool], tuple[int, bool]]:
+        """For rows and columns after the turn: which axis they were, 0 or 1, and whether they run the other way."""
+        corner, below, right = (
+            divmod(int(value), 2) for value in self.pixels(np.arange(4).reshape(2, 2)).flat[[0, 2, 1]]
+        )
+        steps = [(other[0] - corner[0], other[1] - corner[1]) for other in (below, right)]
+        (rows, columns) = ((0, down < 0) if down else (1, across < 0) for down, across in steps)
+        return rows, columns
+
     def within(self, tile: Window, frame: Window) -> tuple[Window, Window]:
         """Follow a tile into the turned frame.
 

@@ -28,9 +28,11 @@ from fctl.runtime.bundle.manifest import (
     MovingCells,
     Provenance,
     Scores,
+    SharedEncoder,
     TensorSpec,
 )
 from fctl.runtime.bundle.store import sha256, write_manifest
+from fctl.runtime.bundle.verdicts import SharedVerdict
 from fctl.runtime.tiling.contexts import Cells
 from fctl.runtime.tiling.windows import TilePlan
 from tests.runtime import tiny
@@ -47,13 +49,14 @@ def main() -> None:
         _make_tiny(tiny.TINY_FUSED if fused else tiny.TINY, 16, fused)
         _make_tiny_global(tiny.TINY_GLOBAL_FUSED if fused else tiny.TINY_GLOBAL, fused)
     _make_tiny(tiny.TINY_WIDE, 128, fused=False)
+    _make_tiny(tiny.TINY_ONCE, 16, fused=False, once=True)
     _make_tiny_plain(tiny.TINY_PLAIN, BATCH, "logits")
     _make_tiny_plain(tiny.TINY_FIXED, 3, "logits")
     _make_tiny_plain(tiny.TINY_SHARES, BATCH, "probabilities")
     _make_tiny_float(tiny.TINY_FLOAT)
 
 
-def _make_tiny(folder: Path, tile: int, fused: bool) -> None:
+def _make_tiny(folder: Path, tile: int, fused: bool, once: bool = False) -> None:
     _fresh(folder)
     cell = tile // 4
     encoders = [
@@ -79,16 +82,33 @@ def _make_tiny(folder: Path, tile: int, fused: bool) -> None:
     output = _spec("logits", "float32", 3, tile, tile)
     graphs = _graphs(folder, encoders, fused, nodes, constants, (_spec("patch", "uint8", 3, tile, tile),), output)
     medium, large = (None if fused else encoder.role for encoder in encoders)
+    larger = [_Encoder(f"{one.name}_once", 2 * one.size, one.factor, one.weight) for one in encoders] if once else []
+    graphs = (*(encoder.graph(folder) for encoder in larger), *graphs)
+    sharing = [_sharing(one, more) for one, more in zip(encoders, larger, strict=True)] if once else [None, None]
     contexts = (
-        Context(name="medium", factor=2.0, size=tile, resampling="box", scene=None, encoder=medium, cells=None),
         Context(
-            name="large", factor=4.0, size=tile // 2, resampling="pillow-bilinear", scene=None, encoder=large,
-            cells=None,
+            name="medium", factor=2.0, size=tile, resampling="box", scene=None, encoder=medium, cells=None,
+            sharing=sharing[0],
+        ),
+        Context(
+            name="large", factor=4.0, size=tile // 2, resampling="box" if once else "pillow-bilinear", scene=None,
+            encoder=large, cells=None, sharing=sharing[1],  # the triangle of "pillow-bilinear" sees a window's border
         ),
     )  # fmt: skip
     spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
-    plan = TilePlan(kind="stride", overlap=tile // 4)
-    _write(folder, spec, plan, "cosine", contexts, graphs)
+    plan = TilePlan(kind="stride", overlap=0 if once else tile // 4)
+    verdict = SharedVerdict(agreement=1.0, lost=None, pixels=1, source="whole cells", engine="onnxruntime")
+    _write(folder, spec, plan, "cosine", contexts, graphs, verdict if once else None)
+
+
+def _sharing(encoder: _Encoder, larger: _Encoder) -> SharedEncoder:
+    """Cells are block means, which see no border; those next to one are dropped all the same."""
+    cells, own = (
+        Cells(stride=one.factor, offset=(one.factor - 1) / 2, count=one.size // one.factor) for one in (encoder, larger)
+    )
+    return SharedEncoder(
+        encoder=larger.role, size=larger.size, cells=cells, own=own, first=1, kept=own.count - 2
+    )  # fmt: skip
 
 
 def _make_tiny_global(folder: Path, fused: bool) -> None:
@@ -284,6 +304,7 @@ def _write(
     merge: str,
     contexts: tuple[Context, ...],
     graphs: tuple[GraphSpec, ...],
+    sharing: SharedVerdict | None = None,
 ) -> None:
     _, outputs, tile, _ = graphs[-1].outputs[0].shape
     names = ("red", "green", "blue")
@@ -301,6 +322,7 @@ def _write(
         parity=(),
         provenance=Provenance(checkpoint_sha256="0" * 64, licence="CC0-1.0", created="2026-01-01", tools={}),
         extensions={},
+        sharing=sharing,
     )
     write_manifest(folder, manifest)
 

@@ -19,6 +19,7 @@ Array = NDArray[Any]
 DATA = Path(__file__).parents[1] / "data"
 TINY = DATA / "tiny.fctl"
 TINY_WIDE = DATA / "tiny_wide.fctl"  # tiny.fctl with tiles of 128 pixels, for larger rasters
+TINY_ONCE = DATA / "tiny_once.fctl"  # tiny.fctl without overlap, whose contexts can be encoded once a raster
 TINY_GLOBAL = DATA / "tiny_global.fctl"
 TINY_PLAIN = DATA / "tiny_plain.fctl"
 TINY_FUSED = DATA / "tiny_fused.fctl"  # tiny.fctl in one graph

@@ -68,11 +68,14 @@ def batches_of(manifest: Manifest, graph: GraphSpec, batches: Iterable[int]) -> 
         batches: The batch sizes that patches are run in.
 
     Returns:
-        The graph's own batch where that is fixed; 1 for a graph that encodes a shared context; else `batches`.
+        The graph's own batch where that is fixed; 1 for a graph that encodes a shared context, or one once a raster;
+        else `batches`.
     """
     fixed = graph.inputs[0].shape[0]
     if isinstance(fixed, int):
         return (fixed,)
+    if graph.role in manifest.shared_roles:
+        return (1,)
     served = [context for context in manifest.contexts if context.encoder == graph.role]
     alone = [1] if any(context.window.shared for context in served) else []
     only = bool(served) and all(context.window.shared for context in served)

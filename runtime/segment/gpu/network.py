@@ -9,20 +9,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from weakref import finalize
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...bundle.manifest import SEGMENTER, Context
+from ...bundle.manifest import SEGMENTER, Context, GraphSpec
 from ...bundle.store import Bundle
+from ...cuda.kernels import Patchwork
 from ...cuda.tensors import Tensor
 from ...engines.base import GpuEngine, shape_of
 from ...errors import DeviceMemoryError
 from ...tiling.turns import Turn, Windows
 from ...tiling.windows import Region
 from ..batches import Positions
-from ..network import Accumulator, EngineNetwork, Features, HostAccumulator, Scores, segmenter_inputs
+from ..network import Accumulator, Cut, EngineNetwork, Features, HostAccumulator, Scores, segmenter_inputs
 from .accumulate import DeviceAccumulator
 from .runner import Input, Runner
 from .windows import DeviceWindows
@@ -43,12 +45,13 @@ class DeviceNetwork(EngineNetwork):
         EngineError: The engine refuses a graph.
     """
 
-    def __init__(self, bundle: Bundle, engine: GpuEngine, batch: int) -> None:
-        super().__init__(bundle, engine, batch)
+    def __init__(self, bundle: Bundle, engine: GpuEngine, batch: int, *, once: bool = False) -> None:
+        super().__init__(bundle, engine, batch, once=once)
         self._gpu = engine
         self._runners: dict[tuple[str, int], Runner] = {}
         self._features: dict[str, Tensor] = {}
         self._spare: dict[str, list[Tensor]] = {}
+        self._strips: dict[tuple[int, ...], Tensor] = {}  # cells before they are interpolated, by shape
         self.work = GpuWork.on(engine.gpu)
         try:
             self._open()
@@ -63,7 +66,10 @@ class DeviceNetwork(EngineNetwork):
             for context in self.manifest.contexts:
                 if context.encoder:
                     self._features[context.name] = segmenter.allocate(context.input)
-                    self._encoder(context)
+                    if context.name in self.lattices:
+                        self._shared_runner(context)
+                    else:
+                        self._encoder(context)
             self._warm_up()
 
     def encode(self, context: Context, windows: Windows) -> Features:
@@ -74,7 +80,11 @@ class DeviceNetwork(EngineNetwork):
         if context.encoder is None:
             return windows
         with self.work.active():
-            target = self._lent(context) if context.window.shared else self._features[context.name]
+            target = (
+                self._lent(self._encoder(context), context.name)
+                if context.window.shared
+                else self._features[context.name]
+            )
             self._encoder(context).run({"window": _input(windows)}, {"features": target})
         return target
 
@@ -88,6 +98,41 @@ class DeviceNetwork(EngineNetwork):
                 assert isinstance(tensor, Tensor)
                 self.work.compute.copy(target.pointer + index * tensor.nbytes, tensor.pointer, tensor.nbytes)
         return target
+
+    def encode_once(self, context: Context, window: Windows) -> Features:
+        """Features (1, C, H, W) of a raw window (1, bands, S, S) of the context's lattice, in memory of their own."""
+        with self.work.active():
+            encoder = self._shared_runner(context)
+            target = self._lent(encoder, f"{context.name} once")
+            encoder.run({"window": _input(window)}, {"features": target})
+        return target
+
+    def gather(self, context: Context, cuts: Sequence[Cut]) -> Features:
+        """Features (N, C, H, W) of a context, from the cells that each patch needs, where the segmenter reads them."""
+        target = self._features[context.name]
+        with self.work.active():
+            for index, cut in enumerate(cuts):
+                self._gather(cut, target, target.pointer + index * (target.nbytes // target.shape[0]))
+        return target
+
+    def _gather(self, cut: Cut, target: Tensor, pointer: int) -> None:
+        """Gather the cells of one patch, at an address of the target."""
+        _, channels, height, width = target.shape
+        kernels, stream = self.work.kernels, self.work.compute
+        shape = tuple(sum(piece.count for piece in place.pieces) for place in (cut.rows, cut.columns))
+        if shape == (height, width):
+            kernels.paste(stream, _patchwork(cut), pointer, *shape)
+            return
+        strip = self._strip((channels, *shape), str(target.dtype))
+        kernels.paste(stream, _patchwork(cut), strip.pointer, *shape)
+        down, across = (float(target.dtype.type(float(place.beyond))) for place in (cut.rows, cut.columns))
+        kernels.interpolate(stream, strip, pointer, height, width, (down, across))
+
+    def _strip(self, shape: tuple[int, ...], dtype: str) -> Tensor:
+        """Memory for cells before they are interpolated: one for all, as the compute stream keeps the order."""
+        if shape not in self._strips:
+            self._strips[shape] = Tensor.allocate(self.work.device, shape, dtype)
+        return self._strips[shape]
 
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Tensor:
         """Scores (N, classes, P, P) float32 of raw patches (N, bands, P, P)."""
@@ -127,10 +172,10 @@ class DeviceNetwork(EngineNetwork):
                 runner.close()
             self._runners.clear()
 
-    def _lent(self, context: Context) -> Tensor:
+    def _lent(self, encoder: Runner, name: str) -> Tensor:
         """Memory for features that outlive the batch; once given back it is used again, as streams keep the order."""
-        spare = self._spare.setdefault(context.name, [])
-        tensor = replace(spare.pop()) if spare else self._encoder(context).allocate("features")
+        spare = self._spare.setdefault(name, [])
+        tensor = replace(spare.pop()) if spare else encoder.allocate("features")
         finalize(tensor, spare.append, replace(tensor)).atexit = False
         return tensor
 
@@ -138,9 +183,15 @@ class DeviceNetwork(EngineNetwork):
         assert context.encoder is not None
         return self._runner(context.encoder, self.batch_of(context))
 
+    def _shared_runner(self, context: Context) -> Runner:
+        return self._opened(*self.bundle.shared_graph(context, self.precision), 1)
+
     def _runner(self, role: str, batch: int) -> Runner:
+        return self._opened(*self.bundle.graph(role, self.precision), batch)
+
+    def _opened(self, path: Path, graph: GraphSpec, batch: int) -> Runner:
+        role = graph.role
         if (role, batch) not in self._runners:
-            path, graph = self.bundle.graph(role, self.precision)
             session = self._gpu.device_session(path, graph, batch, self.work.compute.handle)
             specs = {spec.name: (shape_of(spec, batch), spec.dtype) for spec in (*graph.inputs, *graph.outputs)}
             self._runners[role, batch] = Runner(self.work, session, specs)
@@ -160,6 +211,10 @@ class DeviceNetwork(EngineNetwork):
             if context.encoder is None:
                 features[context.name] = segmenter.blank(context.input)
                 continue
+            if context.name in self.lattices:
+                self.encode_once(context, self._shared_runner(context).blank("window"))
+                features[context.name] = self._features[context.name]
+                continue
             found = self.encode(context, self._encoder(context).blank("window"))
             features[context.name] = self.join(context, [found] * self.batch) if context.window.shared else found
         positions: dict[str, Positions] = {
@@ -171,6 +226,19 @@ class DeviceNetwork(EngineNetwork):
 def _input(value: object) -> Input:
     assert isinstance(value, (np.ndarray, Tensor, DeviceWindows))
     return value
+
+
+def _patchwork(cut: Cut) -> list[Patchwork]:
+    """The rectangles of cells that a patch needs."""
+    parts, y = list[Patchwork](), 0
+    for row, windows in zip(cut.rows.pieces, cut.windows, strict=True):
+        x = 0
+        for column, cells in zip(cut.columns.pieces, windows, strict=True):
+            assert isinstance(cells, Tensor)
+            parts.append(Patchwork(cells, (row.first, column.first), (row.count, column.count), (y, x)))
+            x += column.count
+        y += row.count
+    return parts
 
 
 def _joined(windows: Sequence[object]) -> Windows:

@@ -235,7 +235,8 @@ static std::vector<Kernel> all_kernels = {
     KERNEL(cut_1),       KERNEL(cut_2),      KERNEL(cut_4),         KERNEL(across_uint8), KERNEL(across_uint16),
     KERNEL(across_int16), KERNEL(across_float32), KERNEL(down_uint8), KERNEL(down_uint16),  KERNEL(down_int16),
     KERNEL(down_float32), KERNEL(add_tile),    KERNEL(finish),        KERNEL(add_turned),   KERNEL(divide),
-    KERNEL(mask_missing),
+    KERNEL(mask_missing), KERNEL(paste_2),     KERNEL(paste_4),       KERNEL(interpolate_float16),
+    KERNEL(interpolate_float32),
 };
 
 // --- the driver API ------------------------------------------------------------------------------------------------

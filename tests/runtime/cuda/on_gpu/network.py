@@ -23,6 +23,7 @@ from fctl.runtime.raster.source import read_thumbnail
 from fctl.runtime.segment.gpu import runner
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.network import HostAccumulator
+from fctl.runtime.segment.opening import encodes_once
 from fctl.runtime.segment.pipeline import Pipeline, segment_rows
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT, Turn
@@ -34,7 +35,7 @@ from . import engines
 
 BUNDLES = [
     tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_PLAIN, tiny.TINY_FUSED, tiny.TINY_GLOBAL_FUSED, tiny.TINY_FIXED,
-    tiny.TINY_SHARES,
+    tiny.TINY_SHARES, tiny.TINY_ONCE,
 ]  # fmt: skip
 
 
@@ -58,7 +59,8 @@ def image_of(bundle: Path, height: int = 45, width: int = 50) -> NDArray[Any]:
 
 def expected_of(bundle: Path, image: NDArray[Any], *, batch: int = 4, tta: bool = False) -> Segmentation:
     """What the host's path gives."""
-    network = HostNetwork(read_bundle(bundle), choose_engine("onnxruntime", "fp32"), batch)
+    read = read_bundle(bundle)
+    network = HostNetwork(read, choose_engine("onnxruntime", "fp32"), batch, once=encodes_once(read, "auto"))
     turns = DIHEDRAL if tta else (UPRIGHT,)
     rows = list(segment_rows(network, ArraySource(image), probabilities=True, turns=turns))
     shares = [row.probabilities for row in rows if row.probabilities is not None]
@@ -321,7 +323,7 @@ def test_graphs_are_captured_once_for_each_buffer(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("turns", [(UPRIGHT,), DIHEDRAL], ids=["upright", "tta"])
-@pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL], ids=lambda path: str(path.stem))
+@pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_ONCE], ids=lambda path: str(path.stem))
 def test_regions_give_the_bytes_of_the_whole(bundle: Path, turns: tuple[Turn, ...]) -> None:
     """As on the host, see tests/runtime/segment/test_regions.py."""
     source = ArraySource(image_of(bundle, 100, 50))

@@ -1,0 +1,118 @@
+"""What contexts cost, encoded once a patch and once a raster: python -m benchmarks.sharing [PRESET ...] [--side 4000].
+
+Each preset is run three ways on one raster, with random weights: with every context encoded for each patch ("exact"),
+with contexts encoded once a raster ("shared"), and as the same network without contexts. `default` is the bundle that
+comes with fctl, beside a network without contexts of the same preset. Rounds alternate between the ways; medians are
+printed, with ratios to the network without contexts, and the share of pixels that keep their class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fctl.calib.sample import shipped_images
+from fctl.model.config import NetworkConfig
+from fctl.model.presets import PRESETS
+from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.segment.opening import load_network
+
+from .parts.networks import mask_of, mosaic
+from .parts.random_weights import make_network, make_preset
+
+_PRESETS = ("default", "fctl-lite0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One way to run a raster.
+
+    Attributes:
+        run: Makes its mask (height, width) uint8.
+        seconds: By the clock, in each round so far.
+        processor: Seconds of all cores, likewise.
+    """
+
+    run: Callable[[], NDArray[np.uint8]]
+    seconds: list[float]
+    processor: list[float]
+
+    def timed(self) -> NDArray[np.uint8]:
+        """Run once, and note how long it took."""
+        clock, processor = time.perf_counter(), time.process_time()
+        mask = self.run()
+        self.seconds.append(time.perf_counter() - clock)
+        self.processor.append(time.process_time() - processor)
+        return mask
+
+
+def main() -> None:
+    """Time every preset and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("presets", nargs="*", default=_PRESETS, metavar="PRESET")
+    parser.add_argument("--side", type=int, default=4000, help="of the raster in pixels")
+    parser.add_argument("--backend", default="onnxruntime")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--width", type=float, default=1.0, help="of the networks with random weights")
+    arguments = parser.parse_args()
+    print(
+        "| network | way | seconds | ratio | processor seconds | ratio | same class as exact |\n|---|---|---|---|---|---|---|"
+    )
+    for name in arguments.presets:
+        with tempfile.TemporaryDirectory(prefix="fctl-") as folder:
+            _measure(name, Path(folder), arguments)
+
+
+def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
+    """Time one preset, and print its rows."""
+    preset = "fctl-lite0" if name == "default" else name
+    made = (
+        read_bundle(name) if name == "default" else make_preset(name, folder, classes=5, width=arguments.width).bundle
+    )
+    alone = make_network("alone", _alone(preset), folder, serving=PRESETS[preset].serving, width=arguments.width).bundle
+    image = mosaic(made.manifest, shipped_images(), arguments.side, arguments.side)
+    with ExitStack() as stack:
+
+        def way(bundle: Bundle, once: bool) -> Way:
+            engine = choose_engine(arguments.backend, "fp32", bundle, batch=arguments.batch)
+            network = stack.enter_context(closing(load_network(bundle, engine, arguments.batch, once=once)))
+            return Way(run=lambda: mask_of(network, image), seconds=[], processor=[])
+
+        ways = {"no contexts": way(alone, False), "exact": way(made, False), "shared": way(made, True)}
+        masks: dict[str, NDArray[np.uint8]] = {}
+        for _ in range(arguments.rounds):
+            masks = {label: one.timed() for label, one in ways.items()}
+    _print(name, ways, float((masks["exact"] == masks["shared"]).mean()))
+
+
+def _alone(preset: str) -> NetworkConfig:
+    """The network of a preset without its contexts."""
+    network = replace(PRESETS[preset].network, classes=5)
+    return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
+
+
+def _print(name: str, ways: dict[str, Way], agreement: float) -> None:
+    clock = {label: statistics.median(way.seconds) for label, way in ways.items()}
+    processor = {label: statistics.median(way.processor) for label, way in ways.items()}
+    for label in ways:
+        same = f"{agreement:.2%}" if label == "shared" else ""
+        print(
+            f"| {name} | {label} | {clock[label]:.1f} | {clock[label] / clock['no contexts']:.2f} "
+            f"| {processor[label]:.1f} | {processor[label] / processor['no contexts']:.2f} | {same} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
