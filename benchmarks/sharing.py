@@ -66,9 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=float, default=1.0, help="of the networks with random weights")
     arguments = parser.parse_args()
-    print(
-        "| network | way | seconds | ratio | processor seconds | ratio | same class as exact |\n|---|---|---|---|---|---|---|"
-    )
+    print(f"| network | way | seconds | ratio | processor seconds | ratio | same class as exact |\n|{'---|' * 7}")
     for name in arguments.presets:
         with tempfile.TemporaryDirectory(prefix="fctl-") as folder:
             _measure(name, Path(folder), arguments)

@@ -102,14 +102,23 @@ def feed(bundle: Bundle, batches: Iterable[PatchBatch], graphs: Mapping[str, Run
     for batch in batches:
         network.run(network.filled(batch))
         for context in bundle.manifest.contexts:
-            if context.sharing and context.sharing.encoder in graphs:
-                graphs[context.sharing.encoder].run({"window": _mirrored(batch, context, context.sharing.size)})
+            if context.sharing and context.sharing.encoder in graphs and context.sharing.encoder != context.encoder:
+                graphs[context.sharing.encoder].run({"window": mirrored(batch, context)})
 
 
-def _mirrored(batch: PatchBatch, context: Context, side: int) -> NDArray[np.generic]:
-    """A window of a context's lattice (1, bands, side, side): a patch's own, mirrored until it fills that."""
+def mirrored(batch: PatchBatch, context: Context) -> NDArray[np.generic]:
+    """A window as a context is encoded in once a raster: a patch's own, mirrored until it is as large.
+
+    Args:
+        batch: A batch of one patch, with its contexts.
+        context: The context.
+
+    Returns:
+        Raw pixels (1, bands, S, S).
+    """
+    assert context.sharing is not None
     own = on_host(batch.contexts[context.name])[:1]
-    more = side - own.shape[-1]
+    more = context.sharing.size - own.shape[-1]
     return np.pad(own, ((0, 0), (0, 0), (0, more), (0, more)), mode="symmetric")
 
 

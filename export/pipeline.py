@@ -20,7 +20,7 @@ from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
 from fctl.model.weights.published import RELEASES, is_published_segformer, load_release, segformer_weights
 from fctl.runtime.atomic import atomic_write, refuse_existing
-from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec, Manifest
+from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec, Manifest, SharedEncoder
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.segment.batches import PatchBatch
@@ -30,8 +30,9 @@ from .gate import gated
 from .graphs import EncoderGraph, FusedGraph, OnceGraph, SegmenterGraph, encoder_roles, frozen, round_weights
 from .patches import PARITY_PATCHES, parity_images
 from .provenance import provenance
+from .reshape import reshaped
 from .tracing import export_onnx
-from .verify import Reference, Samples
+from .verify import Reference, Samples, verify_shared
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
         write_manifest(folder, draft)
         samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
         manifest = gated(Bundle(folder, draft), _reference(draft, network, exported, options), samples)
+        verify_shared(Bundle(folder, manifest), ModuleNetwork(draft, exported, 1, once=True), samples.batches[0])
     return manifest
 
 
@@ -163,15 +165,24 @@ def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOption
             graphs[role] = _write_graph(folder / f"{role}.onnx", encoder, {"window": window}, "features", half)
         sharing = shared_encoder(config, context, role)
         if sharing and sharing.encoder not in graphs:
-            window = torch.zeros(2, config.bands, sharing.size, sharing.size, dtype=torch.uint8)
-            once, path = OnceGraph(network, context.name), folder / f"{sharing.encoder}.onnx"
-            graphs[sharing.encoder] = _write_graph(path, once, {"window": window}, "features", half)
+            graphs[sharing.encoder] = _write_once(network, context.name, sharing, folder, graphs[role], half)
     patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
     cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
     inputs = {"patch": patch, **contexts, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}}
     module = FusedGraph(network) if options.graph == "fused" else SegmenterGraph(network)
     graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, inputs, "logits", half)
     return tuple(graphs.values())
+
+
+def _write_once(
+    network: FCtL, context: str, sharing: SharedEncoder, folder: Path, encoder: GraphSpec, half: bool
+) -> GraphSpec:
+    """Write the graph that encodes a context once a raster: the encoder's own for larger windows, where it is that."""
+    path = folder / f"{sharing.encoder}.onnx"
+    if sharing.own.offset == sharing.cells.offset:
+        return reshaped(folder / encoder.file, encoder, sharing.size, sharing.own.count, path)
+    window = torch.zeros(2, network.config.bands, sharing.size, sharing.size, dtype=torch.uint8)
+    return _write_graph(path, OnceGraph(network, context), {"window": window}, "features", half)
 
 
 def _write_graph(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fctl.calib.classes import class_ious
+from fctl.calib.watch import mirrored
 from fctl.runtime.bundle.manifest import Precision
 from fctl.runtime.bundle.parity import ContextEffect, Parity
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import ParityError
 from fctl.runtime.segment.batches import PatchBatch, joined
-from fctl.runtime.segment.network import EngineNetwork
+from fctl.runtime.segment.network import EngineNetwork, Network
 from fctl.runtime.segment.opening import load_network
 
 log = logging.getLogger(__name__)
@@ -148,6 +150,31 @@ def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: P
         contexts=_effects(network, gathered, found),
         class_iou=class_ious(expected.argmax(1), found.argmax(1), bundle.manifest.class_names),
     )
+
+
+def verify_shared(bundle: Bundle, reference: Network, batch: PatchBatch) -> None:
+    """Compare the graphs that encode contexts once a raster, in ONNX Runtime, with the network.
+
+    Args:
+        bundle: The bundle.
+        reference: The network that encodes contexts so; its features are arrays once they are on the host.
+        batch: A batch of one patch.
+
+    Raises:
+        ParityError: The largest difference is beyond 1e-3 of the largest feature.
+        EngineError: ONNX Runtime is missing, or refuses a graph.
+    """
+    with closing(load_network(bundle, choose_engine("onnxruntime", "fp32"), 1, once=True)) as network:
+        for context in bundle.manifest.contexts:
+            if context.name not in network.lattices:
+                continue
+            window = mirrored(batch, context)
+            found, expected = (one.on_host(one.encode_once(context, window)) for one in (network, reference))
+            if not (error := relative(found - expected, expected)) <= MAX_ERROR:
+                raise ParityError(
+                    f"encoded once a raster, features of context {context.name} differ from the network's by "
+                    f"{error:.1e} of the largest, more than {MAX_ERROR:g}; nothing was written"
+                )
 
 
 def fp32_reference(bundle: Bundle) -> Reference:

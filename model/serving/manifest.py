@@ -139,8 +139,9 @@ def shared_encoder(
     count, _ = (kind.grid(side, stage), 0) if framed else kind.inside_grid(side, stage)
     margin = kind.lattice_margin * stage.stride
     first, last = math.ceil((margin - offset) / stage.stride), (side - 1 - margin - offset) // stage.stride
+    same = (side, offset) == (context.size, stage.offset)
     sharing = SharedEncoder(
-        encoder=f"{encoder}_{side}", size=side, cells=_cells(kind, stage, context.size),
+        encoder=encoder if same else f"{encoder}_{side}", size=side, cells=_cells(kind, stage, context.size),
         own=Cells(stride=stage.stride, offset=offset, count=count), first=first, kept=int(last) - first + 1,
     )  # fmt: skip
     try:

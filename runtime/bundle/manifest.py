@@ -95,7 +95,7 @@ class MovingCells:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedEncoder:
-    """How a centred context is encoded once for a whole raster instead of once for each patch (docs/shared-contexts.md).
+    """How a centred context is encoded once for a whole raster (docs/shared-contexts.md).
 
     Attributes:
         encoder: Role of the graph that encodes a window of the lattice.

@@ -60,8 +60,8 @@ class PatchBatch:
         contexts: By name, the raw windows (N, bands, S, S) of contexts that are centred on their patch.
         shared: By name, the windows of shared contexts: one for each tile, the same object for tiles that share it.
         positions: By name, where the cells of each patch lie in a shared context, (N, 2, h) float32 (§3.3).
-        lattices: By name, the windows from whose cells those of centred contexts are cut (docs/shared-contexts.md), where they
-            are encoded once a raster.
+        lattices: By name, the windows from whose cells those of centred contexts are cut, where contexts are encoded
+            once a raster (docs/shared-contexts.md).
     """
 
     tiles: tuple[Window, ...]

@@ -77,7 +77,8 @@ def batches_of(manifest: Manifest, graph: GraphSpec, batches: Iterable[int]) -> 
     if graph.role in manifest.shared_roles:
         return (1,)
     served = [context for context in manifest.contexts if context.encoder == graph.role]
-    alone = [1] if any(context.window.shared for context in served) else []
+    once = any(context.sharing and context.sharing.encoder == graph.role for context in served)
+    alone = [1] if once or any(context.window.shared for context in served) else []
     only = bool(served) and all(context.window.shared for context in served)
     return tuple(sorted({*([] if only else batches), *alone}))
 
