@@ -262,8 +262,5 @@ def rows_in_work(manifest: Manifest, lattices: Mapping[str, Lattice] | None = No
     """
     nowhere, lattices = Grid.over(manifest.tile, manifest.tile, manifest.tile, manifest.plan), lattices or {}
     own = [c for c in manifest.contexts if not c.window.shared and c.name not in lattices]
-    return max(
-        manifest.tile,
-        *(context.window.rows(manifest.tile, nowhere) for context in own),
-        *(int(lattice.span) for lattice in lattices.values()),
-    )
+    windows = [context.window.rows(manifest.tile, nowhere) for context in own]
+    return max([manifest.tile, *windows, *(int(lattice.span) for lattice in lattices.values())])

@@ -150,7 +150,7 @@ def test_a_missing_bundle_is_one_line(folder: Path, call: Measure) -> None:
         (("--data", "data", "--backend", "tvm"), ("--backend", "'tvm'", "openvino or onnxruntime")),
         (("--data", "data", "--tta=yes"), ("--tta",)),
         (("--data", "data", "--show-contexts", "some"), ("--show-contexts", "'some'", "all or none or each")),
-        (("--data", "data", "--contexts", "some"), ("--show-contexts", "'some'")),
+        (("--data", "data", "--contexts", "some"), ("--contexts", "'some'")),
         (("--data", "data", "--show", "all"), ("--show", "'all'")),
         (("--data", "data", "--bands", "x"), ("--bands", "'x'")),
         (("--data", "data", "--pictures", "-1"), ("--pictures",)),
