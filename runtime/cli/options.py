@@ -22,6 +22,14 @@ ScaleRange = Annotated[
         "percentile:2,98, or metadata for the file's scale and offset. Default: none, the depth must fit.",
     ),
 ]
+Resolution = Annotated[
+    str,
+    typer.Option(
+        metavar="METRES",
+        help="Ground distance of pixels at which the network works: metres, native for the image's own, or auto for "
+        "that of its training images, where the bundle states it and the image's is another. Outputs keep the image's.",
+    ),
+]
 Batch = Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")]
 BuildEngines = Annotated[
     bool,

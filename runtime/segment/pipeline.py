@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..progress import TileProgress
 from ..tiling.merge import NODATA, FinishedRows
+from ..tiling.rescaled import RescaledSource
 from ..tiling.sources import Source
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
@@ -68,7 +69,7 @@ class Pipeline:
 
     Args:
         network: The network.
-        source: The raster.
+        source: The raster. Of one that is rescaled, the network sees working pixels, and blocks are of its own.
         probabilities: Whether blocks carry probabilities.
         turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
         picture: How the raster is shrunk to a picture, where blocks are to carry their part of one.
@@ -87,6 +88,7 @@ class Pipeline:
         picture: PictureScale | None = None,
     ) -> None:
         self._network, self._source = network, source
+        self._raster = source.raster if isinstance(source, RescaledSource) else source
         self._probabilities, self._turns, self._picture = probabilities, turns, picture
         self._cutter, self._cache, self.skipped = BatchCutter(network.manifest, source), FeatureCache(), 0
         _warn_of_scene_blocks(network, source)
@@ -95,12 +97,13 @@ class Pipeline:
         """Segment a region.
 
         Args:
-            region: The region, of the grid that `grid_of` makes of the raster.
+            region: The region, of the grid that `grid_of` makes of the source.
             progress: Called with tiles that are done and tiles in all.
 
         Yields:
-            Blocks, top to bottom, and those of the same rows from left to right. They hold the same bytes whether a
-            region or the whole raster is run.
+            Blocks, top to bottom, and those of the same rows from left to right; where the source is rescaled, all
+            from some working rows and columns before the next ones. They hold the same bytes whether a region or the
+            whole raster is run.
 
         Raises:
             RasterError: The raster cannot be read.
@@ -109,7 +112,8 @@ class Pipeline:
         accumulator = self._network.accumulator(region, self._turns, self._probabilities)
         with ThreadPoolExecutor(1, "fctl-read") as reader:
             for strip in self.strips(region, accumulator, reader, progress):
-                yield _block(strip, reader.submit(self._look, strip.window).result(), self._probabilities)
+                for rows in self._in_raster(strip):
+                    yield _block(rows, reader.submit(self._look, rows.window).result(), self._probabilities)
 
     def strips(
         self,
@@ -145,6 +149,12 @@ class Pipeline:
             done = so_far
         yield from ready
         yield from accumulator.flush()
+
+    def _in_raster(self, strip: FinishedRows) -> Iterator[FinishedRows]:
+        """Finished pixels of the source as those of the raster."""
+        if not isinstance(self._source, RescaledSource):
+            return iter((strip,))
+        return self._source.rescale.in_raster(strip, probabilities=self._probabilities)
 
     def _infer(self, batch: PatchBatch, turn: Turn) -> Scores:
         """The scores of a batch in one turn."""
@@ -187,10 +197,10 @@ class Pipeline:
 
     def _look(self, window: Window) -> _Look:
         """Look at finished pixels once more."""
-        before = self._source.implausible
-        valid = self._source.valid(window)
-        picture = self._picture.part(self._source.read(window), window, valid) if self._picture else None
-        return _Look(valid, picture, self._source.implausible - before)
+        before = self._raster.implausible
+        valid = self._raster.valid(window)
+        picture = self._picture.part(self._raster.read(window), window, valid) if self._picture else None
+        return _Look(valid, picture, self._raster.implausible - before)
 
 
 def segment_rows(

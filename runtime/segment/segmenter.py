@@ -174,6 +174,7 @@ class Segmenter:
         memory: int | None = None,
         on_bad_block: OnBadBlock = "fail",
         scale_range: str | None = None,
+        resolution: str | float = "auto",
         progress: TileProgress | None = None,
     ) -> Report:
         """Segment one raster into files: all of them appear together once all are complete, or none does.
@@ -194,6 +195,9 @@ class Segmenter:
                 leaves it without data, lists it in the report and warns.
             scale_range: Which values of the raster become the lowest and the highest of the bundle's: "MIN,MAX",
                 "percentile:2,98" or "metadata" (docs/rasters.md); None takes them as they are.
+            resolution: At which distance from pixel to pixel the network works: metres on the ground; "auto" for that
+                of its training images, where the bundle states one and the raster's is more than 1.5 times larger or
+                smaller; or "native" for the raster's own. Outputs are on the raster's own grid in any case.
             progress: Called with tiles that are done and tiles in all.
 
         Returns:
@@ -209,7 +213,8 @@ class Segmenter:
         self._loaded()
         job = FileJob(
             image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            on_bad_block=on_bad_block, scale_range=scale_range, access=self.access, progress=progress,
+            on_bad_block=on_bad_block, scale_range=scale_range, resolution=str(resolution), access=self.access,
+            progress=progress,
         )  # fmt: skip
         with self._turn():
             return run_file(self, job)
@@ -224,6 +229,7 @@ class Segmenter:
         resume: bool = False,
         memory: int | None = None,
         scale_range: str | None = None,
+        resolution: str | float = "auto",
         trial: bool = False,
     ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
@@ -236,6 +242,7 @@ class Segmenter:
             resume: As for `segment_file`; the estimate is that of a whole run.
             memory: As for `segment_file`.
             scale_range: As for `segment_file`.
+            resolution: As for `segment_file`.
             trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
                 the process will need with its engine.
 
@@ -249,7 +256,7 @@ class Segmenter:
         """
         job = FileJob(
             image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            scale_range=scale_range, access=self.access,
+            scale_range=scale_range, resolution=str(resolution), access=self.access,
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)
