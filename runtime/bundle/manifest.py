@@ -19,8 +19,11 @@ from .parity import Parity
 from .records import OPTIONAL
 from .verdicts import EngineVerdict, SelfCheck
 
-SCHEMA = "1.1"
-"""The format that is written. 1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines`, `Manifest.check`."""
+SCHEMA = "1.2"
+"""The format that is written.
+
+1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines` and `Manifest.check`, 1.2 `Manifest.temperature`.
+"""
 
 SEGMENTER = "segmenter"
 BATCH = "N"
@@ -203,6 +206,8 @@ class Manifest:
         extensions: What other programs keep here; the runtime only passes it on.
         engines: How the engines did that the parity gate saw; empty in bundles before 1.1.
         check: What engines are tried on that the gate did not see; None in bundles before 1.1.
+        temperature: What makes probabilities surer (below 1) or less sure (above 1) than the scores tell, see
+            `fctl.runtime.tiling.temperature`; None leaves them as they are.
     """
 
     schema: str
@@ -220,6 +225,7 @@ class Manifest:
     extensions: dict[str, object]
     engines: tuple[EngineVerdict, ...] = field(default=(), metadata=OPTIONAL)
     check: SelfCheck | None = field(default=None, metadata=OPTIONAL)
+    temperature: float | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import typer
 from ..choices import ProbabilityType
 from .console import usage
 from .groups import OptionGroup
-from .options import Overwrite
+from .options import Colours, Overwrite, class_colours, pairs
 from .spellings import Spellings
 
 if TYPE_CHECKING:
@@ -79,10 +79,7 @@ class Outputs(OptionGroup):
         typer.Option(help="Also write a picture of the mask over the image, as JPEG; '--preview png' writes a PNG."),
     ] = True
     preview_format: Annotated[Literal["jpg", "png"], typer.Option(help="The format of that picture.")] = "jpg"
-    colours: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Colours of classes by name, as water=#2060c0,road=grey."),
-    ] = None
+    colours: Colours = None
     co: Annotated[
         list[str] | None,
         typer.Option("--co", metavar="KEY=VALUE", help="An option of GDAL's COG driver for the mask; may be repeated."),
@@ -130,8 +127,8 @@ class Outputs(OptionGroup):
 
         return OutputOptions(
             probability_type=self.probability_type,
-            colours={name: _colour(value) for name, value in _pairs("--colours", (self.colours or "").split(","))},
-            creation=dict(_pairs("--co", self.co or [])),
+            colours=class_colours(self.colours),
+            creation=dict(pairs("--co", self.co or [])),
             min_area=self.min_area,
             simplify=self.simplify,
         )
@@ -149,25 +146,3 @@ def _other(option: str, value: str | None, named: Path, endings: tuple[str, ...]
     if images > 1:
         raise usage(f"{option}: expected {' or '.join(endings)} for {images} images, found one name, {value}")
     return path
-
-
-def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
-    """Names and values with ``=`` between them."""
-    found = []
-    for text in filter(None, map(str.strip, texts)):
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not (name and equals and value):
-            raise usage(f"{option}: expected NAME=VALUE, found {text!r}")
-        found.append((name, value))
-    return found
-
-
-def _colour(text: str) -> tuple[int, int, int]:
-    """Red, green and blue of a colour such as #2060c0 or grey."""
-    from PIL import ImageColor
-
-    try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError:
-        raise usage(f"--colours: expected a colour such as #2060c0 or grey, found {text!r}") from None
-    return red, green, blue

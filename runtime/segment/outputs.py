@@ -131,6 +131,7 @@ def asked_tags(
     }
     tags |= {"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {}
     tags |= {"FCTL_SCALE_RANGE": scale_range} if scale_range else {}
+    tags |= {"FCTL_TEMPERATURE": f"{manifest.temperature:.9g}"} if manifest.temperature else {}
     told = Resolution.parsed(resolution).told(manifest.input.ground_sample_distance)
     tags |= {"FCTL_RESOLUTION": told} if told else {}
     return tags | ({"FCTL_BANDS": ",".join(map(str, bands))} if bands else {})
@@ -138,7 +139,7 @@ def asked_tags(
 
 _ASKED = (
     "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", "FCTL_PRECISION", "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
-    "FCTL_SCALE_RANGE", "FCTL_RESOLUTION",
+    "FCTL_SCALE_RANGE", "FCTL_RESOLUTION", "FCTL_TEMPERATURE",
 )  # fmt: skip
 
 

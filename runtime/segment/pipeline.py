@@ -6,7 +6,6 @@ so a source need not be safe for several.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,14 +19,13 @@ from ..progress import TileProgress
 from ..tiling.merge import NODATA, FinishedRows
 from ..tiling.rescaled import RescaledSource
 from ..tiling.sources import Source
+from ..tiling.temperature import tempered
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
 from .batches import BatchCutter, PatchBatch, grid_of
 from .network import Accumulator, FeatureCache, Network, Scores
-from .notices import warn_of_scores, warn_of_values
+from .notices import warn_of_scene_blocks, warn_of_scores, warn_of_values
 from .picture import PicturePart, PictureScale
-
-log = logging.getLogger(__name__)
 
 _SEEN = 1000  # tiles without data that are passed over before progress is told
 
@@ -91,7 +89,7 @@ class Pipeline:
         self._raster = source.raster if isinstance(source, RescaledSource) else source
         self._probabilities, self._turns, self._picture = probabilities, turns, picture
         self._cutter, self._cache, self.skipped = BatchCutter(network.manifest, source), FeatureCache(), 0
-        _warn_of_scene_blocks(network, source)
+        warn_of_scene_blocks(network.manifest, source, network.warned)
 
     def blocks(self, region: Region, progress: TileProgress | None = None) -> Generator[Block]:
         """Segment a region.
@@ -113,7 +111,7 @@ class Pipeline:
         with ThreadPoolExecutor(1, "fctl-read") as reader:
             for strip in self.strips(region, accumulator, reader, progress):
                 for rows in self._in_raster(strip):
-                    yield _block(rows, reader.submit(self._look, rows.window).result(), self._probabilities)
+                    yield self._block(rows, reader.submit(self._look, rows.window).result())
 
     def strips(
         self,
@@ -195,6 +193,21 @@ class Pipeline:
         self.skipped += 1
         return False
 
+    def _block(self, strip: FinishedRows, look: _Look) -> Block:
+        """Finished pixels of the raster, as blocks have them."""
+        ids, valid = strip.ids(), look.valid
+        found = tempered(strip.probabilities(), self._network.manifest.temperature) if self._probabilities else None
+        lost = ids == NODATA
+        if valid is not None:
+            lost &= valid
+            ids[~valid] = NODATA
+            if found is not None:
+                found[:, ~valid] = np.nan
+        return Block(
+            y=strip.window.y, x=strip.window.x, ids=ids, probabilities=found, picture=look.picture,
+            not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
+        )  # fmt: skip
+
     def _look(self, window: Window) -> _Look:
         """Look at finished pixels once more."""
         before = self._raster.implausible
@@ -265,35 +278,8 @@ class _Look:
     implausible: int
 
 
-def _block(strip: FinishedRows, look: _Look, probabilities: bool) -> Block:
-    ids, found, valid = strip.ids(), strip.probabilities() if probabilities else None, look.valid
-    lost = ids == NODATA
-    if valid is not None:
-        lost &= valid
-        ids[~valid] = NODATA
-        if found is not None:
-            found[:, ~valid] = np.nan
-    return Block(
-        y=strip.window.y, x=strip.window.x, ids=ids, probabilities=found, picture=look.picture,
-        not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
-    )  # fmt: skip
-
-
 def _forget_unused(cache: FeatureCache, batch: PatchBatch) -> None:
     """Tiles come in reading order: features of windows that start above those in use are done with."""
     tops = {name: min(scene.window.y for scene in scenes) for name, scenes in batch.shared.items()}
     for key in [key for key in cache if key.window.y < tops[key.context]]:
         del cache[key]
-
-
-def _warn_of_scene_blocks(network: Network, source: Source) -> None:
-    """Warn once of each size, for frames of a stream are alike."""
-    for context in network.manifest.contexts:
-        rows, columns = context.window.blocks(network.manifest.tile, source)
-        warning = (
-            f"context {context.name} was the whole of images of about {context.scene} pixels, this raster is "
-            f"{source.height} x {source.width}: it is cut into {rows} x {columns} scene blocks (`scene_size`)"
-        )
-        if rows * columns > 1 and warning not in network.warned:
-            network.warned.add(warning)
-            log.warning("%s", warning)

@@ -151,6 +151,11 @@ class Segmenter:
                     found=network.engine.name,
                     remedy="choose another backend, or use segment()",
                 )
+            if probabilities and self.manifest.temperature not in (None, 1):
+                raise EngineError(
+                    f"bundle {self.manifest.name} has a temperature, which only segment() and segment_file() apply",
+                    remedy="use these, or ask for ids alone",
+                )
             from .gpu.network import DeviceNetwork
             from .gpu.segment import segment_on_device
 
