@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..choices import ProbabilityType
+from ..choices import ConfidenceType, ProbabilityType
 from .console import usage
 from .groups import OptionGroup
 from .options import Colours, Overwrite, class_colours, pairs
@@ -22,6 +22,12 @@ _STATS, _VECTOR = ("csv", "json"), ("gpkg", "geojson", "fgb", "parquet")
 
 SPELLINGS = Spellings(
     values={
+        "--confidence": {
+            word: ("--confidence", "--confidence-type", kind)
+            for word, kind in (
+                ("probability", "probability"), ("agreement", "agreement"), ("disagreement", "agreement"),
+            )
+        },
         "--probabilities": {
             kind: ("--probabilities", "--probability-type", kind) for kind in ("uint8", "float32")
         },
@@ -54,8 +60,15 @@ class Outputs(OptionGroup):
         typer.Option(help="uint8 takes a quarter of float32's space; '--probabilities float32' says it in one."),
     ] = "uint8"
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="Also write the highest probability of each pixel, in 254ths.")
+        bool, typer.Option("--confidence", help="Also write how sure the network is of each pixel, in 254ths.")
     ] = False
+    confidence_type: Annotated[
+        ConfidenceType,
+        typer.Option(
+            help="probability: the highest one. agreement: the share of the overlapping tiles that say the same; "
+            "'--confidence agreement' says it in one."
+        ),
+    ] = "probability"
     stats: Annotated[
         str | None,
         typer.Option(
@@ -127,6 +140,7 @@ class Outputs(OptionGroup):
 
         return OutputOptions(
             probability_type=self.probability_type,
+            confidence_type=self.confidence_type,
             colours=class_colours(self.colours),
             creation=dict(pairs("--co", self.co or [])),
             min_area=self.min_area,

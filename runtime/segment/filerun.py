@@ -119,7 +119,9 @@ def _segment_shards(
     """Segment the shards that are not done yet, one after the other; returns how many tiles had no data."""
     scale = PictureScale(source.height, source.width) if job.picture else None
     seen = source if rescale.is_identity else RescaledSource(source, rescale, working)
-    pipeline = Pipeline(network, seen, probabilities=job.probabilities, turns=turns, picture=scale)
+    pipeline = Pipeline(
+        network, seen, probabilities=job.probabilities, turns=turns, votes=job.keep.votes, picture=scale
+    )
     shards, runs = plan.shards, list(plan.runs(folder.done))
     left = plan.left(folder.done)
     total = max(len(plan.grid), left)

@@ -75,7 +75,11 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan
 
     def fit(network: Network) -> None:
         load = Load(
-            manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture
+            manifest=network.manifest,
+            batch=network.batch,
+            probabilities=job.probabilities,
+            picture=job.picture,
+            votes=job.keep.votes,
         )
         left = None
         if job.memory is not None:

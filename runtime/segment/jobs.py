@@ -96,9 +96,11 @@ class FileJob:
     def keep(self) -> Keep:
         """What outputs need of the probabilities that the network gives."""
         shown = any(sink.needs_probabilities for sink, _ in self.sinks)
+        options, confidence = self.paths.options, any(needs_confidence(sink) for sink, _ in self.sinks)
         return Keep(
-            probabilities=self.paths.options.probability_type if shown else None,
-            confidence=any(needs_confidence(sink) for sink, _ in self.sinks),
+            probabilities=options.probability_type if shown else None,
+            confidence=confidence,
+            votes=confidence and options.confidence_type == "agreement",
         )
 
     @property

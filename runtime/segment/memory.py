@@ -38,12 +38,14 @@ class Load:
         batch: Patches at once.
         probabilities: Whether probabilities are needed.
         picture: Whether a small picture of the raster is needed.
+        votes: Whether it is counted how far tiles agree.
     """
 
     manifest: Manifest
     batch: int
     probabilities: bool
     picture: bool
+    votes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     cache = max(_LEAST_CACHE, _touched(raster, block, *read) * block_bytes)
     windows = [context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid) for context in manifest.contexts]
     scene = max((w.height * w.width * pixel for w in windows), default=0)  # of a context, before it is shrunk
-    sums = 4 * classes * manifest.tile * width
+    sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
     batches = load.batch * (2 * pixel * sum(side * side for side in sides) + 8 * classes * manifest.tile**2)

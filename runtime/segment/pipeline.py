@@ -23,7 +23,7 @@ from ..tiling.temperature import tempered
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
 from .batches import BatchCutter, PatchBatch, grid_of
-from .network import Accumulator, FeatureCache, Network, Scores
+from .network import Accumulator, FeatureCache, HostAccumulator, Network, Scores
 from .notices import warn_of_scene_blocks, warn_of_scores, warn_of_values
 from .picture import PicturePart, PictureScale
 
@@ -42,6 +42,8 @@ class Block:
             asked for.
         confidence: The highest probability in 254ths, (rows, columns) uint8, 255 where the ids are 255; only in blocks
             that outputs are made of, None unless one of them needs it.
+        agreement: How far overlapping tiles agree on the ids, in 254ths, (rows, columns) uint8, 255 where the ids are
+            255; None unless votes were counted.
         picture: What the pixels add to a small picture of the raster; None unless one was asked for.
         not_finite: Pixels that have data, but scores that are not finite.
         implausible: Pixels whose values lie beyond all others, though nobody declared them; they have no data.
@@ -52,6 +54,7 @@ class Block:
     ids: NDArray[np.uint8]
     probabilities: NDArray[np.float32] | None = None
     confidence: NDArray[np.uint8] | None = None
+    agreement: NDArray[np.uint8] | None = None
     picture: PicturePart | None = None
     not_finite: int = 0
     implausible: int = 0
@@ -70,6 +73,7 @@ class Pipeline:
         source: The raster. Of one that is rescaled, the network sees working pixels, and blocks are of its own.
         probabilities: Whether blocks carry probabilities.
         turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
+        votes: Whether blocks carry how far tiles agree. They are merged on the host then.
         picture: How the raster is shrunk to a picture, where blocks are to carry their part of one.
 
     Attributes:
@@ -83,11 +87,12 @@ class Pipeline:
         *,
         probabilities: bool = False,
         turns: tuple[Turn, ...] = (UPRIGHT,),
+        votes: bool = False,
         picture: PictureScale | None = None,
     ) -> None:
         self._network, self._source = network, source
         self._raster = source.raster if isinstance(source, RescaledSource) else source
-        self._probabilities, self._turns, self._picture = probabilities, turns, picture
+        self._probabilities, self._turns, self._votes, self._picture = probabilities, turns, votes, picture
         self._cutter, self._cache, self.skipped = BatchCutter(network.manifest, source), FeatureCache(), 0
         warn_of_scene_blocks(network.manifest, source, network.warned)
 
@@ -107,7 +112,11 @@ class Pipeline:
             RasterError: The raster cannot be read.
             EngineError: The engine failed.
         """
-        accumulator = self._network.accumulator(region, self._turns, self._probabilities)
+        accumulator = (
+            HostAccumulator(self._network, region, self._turns, votes=True)
+            if self._votes
+            else self._network.accumulator(region, self._turns, self._probabilities)
+        )
         with ThreadPoolExecutor(1, "fctl-read") as reader:
             for strip in self.strips(region, accumulator, reader, progress):
                 for rows in self._in_raster(strip):
@@ -195,17 +204,19 @@ class Pipeline:
 
     def _block(self, strip: FinishedRows, look: _Look) -> Block:
         """Finished pixels of the raster, as blocks have them."""
-        ids, valid = strip.ids(), look.valid
+        ids, valid, agreement = strip.ids(), look.valid, strip.agreement
         found = tempered(strip.probabilities(), self._network.manifest.temperature) if self._probabilities else None
         lost = ids == NODATA
         if valid is not None:
             lost &= valid
             ids[~valid] = NODATA
+            if agreement is not None:
+                agreement = np.where(valid, agreement, np.uint8(NODATA))
             if found is not None:
                 found[:, ~valid] = np.nan
         return Block(
-            y=strip.window.y, x=strip.window.x, ids=ids, probabilities=found, picture=look.picture,
-            not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
+            y=strip.window.y, x=strip.window.x, ids=ids, probabilities=found, agreement=agreement,
+            picture=look.picture, not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
         )  # fmt: skip
 
     def _look(self, window: Window) -> _Look:

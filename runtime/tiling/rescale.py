@@ -82,7 +82,7 @@ class Rescale:
         for y in range(window.y, window.bottom, step):
             height = min(step, window.bottom - y)
             rows = nearest(y, height, self.height, self.rows) - strip.window.y
-            yield _Nearest(Window(y, window.x, height, window.width), ids, found, rows, columns)
+            yield _Nearest(Window(y, window.x, height, window.width), ids, found, rows, columns, strip.agreement)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,6 +94,14 @@ class _Nearest:
     working_probabilities: NDArray[np.float32] | None
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
+    working_agreement: NDArray[np.uint8] | None
+
+    @property
+    def agreement(self) -> NDArray[np.uint8] | None:
+        """How far overlapping tiles agree, (rows, columns); None unless votes were counted."""
+        if self.working_agreement is None:
+            return None
+        return self.working_agreement.take(self.rows, axis=0).take(self.columns, axis=1)
 
     def ids(self) -> NDArray[np.uint8]:
         """Class ids (rows, columns)."""

@@ -21,12 +21,14 @@ from fctl.runtime.tiling.windows import Window
 SIDES = st.integers(1, 60)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 200))
 def test_a_pixel_belongs_to_the_working_pixel_in_which_its_centre_lies(side: int, working: int) -> None:
     centres = [Fraction(2 * index + 1, 2 * side) for index in range(side)]
     assert nearest(0, side, side, working).tolist() == [int(centre * working) for centre in centres]
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.sets(st.integers(1, 60)), st.sets(st.integers(1, 60)))
 def test_windows_that_cover_the_working_grid_cover_the_raster_once(
     height: int, width: int, rows: int, columns: int, down: set[int], across: set[int]
@@ -89,6 +91,7 @@ def test_working_pixels_are_means_of_pixels_that_have_data(
     assert not found[~has_data].any()
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, st.floats(0.05, 8), st.integers(0, 1000))
 def test_pixels_with_data_lie_in_working_pixels_with_data(height: int, width: int, factor: float, seed: int) -> None:
     valid = np.random.default_rng(seed).random((height, width)) < 0.3
