@@ -225,6 +225,8 @@ def resampled(
         they have data, None for everywhere. A coarser pixel has data where any pixel that it covers has; a finer one
         where the pixel has in which its centre lies.
     """
+    if valid is not None and valid.all():  # which is quicker, and gives the same
+        return resampled(pixels, None, rows, columns)[0], np.ones((rows.length, columns.length), np.bool_)
     values = pixels.astype(np.float64)
     if valid is None:
         weights = np.float64(_total(rows) * _total(columns))
