@@ -31,7 +31,7 @@ from fctl.runtime.segment.opening import load_network
 from fctl.runtime.segment.pipeline import segment_rows
 from fctl.runtime.tiling.merge import NODATA
 
-from .precision.add import copy_files
+from .copies import copy_files
 from .reshape import reshaped
 
 log = logging.getLogger(__name__)

@@ -39,3 +39,6 @@ OnBadBlock = Literal["fail", "nodata"]
 
 ProbabilityType = Literal["uint8", "float32"]
 """How probabilities are written: as whole numbers of 254ths, or as they are."""
+
+ConfidenceType = Literal["probability", "agreement"]
+"""What the confidence of a pixel is: its highest probability, or the share of overlapping tiles that say the same."""

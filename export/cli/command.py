@@ -13,7 +13,7 @@ from fctl.runtime.cli.console import command, echo, refuse, refuse_one, usage
 from fctl.runtime.cli.spellings import Spellings
 
 from .sources import CheckpointOptions, Described, OwnNetwork
-from .targets import Int8, Int8Budget, TensorRt, Triton, Wanted
+from .targets import Int8, Int8Budget, Said, TensorRt, Triton, Wanted
 
 if TYPE_CHECKING:
     from .make import Job
@@ -31,6 +31,7 @@ def export(
     described: Described,
     checkpoint: CheckpointOptions,
     own: OwnNetwork,
+    said: Said,
     wanted: Wanted,
     int8: Int8,
     budget: Int8Budget,
@@ -47,6 +48,7 @@ def export(
         described=described,
         checkpoint=checkpoint,
         own=own,
+        said=said,
         int8=int8,
         budget=budget,
         tensorrt=tensorrt,
@@ -86,6 +88,8 @@ def _check(job: Job) -> None:
         refuse(OwnNetwork, "networks of your own (MODEL.onnx, package.module:factory)")
     if is_bundle:
         refuse(Described, "networks; a bundle says it itself")
+    if wanted.fmt != "onnx":
+        refuse(Said, "bundles (--fmt onnx), of which the other formats can then be made")
     if wanted.fmt != "trt":
         refuse(TensorRt, "--fmt trt")
     if wanted.fmt != "triton":
@@ -97,7 +101,7 @@ def _check(job: Job) -> None:
         raise usage("--out: expected where to write; only --fmt trt of a bundle can do without it")
     if wanted.share_contexts is not None:
         _check_sharing(job)
-    elif is_bundle and wanted.fmt == "onnx" and wanted.precision == "fp32":
+    elif is_bundle and wanted.fmt == "onnx" and wanted.precision == "fp32" and job.said.revision().is_empty:
         raise usage("a bundle holds its fp32 graphs already: give --precision fp16 or int8, --fmt trt or --fmt triton")
     job.tensorrt.build_options()  # before anything is made, which takes minutes
 

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from fctl.runtime import remedies
+from fctl.runtime.atomic import refuse_existing
+from fctl.runtime.bundle.manifest import ClassInfo
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.cli.tables import progress_bars
 from fctl.runtime.errors import EngineError, InputError
 
 from .sources import CheckpointOptions, Described, OwnNetwork
-from .targets import Int8, Int8Budget, TensorRt, Triton, Wanted
+from .targets import Int8, Int8Budget, Said, TensorRt, Triton, Wanted
 
 if TYPE_CHECKING:
     from fctl.runtime.engines.tensorrt.plans import StoredPlan
@@ -63,6 +65,7 @@ class Job:
         described: What the network does not say of itself.
         checkpoint: How to read a checkpoint.
         own: How to read a network of the user's own.
+        said: What the bundle says of itself.
         int8: How int8 graphs are calibrated.
         budget: Labelled images that decide how much int8 may cost.
         tensorrt: How engines are built.
@@ -75,6 +78,7 @@ class Job:
     described: Described
     checkpoint: CheckpointOptions
     own: OwnNetwork
+    said: Said
     int8: Int8
     budget: Int8Budget
     tensorrt: TensorRt
@@ -82,6 +86,23 @@ class Job:
 
 
 def make_bundle(job: Job, out: Path | None, scratch: Path) -> Bundle:
+    """A bundle with graphs of the precision that is wanted, and which says what it is to say; see `_with_graphs`."""
+    revision = job.said.revision()
+    if out is None or revision.is_empty:
+        return _with_graphs(job, out, scratch)
+    from ..revise import revise_bundle
+
+    refuse_existing(out, remedy="bundles are never changed: choose another `out`, or remove it")
+    classes = tuple(ClassInfo(name=name, colour=(0, 0, 0)) for name in job.described.names)
+    if job.kind == "bundle":
+        classes = read_bundle(job.network).manifest.classes
+    if classes:  # a checkpoint may know its own
+        revision.classes(classes)  # raises before graphs are made, which takes minutes
+    made = None if job.kind == "bundle" and job.wanted.precision == "fp32" else scratch / "made" / out.name
+    return revise_bundle(_with_graphs(job, made, scratch), out, revision)
+
+
+def _with_graphs(job: Job, out: Path | None, scratch: Path) -> Bundle:
     """A bundle with graphs of the precision that is wanted.
 
     Args:

@@ -11,13 +11,15 @@ import typer
 from fctl.runtime.choices import Precision
 from fctl.runtime.cli.console import usage
 from fctl.runtime.cli.groups import OptionGroup
-from fctl.runtime.cli.options import numbers, one_of
+from fctl.runtime.cli.options import Colours, class_colours, numbers, one_of
 from fctl.runtime.engines.tensorrt.flavours import Flavour
 
 from ..choices import Format, Ranges
 
 if TYPE_CHECKING:
     from fctl.runtime.engines.tensorrt.plans import BuildOptions
+
+    from ..revise import Revision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,28 @@ class Wanted(OptionGroup):
     def images(self) -> tuple[Path, ...]:
         """Images or folders for the parity gate; none for those shipped with fctl."""
         return tuple(self.patches or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said(OptionGroup):
+    """What a bundle says of itself, whatever its graphs are."""
+
+    panel = "What the bundle says of itself"
+
+    colours: Colours = None
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="Probabilities become surer (below 1) or less sure (above 1); fctl-eval --fit-temperature tells it.",
+        ),
+    ] = None
+
+    def revision(self) -> Revision:
+        """The options as `revise_bundle` takes them; a usage error where colours cannot be read."""
+        from ..revise import Revision
+
+        return Revision(colours=class_colours(self.colours), temperature=self.temperature)
 
 
 @dataclass(frozen=True, kw_only=True)

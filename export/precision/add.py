@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from fctl.runtime.bundle.parity import Parity
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import BundleError, ParityError
 
+from ..copies import copy_files
 from ..onnx_graph import save_model
 from ..patches import PARITY_PATCHES, parity_images
 from ..verify import Samples, fp32_reference, verify
@@ -112,20 +112,6 @@ def check_fp32(bundle: Bundle, precision: Precision) -> None:
             subject=bundle.folder,
             remedy="export it again",
         )
-
-
-def copy_files(source: Path, target: Path) -> None:
-    """Copy all files of a bundle, without their permissions: an installed bundle may be read-only.
-
-    Args:
-        source: The folder of the bundle.
-        target: The folder of the copy; missing folders are made.
-    """
-    for path in sorted(source.rglob("*")):
-        if path.is_file():
-            copied = target / path.relative_to(source)
-            copied.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copied)
 
 
 def _write_half(bundle: Bundle, graph: GraphSpec, folder: Path, ranges: Peaks, exceptions: Sequence[str]) -> GraphSpec:

@@ -12,8 +12,8 @@ from fctl.runtime.bundle.manifest import SCHEMA, GraphSpec, Manifest
 from fctl.runtime.bundle.parity import Parity
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 
+from ..copies import copy_files
 from ..onnx_graph import save_model
-from .add import copy_files
 
 
 def int8_bundle(graphs: Fp32Graphs, names: Names, numbers: Numbers, folder: Path) -> Bundle:

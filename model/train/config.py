@@ -12,6 +12,7 @@ from pathlib import Path
 from fctl.runtime.bundle.files import WrongFileError, read_json
 from fctl.runtime.bundle.records import RecordError, decode, encode
 from fctl.runtime.errors import InputError
+from fctl.runtime.raster.scaling import ScaleRange
 
 from .settings import FINISH, WHOLE, Augmentation, Optimisation, TrainingConfig
 
@@ -111,6 +112,7 @@ def _check(config: TrainingConfig) -> None:
     mosaic, distance = config.data.mosaic, config.ground_sample_distance
     _expect(mosaic is None or mosaic.columns >= 1, "data.mosaic.columns", "1 or more", mosaic and mosaic.columns)
     _expect(distance is None or distance > 0, "ground_sample_distance", "metres above 0, or null", distance)
+    _check_scale_range(config.data.scale_range)
     _expect(bool(config.stages), "stages", "at least one stage", [])
     names = [stage.name for stage in config.stages]
     allowed = f"letters, digits, - and _, but not {', '.join(_RESERVED)}"
@@ -121,6 +123,15 @@ def _check(config: TrainingConfig) -> None:
         _expect(stage.epochs >= 1, f"stages[{index}].epochs", "1 or more", stage.epochs)
     last = len(names) - 1
     _expect(config.stages[-1].network == WHOLE, f"stages[{last}].network", repr(WHOLE), config.stages[-1].network)
+
+
+def _check_scale_range(text: str | None) -> None:
+    """Check which values are scaled to uint8."""
+    try:
+        if text is not None:
+            ScaleRange.parsed(text)
+    except InputError as error:
+        raise RecordError(error.worded({"scale_range": "data.scale_range"})) from None
 
 
 def _check_ranges(settings: Optimisation | Augmentation, place: str) -> None:

@@ -90,7 +90,11 @@ def open_images(settings: DataSettings, folder: Path) -> Images:
 
 
 def check_images(
-    images: Images, spec: InputSpec, bands: Sequence[int] | None, progress: StageProgress | None
+    images: Images,
+    spec: InputSpec,
+    bands: Sequence[int] | None,
+    progress: StageProgress | None,
+    scale_range: str | None = None,
 ) -> tuple[int, ...]:
     """Open all images and read all masks once, so that errors come before training rather than after hours.
 
@@ -101,6 +105,7 @@ def check_images(
         spec: What the network takes.
         bands: Bands of the images, from 1, or None for all but alpha.
         progress: Called after every mask.
+        scale_range: Which values become the lowest and the highest of the network's, or None.
 
     Returns:
         Labelled pixels to train on, by class.
@@ -111,7 +116,7 @@ def check_images(
     """
     for dataset in (images.training, images.validation):
         for sample in dataset.samples:
-            with _naming("data"), open_pair(sample, dataset, spec, bands):
+            with _naming("data"), open_pair(sample, dataset, spec, bands, scale_range):
                 pass
         note_shifts(dataset)
     pixels = check_masks(images.training, progress)
@@ -151,5 +156,6 @@ def _naming(field: str) -> Iterator[None]:
         yield
     except (InputError, RasterError) as error:
         split = field if "." in field else "data.training"
-        text = error.worded({"data": "data.root", "form": "data.form", "bands": "data.bands", "split": split})
+        fields = {"data": "data.root", "form": "data.form", "bands": "data.bands", "scale_range": "data.scale_range"}
+        text = error.worded(fields | {"split": split})
         raise type(error)(text, subject=None if text.startswith(field) else field) from None

@@ -112,11 +112,13 @@ def run_training(path: Path, *, resume: bool = False, progress: StageProgress | 
         network = start_network(model.network, config.network.weights, path.parent, config.seed)
         spec = input_spec(model.network, config.ground_sample_distance)
         plans = plan_scenes(images.training, config.data.mosaic)
-        pixels = check_images(images, spec, config.data.bands, progress)
+        pixels = check_images(images, spec, config.data.bands, progress, config.data.scale_range)
         names = images.description.class_names
         recipes = [recipe_of(config, i, model.network.patch, names, pixels) for i in range(len(config.stages))]
         check_trainable(config, model, recipes)
-    scenes = decode_scenes(images.training, plans, spec, config.data.bands, out / SCENES, progress)
+    scenes = decode_scenes(
+        images.training, plans, spec, config.data.bands, out / SCENES, progress, config.data.scale_range
+    )
     job = _Job(
         config=config, out=out, device=device, model=model, images=images, scenes=scenes, recipes=recipes,
         progress=progress,
@@ -210,7 +212,8 @@ def _end_epoch(job: _Job, index: int, epoch: int, training: Training, records: R
 def _keep(job: _Job, stage: str, part: str, epoch: int, training: Training, records: Records) -> tuple[float, bool]:
     """Validate and save the averaged network; its mIoU, and whether it is the best of whole networks."""
     card = _card(job, stage, part, epoch, training)
-    confusion = validate(training.averaged, card, job.images.validation, job.config.data.bands)
+    data = job.config.data
+    confusion = validate(training.averaged, card, job.images.validation, data.bands, scale_range=data.scale_range)
     miou = confusion.miou(job.images.description.counted)
     card = replace(card, training=card.training | {"validation_miou": miou if math.isfinite(miou) else None})
     state = {key: value.cpu() for key, value in training.averaged.state_dict().items()}

@@ -117,6 +117,7 @@ def decode_scenes(
     bands: Sequence[int] | None,
     folder: Path,
     progress: StageProgress | None,
+    scale_range: str | None = None,
 ) -> list[Scene]:
     """Decode scenes into files. Pixels without data become black and unlabelled.
 
@@ -127,6 +128,7 @@ def decode_scenes(
         bands: Bands of the images, from 1, or None for all but alpha.
         folder: Where the files go: two a scene, 4 bytes a pixel of three bands.
         progress: Called after every scene.
+        scale_range: Which values become the lowest and the highest of the network's, or None.
 
     Returns:
         The scenes, mapped into memory.
@@ -143,7 +145,7 @@ def decode_scenes(
             ids = np.lib.format.open_memmap(second, "w+", np.uint8, plan.size)
             ids[:] = IGNORE
             for part in plan.parts:
-                with open_pair(part.sample, dataset, spec, bands) as pair:
+                with open_pair(part.sample, dataset, spec, bands, scale_range) as pair:
                     _decode(part, pair, canvas, ids)
             canvas.flush()
             ids.flush()
@@ -155,7 +157,11 @@ def decode_scenes(
 
 @contextmanager
 def open_pair(
-    sample: Sample, dataset: Dataset, spec: InputSpec, bands: Sequence[int] | None
+    sample: Sample,
+    dataset: Dataset,
+    spec: InputSpec,
+    bands: Sequence[int] | None,
+    scale_range: str | None = None,
 ) -> Iterator[tuple[RasterSource, MaskReader]]:
     """Open an image and its mask.
 
@@ -164,6 +170,7 @@ def open_pair(
         dataset: The data set that they belong to.
         spec: What the network takes.
         bands: Bands of the image, from 1, or None for all but alpha.
+        scale_range: Which values become the lowest and the highest of the network's, or None.
 
     Yields:
         Both, open, and on one grid of pixels.
@@ -173,7 +180,7 @@ def open_pair(
         InputError: The mask does not lie on the image.
     """
     with (
-        open_raster(sample.image, spec, bands, _ROWS) as source,
+        open_raster(sample.image, spec, bands, _ROWS, scale_range=scale_range) as source,
         open_labels(sample, dataset.description.labels) as mask,
     ):
         yield source, mask

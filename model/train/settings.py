@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from fctl.runtime.bundle.records import OPTIONAL
 from fctl.runtime.choices import Form
 
 WHOLE, PATCH = "whole", "patch"  # what a stage trains, beside names of contexts
@@ -56,6 +57,8 @@ class DataSettings:
         validation: A split.
         bands: Bands from 1 in the network's order, or None for all but alpha.
         mosaic: How images form scenes, or None where every image is a scene.
+        scale_range: Which values of images of another depth become the lowest and the highest of uint8, as in serving:
+            "MIN,MAX", "percentile:LOW,HIGH" or "metadata". None takes uint8 as it is.
     """
 
     root: str
@@ -65,6 +68,7 @@ class DataSettings:
     validation: str
     bands: tuple[int, ...] | None
     mosaic: Mosaic | None
+    scale_range: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ def validate(
     dataset: Dataset,
     bands: Sequence[int] | None = None,
     progress: StageProgress | None = None,
+    scale_range: str | None = None,
 ) -> Confusion:
     """Segment all images of a data set, one by one and in fp32, and compare them with their masks.
 
@@ -34,6 +35,7 @@ def validate(
         dataset: Images whose classes are the card's.
         bands: Bands of the images, from 1, or None for all but alpha.
         progress: Called after every image.
+        scale_range: Which values become the lowest and the highest of the network's, or None.
 
     Returns:
         The confusion, pooled over the images.
@@ -49,7 +51,7 @@ def validate(
         cached = 4 * module.manifest.tile
         with (
             torch.inference_mode(),
-            open_raster(sample.image, module.manifest.input, bands, cached) as source,
+            open_raster(sample.image, module.manifest.input, bands, cached, scale_range=scale_range) as source,
             open_labels(sample, labels) as mask,
         ):
             for rows in segment_rows(module, source):

@@ -47,6 +47,8 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
     distance = manifest.input.ground_sample_distance
     real = distance is None or (math.isfinite(distance) and distance > 0)
     expect(real, "input.ground_sample_distance", "metres above 0, or null", distance)
+    heat = manifest.temperature
+    expect(heat is None or 0.01 <= heat <= 100, "temperature", "0.01 to 100", heat)
     expect(1 <= manifest.tile <= _LARGEST, "tile", f"1 to {_LARGEST} pixels", manifest.tile)
     overlap = manifest.plan.overlap
     expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)

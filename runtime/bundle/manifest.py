@@ -23,8 +23,8 @@ from .verdicts import EngineVerdict, SelfCheck, SharedVerdict
 SCHEMA = "1.2"
 """The format that is written.
 
-1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines` and `Manifest.check`; 1.2 `Context.sharing` and
-`Manifest.sharing`.
+1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines` and `Manifest.check`; 1.2 `Context.sharing`,
+`Manifest.sharing` and `Manifest.temperature`.
 """
 
 SEGMENTER = "segmenter"
@@ -251,6 +251,8 @@ class Manifest:
         engines: How the engines did that the parity gate saw; empty in bundles before 1.1.
         check: What engines are tried on that the gate did not see; None in bundles before 1.1.
         sharing: How contexts that are encoded once a raster compared with exact ones; None where nobody has measured.
+        temperature: What makes probabilities surer (below 1) or less sure (above 1) than the scores tell, see
+            `fctl.runtime.tiling.temperature`; None leaves them as they are.
     """
 
     schema: str
@@ -269,6 +271,7 @@ class Manifest:
     engines: tuple[EngineVerdict, ...] = field(default=(), metadata=OPTIONAL)
     check: SelfCheck | None = field(default=None, metadata=OPTIONAL)
     sharing: SharedVerdict | None = field(default=None, metadata=OPTIONAL)
+    temperature: float | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def class_names(self) -> tuple[str, ...]:

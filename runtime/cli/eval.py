@@ -108,6 +108,10 @@ class Report(OptionGroup):
         bool,
         typer.Option("--calibration", help="Also measure how far probabilities can be trusted (reliability diagram)."),
     ] = False
+    fit_temperature: Annotated[
+        bool,
+        typer.Option("--fit-temperature", help="Also fit the one temperature with which probabilities fit the labels."),
+    ] = False
     overwrite: Overwrite = False
 
 
@@ -154,7 +158,7 @@ def evaluate(
     for shared in {run.bundle.folder: run.bundle for run in runs if run.once}.values():
         warn_of_sharing(shared)
     with _report_folder(out, report.overwrite) as folder:
-        _evaluate(dataset, runs, folder, labelled, pick=pick, calibration=report.calibration)
+        _evaluate(dataset, runs, folder, labelled, report, pick=pick)
     if out:
         echo(f"wrote {out / 'report.md'}")
 
@@ -164,9 +168,9 @@ def _evaluate(
     runs: Sequence[Run],
     folder: Path | None,
     labelled: Labelled,
+    report: Report,
     *,
     pick: Pick | None,
-    calibration: bool,
 ) -> None:
     """Evaluate, print scores, and write the report into a folder."""
     from ..evaluate.evaluation import evaluate
@@ -178,7 +182,7 @@ def _evaluate(
         with progress_bars() as progress:
             evaluation = evaluate(
                 dataset, runs, Path(kept), split=labelled.split, bands=bands, scale_range=scale_range, pick=pick,
-                calibration=calibration, progress=progress,
+                calibration=report.calibration, fit_temperature=report.fit_temperature, progress=progress,
             )  # fmt: skip
         for table in tables(evaluation):
             print_table(table.title, table.rows, table.header)

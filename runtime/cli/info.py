@@ -101,6 +101,8 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
             f"{manifest.tile} pixels, plan {plan.kind}, overlap {plan.overlap}, merged with {manifest.merge} weights",
         ),
     ]
+    if manifest.temperature is not None:
+        rows.append(("temperature", f"{manifest.temperature:g}, of probabilities"))
     for context in manifest.contexts:
         rows.append((f"context {context.name}", _context_summary(context, manifest.tile)))
     if manifest.network:

@@ -22,6 +22,18 @@ ScaleRange = Annotated[
         "percentile:2,98, or metadata for the file's scale and offset. Default: none, the depth must fit.",
     ),
 ]
+Resolution = Annotated[
+    str,
+    typer.Option(
+        metavar="METRES",
+        help="Ground distance of pixels at which the network works: metres, native for the image's own, or auto for "
+        "that of its training images, where the bundle states it and the image's is another. Outputs keep the image's.",
+    ),
+]
+Colours = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", help="Colours of classes by name, as water=#2060c0,road=grey."),
+]
 Batch = Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")]
 BuildEngines = Annotated[
     bool,
@@ -83,3 +95,41 @@ def listed(option: str, text: str, known: tuple[_Word, ...]) -> tuple[_Word, ...
             raise usage(f"{option}: expected {' or '.join(known)}, found {word!r}")
         found.append(known[known.index(word)])
     return tuple(found)
+
+
+def pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
+    """Names and values with ``=`` between them.
+
+    Args:
+        option: The option, for the error message.
+        texts: Its values; empty ones count for nothing.
+
+    Returns:
+        Names and values, in the order given.
+
+    Raises:
+        typer.BadParameter: A text is anything else.
+    """
+    found = []
+    for text in filter(None, map(str.strip, texts)):
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            raise usage(f"{option}: expected NAME=VALUE, found {text!r}")
+        found.append((name, value))
+    return found
+
+
+def class_colours(text: str | None) -> dict[str, tuple[int, int, int]]:
+    """The value of ``--colours``: red, green and blue by the name of a class."""
+    return {name: _colour(value) for name, value in pairs("--colours", (text or "").split(","))}
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    """Red, green and blue of a colour such as #2060c0 or grey."""
+    from PIL import ImageColor
+
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError:
+        raise usage(f"--colours: expected a colour such as #2060c0 or grey, found {text!r}") from None
+    return red, green, blue

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ..choices import ProbabilityType
+from ..choices import ConfidenceType, ProbabilityType
 from .console import usage
 from .groups import OptionGroup
-from .options import Overwrite
+from .options import Colours, Overwrite, class_colours, pairs
 from .spellings import Spellings
 
 if TYPE_CHECKING:
@@ -22,6 +22,12 @@ _STATS, _VECTOR = ("csv", "json"), ("gpkg", "geojson", "fgb", "parquet")
 
 SPELLINGS = Spellings(
     values={
+        "--confidence": {
+            word: ("--confidence", "--confidence-type", kind)
+            for word, kind in (
+                ("probability", "probability"), ("agreement", "agreement"), ("disagreement", "agreement"),
+            )
+        },
         "--probabilities": {
             kind: ("--probabilities", "--probability-type", kind) for kind in ("uint8", "float32")
         },
@@ -54,8 +60,15 @@ class Outputs(OptionGroup):
         typer.Option(help="uint8 takes a quarter of float32's space; '--probabilities float32' says it in one."),
     ] = "uint8"
     confidence: Annotated[
-        bool, typer.Option("--confidence", help="Also write the highest probability of each pixel, in 254ths.")
+        bool, typer.Option("--confidence", help="Also write how sure the network is of each pixel, in 254ths.")
     ] = False
+    confidence_type: Annotated[
+        ConfidenceType,
+        typer.Option(
+            help="probability: the highest one. agreement: the share of the overlapping tiles that say the same; "
+            "'--confidence agreement' says it in one."
+        ),
+    ] = "probability"
     stats: Annotated[
         str | None,
         typer.Option(
@@ -79,10 +92,7 @@ class Outputs(OptionGroup):
         typer.Option(help="Also write a picture of the mask over the image, as JPEG; '--preview png' writes a PNG."),
     ] = True
     preview_format: Annotated[Literal["jpg", "png"], typer.Option(help="The format of that picture.")] = "jpg"
-    colours: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Colours of classes by name, as water=#2060c0,road=grey."),
-    ] = None
+    colours: Colours = None
     co: Annotated[
         list[str] | None,
         typer.Option("--co", metavar="KEY=VALUE", help="An option of GDAL's COG driver for the mask; may be repeated."),
@@ -130,8 +140,9 @@ class Outputs(OptionGroup):
 
         return OutputOptions(
             probability_type=self.probability_type,
-            colours={name: _colour(value) for name, value in _pairs("--colours", (self.colours or "").split(","))},
-            creation=dict(_pairs("--co", self.co or [])),
+            confidence_type=self.confidence_type,
+            colours=class_colours(self.colours),
+            creation=dict(pairs("--co", self.co or [])),
             min_area=self.min_area,
             simplify=self.simplify,
         )
@@ -149,25 +160,3 @@ def _other(option: str, value: str | None, named: Path, endings: tuple[str, ...]
     if images > 1:
         raise usage(f"{option}: expected {' or '.join(endings)} for {images} images, found one name, {value}")
     return path
-
-
-def _pairs(option: str, texts: list[str]) -> list[tuple[str, str]]:
-    """Names and values with ``=`` between them."""
-    found = []
-    for text in filter(None, map(str.strip, texts)):
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not (name and equals and value):
-            raise usage(f"{option}: expected NAME=VALUE, found {text!r}")
-        found.append((name, value))
-    return found
-
-
-def _colour(text: str) -> tuple[int, int, int]:
-    """Red, green and blue of a colour such as #2060c0 or grey."""
-    from PIL import ImageColor
-
-    try:
-        red, green, blue = ImageColor.getrgb(text)[:3]
-    except ValueError:
-        raise usage(f"--colours: expected a colour such as #2060c0 or grey, found {text!r}") from None
-    return red, green, blue

@@ -14,7 +14,7 @@ from .console import command
 from .groups import OptionGroup
 from .images import images_of
 from .interrupts import ending_at_once
-from .options import Bands, Batch, BuildEngines, ScaleRange, band_numbers, one_of
+from .options import Bands, Batch, BuildEngines, Resolution, ScaleRange, band_numbers, one_of
 from .outputs import SPELLINGS, Outputs
 from .reports import Results, name_of
 from .spellings import Spellings
@@ -120,6 +120,7 @@ class Segmentation(OptionGroup):
     ] = None
     bands: Bands = None
     scale_range: ScaleRange = None
+    resolution: Resolution = "auto"
 
 
 def run(
@@ -139,16 +140,17 @@ def run(
 
     Writes <name>_mask.tif with its colours (.qml) and names (.aux.xml), and <name>_preview.jpg; see docs/outputs.md.
     """
-    bands = band_numbers(segmentation.bands)
+    from ..raster.resolution import Resolution
+
+    band_numbers(segmentation.bands)  # raises before anything is read
+    Resolution.parsed(segmentation.resolution)
     targets = targets_of(images_of(images, recursive=many.recursive), outputs)
     results = Results(len(targets), as_json=many.json)
     with ending_at_once():
         left = dict(_left_to_do(targets, segmentation, engine, outputs, limits, many, results))
         if left:
             with _segmenter(segmentation, engine, limits) as segmenter:
-                action = (_estimator if outputs.dry_run else _runner)(
-                    segmenter, bands, segmentation.scale_range, outputs, limits
-                )
+                action = (_estimator if outputs.dry_run else _runner)(segmenter, segmentation, outputs, limits)
                 for image, paths in left.items():
                     with results.of(image):
                         results.add(action(image, paths), segmenter.engine)
@@ -177,7 +179,9 @@ def _left_to_do(
             bundle = with_scene_size(bundle, segmentation.scene_size)
         turns, scale_range = 8 if segmentation.tta else 1, segmentation.scale_range
         once = encodes_once(bundle, segmentation.contexts)
-        asked = asked_tags(bundle.manifest, engine.precision, turns, bands, scale_range, once=once)
+        asked = asked_tags(
+            bundle.manifest, engine.precision, turns, bands, scale_range, segmentation.resolution, once=once
+        )
     for image, paths in targets.items():
         with results.of(image):
             if many.skip_existing and is_finished(image, paths, asked):
@@ -213,37 +217,36 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
     )
 
 
-def _runner(
-    segmenter: Segmenter, bands: tuple[int, ...] | None, scale_range: str | None, outputs: Outputs, limits: Limits
-) -> _Action:
+def _runner(segmenter: Segmenter, segmentation: Segmentation, outputs: Outputs, limits: Limits) -> _Action:
     """What segments one image."""
     from ..segment.memory import parsed_size
 
+    bands = band_numbers(segmentation.bands)
     memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
 
     def action(image: Place, paths: Paths) -> Report:
         with progress_bars("patches") as advance:
             report = segmenter.segment_file(
                 image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-                on_bad_block=limits.on_bad_block, scale_range=scale_range, progress=partial(advance, name_of(image)),
+                on_bad_block=limits.on_bad_block, scale_range=segmentation.scale_range,
+                resolution=segmentation.resolution, progress=partial(advance, name_of(image)),
             )  # fmt: skip
         return report
 
     return action
 
 
-def _estimator(
-    segmenter: Segmenter, bands: tuple[int, ...] | None, scale_range: str | None, outputs: Outputs, limits: Limits
-) -> _Action:
+def _estimator(segmenter: Segmenter, segmentation: Segmentation, outputs: Outputs, limits: Limits) -> _Action:
     """What tells how much one image would take."""
     from ..segment.memory import parsed_size
 
+    bands = band_numbers(segmentation.bands)
     memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
 
     def action(image: Place, paths: Paths) -> Estimate:
         return segmenter.estimate(
             image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-            scale_range=scale_range, trial=True,
+            scale_range=segmentation.scale_range, resolution=segmentation.resolution, trial=True,
         )  # fmt: skip
 
     return action

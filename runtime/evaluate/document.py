@@ -54,6 +54,7 @@ def _run(result: RunResult, described: Description) -> dict[str, object]:
         "accuracy": _number(found.accuracy()),
         "same_as_first": _number(result.agreement),
         "calibration": _calibration(result.calibration),
+        "temperature": _temperature(result),
         "classes": {
             name: {kind: _number(float(values[index])) for kind, values in scores.items()}
             for index, name in enumerate(described.class_names)
@@ -72,6 +73,19 @@ def _calibration(found: Calibration | None) -> dict[str, object] | None:
     return {
         "expected_error": _number(found.error()),
         "bins": [{"confidence": mean, "right": share, "pixels": count} for mean, share, count in bins],
+    }
+
+
+def _temperature(result: RunResult) -> dict[str, object] | None:
+    """The temperature that fits best, and the mean loss without and with it; None where it was not fitted."""
+    if result.fit is None:
+        return None
+    return {
+        "bundle": result.run.bundle.manifest.temperature,
+        "best": _number(result.temperature),
+        "loss": _number(result.fit.before),
+        "best_loss": _number(result.fit.best()[1]),
+        "pixels": result.fit.pixels,
     }
 
 

@@ -37,6 +37,7 @@ from .metrics import IGNORE, Confusion
 from .pairs import open_labels
 from .results import Evaluation, ImageResult, Pick, RunResult
 from .runs import Run
+from .temperature import TemperatureFit
 
 
 def evaluate(
@@ -49,6 +50,7 @@ def evaluate(
     scale_range: str | None = None,
     pick: Pick | None = None,
     calibration: bool = False,
+    fit_temperature: bool = False,
     progress: StageProgress | None = None,
 ) -> Evaluation:
     """Segment all images in every run, one run after the other, and score them.
@@ -63,6 +65,7 @@ def evaluate(
         scale_range: Which values become the lowest and the highest of the bundles', see `Segmenter.segment_file`.
         pick: Which images to draw; None for none.
         calibration: Whether to count how often each confidence is right; it needs probabilities and takes longer.
+        fit_temperature: Whether to find the temperature with which probabilities fit the labels best.
         progress: Called with the label of the run, patches that are done and patches in all.
 
     Returns:
@@ -86,7 +89,7 @@ def evaluate(
             written = set(range(len(dataset.samples)))
         job = _Job(
             dataset=dataset, sizes=sizes, run=run, table=table, bands=bands, mask_folder=mask_folder, index=index,
-            written=written, calibration=calibration, scale_range=scale_range,
+            written=written, calibration=calibration, fit_temperature=fit_temperature, scale_range=scale_range,
         )  # fmt: skip
         results.append(_run(job, progress))
         if index == 0 and pick:
@@ -113,6 +116,7 @@ class _Job:
         index: The number of the run.
         written: Indices of the samples whose masks are written.
         calibration: Whether confidence is compared with the labels.
+        fit_temperature: Whether a temperature is fitted.
         scale_range: Which values become the lowest and the highest of the bundle's, or None.
     """
 
@@ -125,6 +129,7 @@ class _Job:
     index: int
     written: set[int]
     calibration: bool
+    fit_temperature: bool
     scale_range: str | None
 
     @property
@@ -165,19 +170,21 @@ def _segment(job: _Job, network: Network, index: int, progress: TileProgress | N
         first = stack.enter_context(open_ids(mask_file(job.mask_folder, 0, index), job.classes)) if job.index else None
         writer = stack.enter_context(_mask_writer(job, index)) if index in job.written else None
         turns = DIHEDRAL if job.run.tta else (UPRIGHT,)
-        for rows in segment_rows(
-            network, source, probabilities=job.calibration, turns=turns, progress=progress
-        ):  # fmt: skip
+        probabilities = job.calibration or job.fit_temperature
+        for rows in segment_rows(network, source, probabilities=probabilities, turns=turns, progress=progress):
             ids, truth = job.table[rows.ids], mask.read(rows.y, len(rows.ids))
             tally.add(ids, truth, first.read(rows.y, len(ids)) if first else ids)
             if rows.probabilities is not None:
                 tally.calibration += Calibration.of(truth, ids, confidence_of(rows.probabilities))
+                if job.fit_temperature:
+                    tally.temperature += TemperatureFit.of(truth, rows.probabilities, job.table)
             if writer:
                 writer.write(ids[None], rows.y)
     tiles = len(grid_of(manifest, height, width))
     return ImageResult(
         name=sample.name, height=height, width=width, tiles=tiles, nodata=tally.nodata, confusion=tally.confusion,
         same=tally.same, compared=tally.compared, calibration=tally.calibration if job.calibration else None,
+        temperature=tally.temperature if job.fit_temperature else None,
     )  # fmt: skip
 
 
@@ -187,7 +194,7 @@ class _Tally:
     def __init__(self, classes: int) -> None:
         self._classes, self.confusion = classes, Confusion.empty(classes)
         self.nodata = self.same = self.compared = 0
-        self.calibration = Calibration.empty()
+        self.calibration, self.temperature = Calibration.empty(), TemperatureFit.empty()
 
     def add(self, ids: NDArray[np.uint8], truth: NDArray[np.uint8], first: NDArray[np.uint8]) -> None:
         """Count a strip: predicted class ids, labelled ones, and those of the first run, each (rows, width)."""

@@ -64,8 +64,8 @@ def _markdown(evaluation: Evaluation) -> str:
     """What ``report.md`` holds."""
     shown = tables(evaluation)
     parts = [f"# {evaluation.description.name}", f"{shown[0].title}. Scores are in percent, pooled over all images."]
-    for table in shown:
-        parts += [f"## {'Runs' if table is shown[0] else 'Classes'}", _markdown_table(table)]
+    for heading, table in zip(("Runs", "Classes", "Temperature"), shown, strict=False):
+        parts += [f"## {heading}", _markdown_table(table)]
         if table is not shown[0]:
             parts.append(f"{table.title}.")
     parts += ["## What ran", "\n".join(map(_what_ran, evaluation.results)), "## Confusion matrices"]

@@ -11,6 +11,7 @@ from .datasets import Dataset
 from .description import Description
 from .metrics import Confusion
 from .runs import Run
+from .temperature import TemperatureFit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,7 @@ class ImageResult:
         same: Pixels that have the class of the first run.
         compared: Pixels that have a class in both runs.
         calibration: Labelled pixels by confidence; None unless it was asked for.
+        temperature: How well each temperature fits; None unless it was asked for.
     """
 
     name: str
@@ -38,6 +40,7 @@ class ImageResult:
     same: int
     compared: int
     calibration: Calibration | None = None
+    temperature: TemperatureFit | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,18 @@ class RunResult:
         """Labelled pixels of all images by confidence; None unless it was asked for."""
         found = [image.calibration for image in self.images if image.calibration is not None]
         return sum(found, Calibration.empty()) if found else None
+
+    @cached_property
+    def fit(self) -> TemperatureFit | None:
+        """How well each temperature fits the labels of all images; None unless it was asked for."""
+        found = [image.temperature for image in self.images if image.temperature is not None]
+        return sum(found, TemperatureFit.empty()) if found else None
+
+    @property
+    def temperature(self) -> float:
+        """The temperature that the bundle should have; NaN where there are no pixels or it was not asked for."""
+        own = self.run.bundle.manifest.temperature or 1.0
+        return own * self.fit.best()[0] if self.fit else float("nan")
 
     @property
     def agreement(self) -> float:

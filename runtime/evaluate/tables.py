@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .. import remedies
 from .description import Description
 from .metrics import Confusion
 from .results import Evaluation, RunResult
@@ -27,9 +28,11 @@ class Table:
 
 
 def tables(evaluation: Evaluation) -> tuple[Table, ...]:
-    """The tables of an evaluation: its runs, then the scores of each class."""
+    """The tables of an evaluation: its runs, the scores of each class, and temperatures where they were fitted."""
     results, described = evaluation.results, evaluation.description
-    return _runs(evaluation), _classes(results[0], described) if len(results) == 1 else _ious(results, described)
+    classes = _classes(results[0], described) if len(results) == 1 else _ious(results, described)
+    fitted = [result for result in results if result.fit is not None]
+    return (_runs(evaluation), classes, *([_temperatures(fitted)] if fitted else []))
 
 
 def summary(evaluation: Evaluation) -> str:
@@ -88,6 +91,19 @@ def _ious(results: Sequence[RunResult], described: Description) -> Table:
     rows = [(result.run.label, *map(percent, result.confusion.iou().tolist())) for result in results]
     title = "IoU by class, in percent; in brackets those that no mean takes in"
     return Table(title=title, header=("run", *_names(described)), rows=tuple(rows))
+
+
+def _temperatures(results: Sequence[RunResult]) -> Table:
+    """The temperature that fits the labels best in each run, and the mean negative log likelihood."""
+    rows = []
+    for result in results:
+        if result.fit is not None:
+            losses = (result.fit.before, result.fit.best()[1])
+            numbers = (f"{result.temperature:.3f}", *(f"{loss:.4f}" for loss in losses), f"{result.fit.pixels:,}")
+            rows.append((result.run.label, *numbers))
+    kept = remedies.export("BUNDLE", temperature="NUMBER", out="NAME.fctl")
+    title = f"The temperature that fits the labels best, and the mean negative log likelihood; {kept} keeps it"
+    return Table(title=title, header=("run", "temperature", "loss now", "loss with it", "pixels"), rows=tuple(rows))
 
 
 def _names(described: Description) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 _RADIUS = 6_378_137.0  # of the earth at the equator, in metres
 _ECCENTRICITY = 0.00669437999014  # squared, of the ellipsoid WGS 84
 _POINTS = "EPSG:4326"
-_ALIKE = 1.5  # ratio of distances up to which classes are not at risk
+ALIKE = 1.5
+"""The ratio of distances up to which classes are not at risk."""
 
 
 def ground_distance(georeference: Georeference, height: int, width: int) -> float | None:
@@ -66,11 +67,11 @@ def warn_of_distance(source: RasterSource, trained: float | None) -> None:
         trained: Metres per pixel of the training images; None where it is not known, and nothing is said.
     """
     found = ground_distance(source.georeference, source.height, source.width) if trained else None
-    if not trained or not found or max(found / trained, trained / found) <= _ALIKE:
+    if not trained or not found or max(found / trained, trained / found) <= ALIKE:
         return
     factor, what = (found / trained, "larger") if found > trained else (trained / found, "smaller")
     log.warning(
         "%s: a pixel is %.3g m on the ground, and was %.3g m where the network was trained: %.2g times %s, so that "
-        "classes may be wrong; resample the image with gdalwarp -r average -tr to %.3g m first",
+        "classes may be wrong; work at another `resolution`, such as %.3g",
         source.name, found, trained, factor, what, trained,
     )  # fmt: skip

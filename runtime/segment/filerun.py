@@ -14,10 +14,12 @@ import numpy as np
 from ..progress import TileProgress
 from ..raster.cache import decoded_cache
 from ..raster.georeference import Georeference
-from ..raster.ground import warn_of_distance
+from ..raster.resolution import Resolution
 from ..raster.source import RasterSource, open_raster
 from ..raster.spool import SpooledSource, spooled
 from ..tiling.merge import NODATA
+from ..tiling.rescale import Rescale
+from ..tiling.rescaled import RescaledSource
 from ..tiling.turns import Turn
 from ..tiling.windows import Window
 from .batches import grid_of
@@ -64,8 +66,9 @@ def run_file(worker: Worker, job: FileJob) -> Report:
             job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
             scale_range=job.scale_range,
         ))  # fmt: skip
-        warn_of_distance(raster, manifest.input.ground_sample_distance)
-        grid = grid_of(manifest, raster.height, raster.width)
+        distance = manifest.input.ground_sample_distance
+        rescale = Resolution.parsed(job.resolution).rescale(raster, distance, job.access)
+        grid = grid_of(manifest, rescale.rows, rescale.columns)
         foreseen = foresee(worker, job, raster, grid)
         request, numbers = request_of(worker, job), foreseen.plan.numbers()
         folder = stack.enter_context(run_folder(job.paths.mask, request, numbers, resume=job.resume))
@@ -80,17 +83,19 @@ def run_file(worker: Worker, job: FileJob) -> Report:
             reading.enter_context(decoded_cache(foreseen.cache))
             left = plan.left(folder.done)
             worker.retried(
-                lambda network: skipped.append(_segment_shards(network, source, worker.turns, folder, plan, job))
+                lambda network: skipped.append(
+                    _segment_shards(network, source, worker.turns, folder, plan, job, rescale, foreseen.working)
+                )
             )
         georeference = raster.georeference
         bounds = {"FCTL_SCALE_BOUNDS": str(raster.scaling)} if raster.scaling else {}
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
         with folder.writing():
-            _write_outputs(worker, georeference, job, folder, plan, bounds)
+            _write_outputs(worker, georeference, job, folder, plan, rescale, bounds)
         done = folder.journal.done.values()
     report = replace(
-        _report(job, manifest.class_names, plan, done, copied),
+        _report(job, manifest.class_names, plan, rescale, done, copied),
         seconds=time.monotonic() - started,
         skipped=sum(skipped),
         computed=left - sum(skipped),
@@ -108,10 +113,15 @@ def _segment_shards(
     folder: RunFolder,
     plan: ShardPlan,
     job: FileJob,
+    rescale: Rescale,
+    working: int,
 ) -> int:
     """Segment the shards that are not done yet, one after the other; returns how many tiles had no data."""
     scale = PictureScale(source.height, source.width) if job.picture else None
-    pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, picture=scale)
+    seen = source if rescale.is_identity else RescaledSource(source, rescale, working)
+    pipeline = Pipeline(
+        network, seen, probabilities=job.probabilities, turns=turns, votes=job.keep.votes, picture=scale
+    )
     shards, runs = plan.shards, list(plan.runs(folder.done))
     left = plan.left(folder.done)
     total = max(len(plan.grid), left)
@@ -119,7 +129,7 @@ def _segment_shards(
     for run in runs:
         region = plan.region(run)
         with closing(pipeline.blocks(region, _shifted(job.progress, before, total))) as blocks:
-            bottoms = {index: shards[index].finished.bottom for index in run}
+            bottoms = {index: rescale.row_at(shards[index].finished.bottom) for index in run}
             _keep_shards(blocks, source, folder, bottoms, job)
         before += len(region)
     return pipeline.skipped
@@ -159,16 +169,25 @@ def _keep_shards(
 
 
 def _write_outputs(
-    worker: Worker, georeference: Georeference, job: FileJob, folder: RunFolder, plan: ShardPlan, bounds: dict[str, str]
+    worker: Worker,
+    georeference: Georeference,
+    job: FileJob,
+    folder: RunFolder,
+    plan: ShardPlan,
+    rescale: Rescale,
+    bounds: dict[str, str],
 ) -> None:
     """Make all outputs of the finished shards, and move them to their places together."""
-    manifest, grid = worker.bundle.manifest, plan.grid
-    mosaic = Mosaic(grid.height, grid.width, [folder.part(n, shard.finished) for n, shard in enumerate(plan.shards)])
-    scale = PictureScale(grid.height, grid.width)
+    manifest, height, width = worker.bundle.manifest, rescale.height, rescale.width
+    finished = [rescale.raster_window(shard.finished) for shard in plan.shards]
+    mosaic = Mosaic(height, width, [folder.part(n, window) for n, window in enumerate(finished) if window])
+    scale = PictureScale(height, width)
     raster = MaskedRaster(
-        height=grid.height, width=grid.width, georeference=georeference,
+        height=height, width=width, georeference=georeference,
         classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
-        tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, once=worker.once)
+        tags=tags_of(
+            manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, job.resolution, once=worker.once
+        )
         | bounds
         | job.paths.options.tags(),
         picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
@@ -183,11 +202,13 @@ def _write_outputs(
     folder.commit({sink.name: path for sink, path in job.sinks}, beside)
 
 
-def _report(job: FileJob, names: Sequence[str], plan: ShardPlan, done: Collection[Done], implausible: int) -> Report:
+def _report(
+    job: FileJob, names: Sequence[str], plan: ShardPlan, rescale: Rescale, done: Collection[Done], implausible: int
+) -> Report:
     """What came of all shards, those of earlier runs included."""
     bad = {window for shard in done for window in shard.bad_blocks}
     return Report(
-        image=job.image, paths=job.paths, height=plan.grid.height, width=plan.grid.width, tiles=len(plan.grid),
+        image=job.image, paths=job.paths, height=rescale.height, width=rescale.width, tiles=len(plan.grid),
         seconds=0,
         pixels={name: sum(shard.pixels.get(index, 0) for shard in done) for index, name in enumerate(names)},
         not_finite=sum(shard.not_finite for shard in done),

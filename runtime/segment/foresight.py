@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ..raster.resolution import Resolution
 from ..raster.source import RasterSource, open_raster
+from ..tiling.rescaled import RescaledSource
 from ..tiling.windows import Grid
 from .batches import grid_of
 from .jobs import FileJob, Worker
@@ -35,10 +37,14 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     tried: list[Trial] = []
     with open_raster(job.image, manifest.input, job.bands, access=job.access, scale_range=job.scale_range) as raster:
         height, width = raster.height, raster.width
-        grid = grid_of(manifest, height, width)
+        distance = manifest.input.ground_sample_distance
+        rescale = Resolution.parsed(job.resolution).rescale(raster, distance, job.access)
+        grid = grid_of(manifest, rescale.rows, rescale.columns)
         foreseen = foresee(worker, job, raster, grid)
         if trial:
             source = tried_on(raster, manifest.tile, spool=foreseen.spool)
+            if source is raster and not rescale.is_identity:
+                source = RescaledSource(raster, rescale, foreseen.working)
             worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job, _TRIED)))
     tiles = sum(len(shard) for shard in foreseen.plan.whole)
     return Estimate(
@@ -70,7 +76,7 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan
     def fit(network: Network) -> None:
         load = Load(
             manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture,
-            lattices=network.lattices, turns=len(worker.turns),
+            votes=job.keep.votes, lattices=network.lattices, turns=len(worker.turns),
         )  # fmt: skip
         left = None
         if job.memory is not None:

@@ -15,6 +15,7 @@ from ..raster.access import Access
 from ..raster.blocks import OnBadBlock
 from ..raster.fingerprint import fingerprint
 from ..raster.places import Place, file_of
+from ..raster.resolution import Resolution
 from ..tiling.turns import Turn
 from .levels import Keep
 from .network import Network
@@ -65,6 +66,7 @@ class FileJob:
         memory: Most bytes of memory of the process; None for no limit.
         on_bad_block: What becomes of a block that cannot be read.
         scale_range: Which values become the lowest and the highest of the network's; None for samples as they are.
+        resolution: At which distance from pixel to pixel the network works: "auto", "native" or metres.
         access: Which images may be opened.
         progress: Called with tiles that are done and tiles in all.
     """
@@ -77,11 +79,13 @@ class FileJob:
     memory: int | None = None
     on_bad_block: OnBadBlock = "fail"
     scale_range: str | None = None
+    resolution: str = "auto"
     access: Access = field(default_factory=Access)
     progress: TileProgress | None = None
 
     def __post_init__(self) -> None:
         sinks_of(self.paths)  # raises where one is not known
+        Resolution.parsed(self.resolution)  # raises where it means nothing
 
     @property
     def remote(self) -> bool:
@@ -97,9 +101,11 @@ class FileJob:
     def keep(self) -> Keep:
         """What outputs need of the probabilities that the network gives."""
         shown = any(sink.needs_probabilities for sink, _ in self.sinks)
+        options, confidence = self.paths.options, any(needs_confidence(sink) for sink, _ in self.sinks)
         return Keep(
-            probabilities=self.paths.options.probability_type if shown else None,
-            confidence=any(needs_confidence(sink) for sink, _ in self.sinks),
+            probabilities=options.probability_type if shown else None,
+            confidence=confidence,
+            votes=confidence and options.confidence_type == "agreement",
         )
 
     @property
@@ -143,4 +149,5 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
         SOURCE: fingerprint(image).as_dict(),
         "bad blocks": job.on_bad_block,
         "scale range": job.scale_range,
+        "resolution": Resolution.parsed(job.resolution).told(bundle.manifest.input.ground_sample_distance),
     }

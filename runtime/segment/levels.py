@@ -39,16 +39,19 @@ class Keep:
 
     Attributes:
         probabilities: How they are kept; None where no output shows them.
-        confidence: Whether the highest of them is needed; where they are kept themselves, it follows from them.
+        confidence: Whether the confidence of each pixel is needed. The highest probability follows from those that are
+            kept themselves.
+        votes: Whether confidence is how far overlapping tiles agree, and not the highest probability.
     """
 
     probabilities: ProbabilityType | None = "float32"
     confidence: bool = False
+    votes: bool = False
 
     @property
     def needed(self) -> bool:
         """Whether the network's probabilities are needed at all."""
-        return self.probabilities is not None or self.confidence
+        return self.probabilities is not None or (self.confidence and not self.votes)
 
 
 KEEP_ALL = Keep()

@@ -15,8 +15,11 @@ from ..raster.places import file_of
 from ..raster.source import RasterSource
 from ..raster.spool import needs_spooling, spool_memory
 from ..raster.writer import BLOCK, CACHE
+from ..tiling.contexts import Extent
 from ..tiling.lattice import Lattice
 from ..tiling.merge import PIECE
+from ..tiling.rescale import Rescale
+from ..tiling.rescaled import SIDE, resampling_memory
 from ..tiling.windows import Grid, Window
 from .batches import rows_in_work
 from .picture import PictureScale
@@ -37,6 +40,7 @@ class Load:
         batch: Patches at once.
         probabilities: Whether probabilities are needed.
         picture: Whether a small picture of the raster is needed.
+        votes: Whether it is counted how far tiles agree.
         lattices: By name, the windows of contexts that are encoded once a raster.
         turns: In how many ways each patch is segmented.
     """
@@ -45,6 +49,7 @@ class Load:
     batch: int
     probabilities: bool
     picture: bool
+    votes: bool = False
     lattices: Mapping[str, Lattice] = field(default_factory=dict)
     turns: int = 1
 
@@ -72,6 +77,7 @@ class Footprint:
         plan: The shards that it is for.
         spool: Whether the raster is copied into small blocks first.
         cache: Decoded blocks of the raster that GDAL holds.
+        working: Pixels of the working grid that are held, where the raster is worked at in another size than its own.
         segmenting: The most while patches are segmented, the cache included.
         spooling: The most while the raster is copied.
         assembling: The most while the outputs are made of finished shards.
@@ -80,6 +86,7 @@ class Footprint:
     plan: ShardPlan
     spool: bool
     cache: int
+    working: int
     segmenting: int
     spooling: int
     assembling: int
@@ -136,33 +143,33 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     """
     manifest, grid, classes = load.manifest, plan.grid, len(load.manifest.classes)
     width = max(shard.computed.width for shard in plan.shards)
-    margin = rows_in_work(manifest, load.lattices) - manifest.tile
-    rows, columns = (
-        rows_in_work(manifest, load.lattices) + manifest.tile,
-        width + margin,
-    )  # between two reads of a block
+    again = rows_in_work(manifest, load.lattices)
+    rows, columns = again + manifest.tile, width + again - manifest.tile  # between two reads of a block
     pixel = raster.bands * raster.sample_bytes
-    spool = needs_spooling(raster, columns, rows, _MOST_CACHE)
+    rescale = Rescale(raster.height, raster.width, grid.height, grid.width)
+    working = 0 if rescale.is_identity else _touched(grid, (SIDE, SIDE), rows, columns) * SIDE * SIDE * (pixel + 1)
+    read = (rows, columns) if rescale.is_identity else _read_again(raster, rescale, rows, columns)
+    spool = needs_spooling(raster, read[1], read[0], _MOST_CACHE)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
-    cache = max(_LEAST_CACHE, _touched(raster, block, rows, columns) * block_bytes)
-    windows = [
-        context.window.around(Window(0, 0, manifest.tile, manifest.tile), raster) for context in manifest.contexts
-    ]
+    cache = max(_LEAST_CACHE, _touched(raster, block, *read) * block_bytes)
+    windows = [context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid) for context in manifest.contexts]
     whole = [w.height * w.width for w in windows] + [int(found.span) ** 2 for found in load.lattices.values()]
     scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
-    sums = 4 * classes * manifest.tile * width
+    sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
     batches = load.batch * (2 * pixel * sum(side * side for side in sides) + 8 * classes * manifest.tile**2)
-    picture = PictureScale(grid.height, grid.width).size if load.picture else (0, 0)
+    picture = PictureScale(raster.height, raster.width).size if load.picture else (0, 0)
     drawn = 40 * math.prod(picture)
-    ids = 2 * manifest.tile * grid.width
-    block_of_all = BLOCK * min(COLUMNS, grid.width) * (2 + (12 * classes if load.probabilities else 0))
+    ids = 2 * manifest.tile * raster.width
+    block_of_all = BLOCK * min(COLUMNS, raster.width) * (2 + (12 * classes if load.probabilities else 0))
     return Footprint(
         plan=plan,
         spool=spool,
         cache=cache,
-        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache + load.features(columns)))
+        working=working,
+        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache + working + load.features(columns)))
+        + (0 if rescale.is_identity else resampling_memory(raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
         assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn)),
@@ -179,7 +186,18 @@ def _stored_block(raster: RasterSource) -> int:
     return size * rows * columns // (max(rows, raster.height) * max(columns, raster.width))
 
 
-def _touched(raster: RasterSource, block: tuple[int, int], rows: int, columns: int) -> int:
+def _read_again(raster: RasterSource, rescale: Rescale, rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of a raster between two reads of a block, where working pixels are made of it tile by tile.
+
+    Neighbouring tiles share the blocks between them, and one wide block is shared by all tiles of a row.
+    """
+    side = rescale.down(SIDE), rescale.across(SIDE)
+    if raster.block_shape[1] > 2 * side[1]:
+        return rescale.down(rows), rescale.across(columns)
+    return side[0], rescale.across(min(PIECE, columns))
+
+
+def _touched(raster: Extent, block: tuple[int, int], rows: int, columns: int) -> int:
     """How many blocks some rows and columns touch at most."""
     counts = [
         min(-(-length // side) + 1, -(-whole // side))

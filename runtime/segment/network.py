@@ -286,12 +286,12 @@ def segmenter_inputs(
 
 
 class HostAccumulator:
-    """Averages and merges in the host's memory, the scores of any network."""
+    """Averages and merges in the host's memory, the scores of any network; it can count how far tiles agree."""
 
-    def __init__(self, network: Network, region: Region, turns: tuple[Turn, ...]) -> None:
+    def __init__(self, network: Network, region: Region, turns: tuple[Turn, ...], *, votes: bool = False) -> None:
         manifest = network.manifest
         self._on_host, self._turns = network.on_host, turns
-        self._merger = Merger(region, len(manifest.classes), manifest.merge, manifest.scores)
+        self._merger = Merger(region, len(manifest.classes), manifest.merge, manifest.scores, votes=votes)
 
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
         """Add a batch; yields what lies above its tiles."""

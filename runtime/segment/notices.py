@@ -1,11 +1,13 @@
-"""Warnings about pixels that a run left without data."""
+"""Warnings about pixels that a run left without data, and about large rasters."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
+from ..bundle.manifest import Manifest
 from ..raster.files import place_in
+from ..tiling.sources import Source
 from ..tiling.windows import Window
 
 log = logging.getLogger(__name__)
@@ -62,3 +64,22 @@ def warn_of_blocks(name: str, blocks: Sequence[Window]) -> None:
 def counted(number: int, one: str, many: str) -> str:
     """A number and what is counted, in words for one and for more."""
     return f"{number} {one if number == 1 else many}"
+
+
+def warn_of_scene_blocks(manifest: Manifest, source: Source, warned: set[str]) -> None:
+    """Warn where a raster is too large to be shown whole, once of each size, for frames of a stream are alike.
+
+    Args:
+        manifest: The bundle's manifest.
+        source: The raster.
+        warned: What was warned of so far.
+    """
+    for context in manifest.contexts:
+        rows, columns = context.window.blocks(manifest.tile, source)
+        warning = (
+            f"context {context.name} was the whole of images of about {context.scene} pixels, this raster is "
+            f"{source.height} x {source.width}: it is cut into {rows} x {columns} scene blocks (`scene_size`)"
+        )
+        if rows * columns > 1 and warning not in warned:
+            warned.add(warning)
+            log.warning("%s", warning)

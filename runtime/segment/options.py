@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 from ..bundle.manifest import ClassInfo
-from ..choices import ProbabilityType
+from ..choices import ConfidenceType, ProbabilityType
 from ..errors import InputError
 from ..raster.cog import check_creation
 
@@ -21,6 +22,8 @@ class OutputOptions:
 
     Attributes:
         probability_type: "uint8" writes a probability as a whole number of 254ths, "float32" as it is.
+        confidence_type: What the confidence of a pixel is: "probability", the highest of its probabilities, or
+            "agreement", the weight of the overlapping tiles that vote for its class.
         colours: Red, green and blue by the name of a class; the bundle's own colours for all others.
         creation: Options of GDAL's COG driver for the mask, by name.
         min_area: Polygons of less than so many square metres are left out; pixels, where a raster has no known size.
@@ -28,6 +31,7 @@ class OutputOptions:
     """
 
     probability_type: ProbabilityType = "uint8"
+    confidence_type: ConfidenceType = "probability"
     colours: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     creation: Mapping[str, str] = field(default_factory=dict)
     min_area: float = 0.0
@@ -50,6 +54,9 @@ class OutputOptions:
         Raises:
             InputError: One of them means nothing, or would change class ids.
         """
+        kinds = get_args(ConfidenceType)
+        if self.confidence_type not in kinds:
+            raise InputError(subject="`confidence_type`", expected=" or ".join(kinds), found=repr(self.confidence_type))
         for name, value in (("min_area", self.min_area), ("simplify", self.simplify)):
             if not 0 <= value < float("inf"):
                 raise InputError(subject=f"`{name}`", expected="0 or more", found=f"{value:g}")
@@ -62,7 +69,8 @@ class OutputOptions:
 
     def request(self) -> dict[str, object]:
         """What the bytes of outputs depend on, as values that JSON keeps as they are."""
-        return {
+        measure = {} if self.confidence_type == "probability" else {"confidence type": self.confidence_type}
+        return measure | {
             "probability type": self.probability_type,
             "colours": {name: list(colour) for name, colour in self.colours.items()},
             "creation options": dict(self.creation),

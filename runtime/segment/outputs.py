@@ -12,6 +12,7 @@ from ..engines.base import Engine
 from ..errors import InputError, OutputError, RasterError
 from ..raster.files import open_any
 from ..raster.places import Place, check_place, file_of
+from ..raster.resolution import Resolution
 from .options import OPTIONS
 from .results import Paths
 from .shards.folder import unfinished_commit
@@ -90,6 +91,7 @@ def tags_of(
     turns: int,
     bands: Sequence[int] | None,
     scale_range: str | None = None,
+    resolution: str = "auto",
     *,
     once: bool = False,
 ) -> dict[str, str]:
@@ -101,12 +103,13 @@ def tags_of(
         turns: In how many ways each patch is segmented.
         bands: Numbers of the bands that were named, or None.
         scale_range: Which values became the lowest and the highest of the network's, or None.
+        resolution: At which distance from pixel to pixel the network was to work.
         once: Whether contexts were encoded once a raster.
 
     Returns:
         Text by the name of a tag.
     """
-    return asked_tags(manifest, engine.precision, turns, bands, scale_range, once=once) | {
+    return asked_tags(manifest, engine.precision, turns, bands, scale_range, resolution, once=once) | {
         "FCTL_ENGINE": engine.name,
         "FCTL_DEVICE": engine.device,
         "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
@@ -119,6 +122,7 @@ def asked_tags(
     turns: int,
     bands: Sequence[int] | None,
     scale_range: str | None = None,
+    resolution: str = "auto",
     *,
     once: bool = False,
 ) -> dict[str, str]:
@@ -133,12 +137,15 @@ def asked_tags(
     tags |= {"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {}
     tags |= {"FCTL_CONTEXTS": "shared"} if once else {}
     tags |= {"FCTL_SCALE_RANGE": scale_range} if scale_range else {}
+    tags |= {"FCTL_TEMPERATURE": f"{manifest.temperature:.9g}"} if manifest.temperature else {}
+    told = Resolution.parsed(resolution).told(manifest.input.ground_sample_distance)
+    tags |= {"FCTL_RESOLUTION": told} if told else {}
     return tags | ({"FCTL_BANDS": ",".join(map(str, bands))} if bands else {})
 
 
 _ASKED = (
     "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", "FCTL_PRECISION", "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
-    "FCTL_SCALE_RANGE", "FCTL_CONTEXTS",
+    "FCTL_SCALE_RANGE", "FCTL_RESOLUTION", "FCTL_TEMPERATURE", "FCTL_CONTEXTS",
 )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ so a source need not be safe for several.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,15 +17,15 @@ from numpy.typing import NDArray
 
 from ..progress import TileProgress
 from ..tiling.merge import NODATA, FinishedRows
+from ..tiling.rescaled import RescaledSource
 from ..tiling.sources import Source
+from ..tiling.temperature import tempered
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
 from .batches import BatchCutter, PatchBatch, grid_of
-from .network import Accumulator, FeatureCache, Network, Scores
-from .notices import warn_of_scores, warn_of_values
+from .network import Accumulator, FeatureCache, HostAccumulator, Network, Scores
+from .notices import warn_of_scene_blocks, warn_of_scores, warn_of_values
 from .picture import PicturePart, PictureScale
-
-log = logging.getLogger(__name__)
 
 _SEEN = 1000  # tiles without data that are passed over before progress is told
 
@@ -43,6 +42,8 @@ class Block:
             asked for.
         confidence: The highest probability in 254ths, (rows, columns) uint8, 255 where the ids are 255; only in blocks
             that outputs are made of, None unless one of them needs it.
+        agreement: How far overlapping tiles agree on the ids, in 254ths, (rows, columns) uint8, 255 where the ids are
+            255; None unless votes were counted.
         picture: What the pixels add to a small picture of the raster; None unless one was asked for.
         not_finite: Pixels that have data, but scores that are not finite.
         implausible: Pixels whose values lie beyond all others, though nobody declared them; they have no data.
@@ -53,6 +54,7 @@ class Block:
     ids: NDArray[np.uint8]
     probabilities: NDArray[np.float32] | None = None
     confidence: NDArray[np.uint8] | None = None
+    agreement: NDArray[np.uint8] | None = None
     picture: PicturePart | None = None
     not_finite: int = 0
     implausible: int = 0
@@ -68,9 +70,10 @@ class Pipeline:
 
     Args:
         network: The network.
-        source: The raster.
+        source: The raster. Of one that is rescaled, the network sees working pixels, and blocks are of its own.
         probabilities: Whether blocks carry probabilities.
         turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
+        votes: Whether blocks carry how far tiles agree. They are merged on the host then.
         picture: How the raster is shrunk to a picture, where blocks are to carry their part of one.
 
     Attributes:
@@ -84,33 +87,41 @@ class Pipeline:
         *,
         probabilities: bool = False,
         turns: tuple[Turn, ...] = (UPRIGHT,),
+        votes: bool = False,
         picture: PictureScale | None = None,
     ) -> None:
         self._network, self._source = network, source
-        self._probabilities, self._turns, self._picture = probabilities, turns, picture
+        self._raster = source.raster if isinstance(source, RescaledSource) else source
+        self._probabilities, self._turns, self._votes, self._picture = probabilities, turns, votes, picture
         self._cutter = BatchCutter(network.manifest, source, network.lattices, turned=turns != (UPRIGHT,))
         self._cache, self.skipped = FeatureCache(), 0
-        _warn_of_scene_blocks(network, source)
+        warn_of_scene_blocks(network.manifest, source, network.warned)
 
     def blocks(self, region: Region, progress: TileProgress | None = None) -> Generator[Block]:
         """Segment a region.
 
         Args:
-            region: The region, of the grid that `grid_of` makes of the raster.
+            region: The region, of the grid that `grid_of` makes of the source.
             progress: Called with tiles that are done and tiles in all.
 
         Yields:
-            Blocks, top to bottom, and those of the same rows from left to right. They hold the same bytes whether a
-            region or the whole raster is run.
+            Blocks, top to bottom, and those of the same rows from left to right; where the source is rescaled, all
+            from some working rows and columns before the next ones. They hold the same bytes whether a region or the
+            whole raster is run.
 
         Raises:
             RasterError: The raster cannot be read.
             EngineError: The engine failed.
         """
-        accumulator = self._network.accumulator(region, self._turns, self._probabilities)
+        accumulator = (
+            HostAccumulator(self._network, region, self._turns, votes=True)
+            if self._votes
+            else self._network.accumulator(region, self._turns, self._probabilities)
+        )
         with ThreadPoolExecutor(1, "fctl-read") as reader:
             for strip in self.strips(region, accumulator, reader, progress):
-                yield _block(strip, reader.submit(self._look, strip.window).result(), self._probabilities)
+                for rows in self._in_raster(strip):
+                    yield self._block(rows, reader.submit(self._look, rows.window).result())
 
     def strips(
         self,
@@ -146,6 +157,12 @@ class Pipeline:
             done = so_far
         yield from ready
         yield from accumulator.flush()
+
+    def _in_raster(self, strip: FinishedRows) -> Iterator[FinishedRows]:
+        """Finished pixels of the source as those of the raster."""
+        if not isinstance(self._source, RescaledSource):
+            return iter((strip,))
+        return self._source.rescale.in_raster(strip, probabilities=self._probabilities)
 
     def _infer(self, batch: PatchBatch, turn: Turn) -> Scores:
         """The scores of a batch in one turn."""
@@ -186,12 +203,29 @@ class Pipeline:
         self.skipped += 1
         return False
 
+    def _block(self, strip: FinishedRows, look: _Look) -> Block:
+        """Finished pixels of the raster, as blocks have them."""
+        ids, valid, agreement = strip.ids(), look.valid, strip.agreement
+        found = tempered(strip.probabilities(), self._network.manifest.temperature) if self._probabilities else None
+        lost = ids == NODATA
+        if valid is not None:
+            lost &= valid
+            ids[~valid] = NODATA
+            if agreement is not None:
+                agreement = np.where(valid, agreement, np.uint8(NODATA))
+            if found is not None:
+                found[:, ~valid] = np.nan
+        return Block(
+            y=strip.window.y, x=strip.window.x, ids=ids, probabilities=found, agreement=agreement,
+            picture=look.picture, not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
+        )  # fmt: skip
+
     def _look(self, window: Window) -> _Look:
         """Look at finished pixels once more."""
-        before = self._source.implausible
-        valid = self._source.valid(window)
-        picture = self._picture.part(self._source.read(window), window, valid) if self._picture else None
-        return _Look(valid, picture, self._source.implausible - before)
+        before = self._raster.implausible
+        valid = self._raster.valid(window)
+        picture = self._picture.part(self._raster.read(window), window, valid) if self._picture else None
+        return _Look(valid, picture, self._raster.implausible - before)
 
 
 def segment_rows(
@@ -256,36 +290,9 @@ class _Look:
     implausible: int
 
 
-def _block(strip: FinishedRows, look: _Look, probabilities: bool) -> Block:
-    ids, found, valid = strip.ids(), strip.probabilities() if probabilities else None, look.valid
-    lost = ids == NODATA
-    if valid is not None:
-        lost &= valid
-        ids[~valid] = NODATA
-        if found is not None:
-            found[:, ~valid] = np.nan
-    return Block(
-        y=strip.window.y, x=strip.window.x, ids=ids, probabilities=found, picture=look.picture,
-        not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
-    )  # fmt: skip
-
-
 def _forget_unused(cache: FeatureCache, batch: PatchBatch) -> None:
     """Tiles come in reading order: features of windows that start above those in use are done with."""
     used = batch.shared | {name: tuple(found.windows.values()) for name, found in batch.lattices.items()}
     tops = {name: min(scene.window.y for scene in scenes) for name, scenes in used.items()}
     for key in [key for key in cache if key.window.y < tops[key.context]]:
         del cache[key]
-
-
-def _warn_of_scene_blocks(network: Network, source: Source) -> None:
-    """Warn once of each size, for frames of a stream are alike."""
-    for context in network.manifest.contexts:
-        rows, columns = context.window.blocks(network.manifest.tile, source)
-        warning = (
-            f"context {context.name} was the whole of images of about {context.scene} pixels, this raster is "
-            f"{source.height} x {source.width}: it is cut into {rows} x {columns} scene blocks (`scene_size`)"
-        )
-        if rows * columns > 1 and warning not in network.warned:
-            network.warned.add(warning)
-            log.warning("%s", warning)

@@ -158,6 +158,11 @@ class Segmenter:
                     found=network.engine.name,
                     remedy="choose another backend, or use segment()",
                 )
+            if probabilities and self.manifest.temperature not in (None, 1):
+                raise EngineError(
+                    f"bundle {self.manifest.name} has a temperature, which only segment() and segment_file() apply",
+                    remedy="use these, or ask for ids alone",
+                )
             from .gpu.network import DeviceNetwork
             from .gpu.segment import segment_on_device
 
@@ -181,6 +186,7 @@ class Segmenter:
         memory: int | None = None,
         on_bad_block: OnBadBlock = "fail",
         scale_range: str | None = None,
+        resolution: str | float = "auto",
         progress: TileProgress | None = None,
     ) -> Report:
         """Segment one raster into files: all of them appear together once all are complete, or none does.
@@ -201,6 +207,9 @@ class Segmenter:
                 leaves it without data, lists it in the report and warns.
             scale_range: Which values of the raster become the lowest and the highest of the bundle's: "MIN,MAX",
                 "percentile:2,98" or "metadata" (docs/rasters.md); None takes them as they are.
+            resolution: At which distance from pixel to pixel the network works: metres on the ground; "auto" for that
+                of its training images, where the bundle states one and the raster's is more than 1.5 times larger or
+                smaller; or "native" for the raster's own. Outputs are on the raster's own grid in any case.
             progress: Called with tiles that are done and tiles in all.
 
         Returns:
@@ -216,7 +225,8 @@ class Segmenter:
         self._loaded()
         job = FileJob(
             image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            on_bad_block=on_bad_block, scale_range=scale_range, access=self.access, progress=progress,
+            on_bad_block=on_bad_block, scale_range=scale_range, resolution=str(resolution), access=self.access,
+            progress=progress,
         )  # fmt: skip
         with self._turn():
             return run_file(self, job)
@@ -231,6 +241,7 @@ class Segmenter:
         resume: bool = False,
         memory: int | None = None,
         scale_range: str | None = None,
+        resolution: str | float = "auto",
         trial: bool = False,
     ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
@@ -243,6 +254,7 @@ class Segmenter:
             resume: As for `segment_file`; the estimate is that of a whole run.
             memory: As for `segment_file`.
             scale_range: As for `segment_file`.
+            resolution: As for `segment_file`.
             trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
                 the process will need with its engine.
 
@@ -256,7 +268,7 @@ class Segmenter:
         """
         job = FileJob(
             image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            scale_range=scale_range, access=self.access,
+            scale_range=scale_range, resolution=str(resolution), access=self.access,
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)

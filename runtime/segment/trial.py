@@ -88,7 +88,8 @@ def try_part(network: Network, source: Source, turns: tuple[Turn, ...], job: Fil
     row, column = len(grid.rows) // 2, len(grid.columns) // 2
     columns = (column, min(column + max(1, batches * network.batch // 2), len(grid.columns)))
     region = grid.region(rows=(row, row + 1), columns=columns)
-    pipeline, started = Pipeline(network, source, probabilities=job.probabilities, turns=turns), time.monotonic()
+    pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, votes=job.keep.votes)
+    started = time.monotonic()
     blocks = list(pipeline.blocks(region))
     segmenting = time.monotonic() - started
     memory = max(memory, resident())
@@ -119,4 +120,6 @@ def _seconds_of_writing(block: Block, times: int, network: Network, sinks: Seque
 
 
 def _confidence(block: Block) -> NDArray[np.uint8] | None:
-    return None if block.probabilities is None else confidence_of(block.probabilities)
+    if block.agreement is not None or block.probabilities is None:
+        return block.agreement
+    return confidence_of(block.probabilities)

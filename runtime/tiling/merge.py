@@ -7,7 +7,7 @@ high are held: memory grows with the width of the region that is merged, not wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -18,6 +18,7 @@ from .windows import Region, Window
 Scores = NDArray[np.float32]
 Kind = Literal["logits", "probabilities"]
 NODATA = 255  # the class id of pixels where the raster has no data, or the network gave no number
+_ALL = 254  # 255 is for no data
 PIECE = 2048  # columns that are handed out at once, so that what is made of them takes little memory
 
 
@@ -37,6 +38,11 @@ class FinishedRows(Protocol):
         """Probabilities (classes, rows, columns) float32; NaN where a score is not finite."""
         ...
 
+    @property
+    def agreement(self) -> NDArray[np.uint8] | None:
+        """How far overlapping tiles agree, see `Strip.agreement`; None unless votes were counted."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Strip:
@@ -47,12 +53,15 @@ class Strip:
         x: First column.
         scores: Averaged scores (classes, rows, columns) float32.
         kind: What the scores are.
+        agreement: The weight of the tiles whose own best class is that of the pixel, in 254ths of the weight of all
+            tiles that cover it, (rows, columns) uint8; None unless votes were counted.
     """
 
     y: int
     x: int
     scores: Scores
     kind: Kind = "logits"
+    agreement: NDArray[np.uint8] | None = None
 
     @property
     def window(self) -> Window:
@@ -64,16 +73,7 @@ class Strip:
 
         A pixel is 255 where the score of any class is not finite: no class can be called the best there.
         """
-        best = self.scores[0].copy()
-        ids = np.zeros(best.shape, np.uint8)
-        finite = np.isfinite(best)
-        for index in range(1, len(self.scores)):  # class by class: argmax over the first axis is several times slower
-            better = self.scores[index] > best
-            ids[better] = index
-            finite &= np.isfinite(self.scores[index])
-            np.maximum(best, self.scores[index], out=best)
-        ids[~finite] = NODATA
-        return ids
+        return best_classes(self.scores)
 
     def probabilities(self) -> Scores:
         """Probabilities (classes, rows, columns) float32: the softmax of logits, or the scores themselves.
@@ -89,6 +89,20 @@ class Strip:
         return normalised
 
 
+def best_classes(scores: Scores) -> NDArray[np.uint8]:
+    """The id of the class with the highest of the scores (classes, rows, columns), see `Strip.ids`."""
+    best = scores[0].copy()
+    ids = np.zeros(best.shape, np.uint8)
+    finite = np.isfinite(best)
+    for index in range(1, len(scores)):  # class by class: argmax over the first axis is several times slower
+        better = scores[index] > best
+        ids[better] = index
+        finite &= np.isfinite(scores[index])
+        np.maximum(best, scores[index], out=best)
+    ids[~finite] = NODATA
+    return ids
+
+
 class Merger:
     """Adds tiles of scores, and hands out strips as they are finished.
 
@@ -97,15 +111,17 @@ class Merger:
         classes: Number of classes.
         rule: How pixels of a tile are weighed, a key of `WEIGHTS`.
         kind: What the scores are.
+        votes: Whether to count how far tiles agree, which takes as much memory again.
     """
 
-    def __init__(self, region: Region, classes: int, rule: str, kind: Kind = "logits") -> None:
+    def __init__(self, region: Region, classes: int, rule: str, kind: Kind = "logits", *, votes: bool = False) -> None:
         grid, computed = region.grid, region.computed
         self._region, self._kind, self._finished = region, kind, region.finished
         self._weight = WEIGHTS[rule](grid.tile)
         self._columns = covered(grid.columns, grid.width, self._weight)
         self._rows = covered(grid.rows, grid.height, self._weight)
         self._sums = np.zeros((classes, grid.tile, computed.width), np.float32)
+        self._votes = np.zeros_like(self._sums) if votes else None
         self._y, self._x = computed.y, computed.x  # the pixel of the raster that the first one of the sums holds
 
     def add(self, tiles: Sequence[Window], scores: Scores) -> Iterator[Strip]:
@@ -129,6 +145,10 @@ class Merger:
         x, weight = tile.x - self._x, np.outer(self._weight[:rows], self._weight[:columns])
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite stays so, and shows in the strip
             self._sums[:, :rows, x : x + columns] += scores[:, :rows, :columns] * weight
+        if self._votes is not None:
+            best = best_classes(scores[:, :rows, :columns])
+            for index, votes in enumerate(self._votes):
+                votes[:rows, x : x + columns] += weight * (best == index)
 
     def flush(self) -> Iterator[Strip]:
         """What is left of the region after its last tile."""
@@ -145,15 +165,27 @@ class Merger:
     def _strip(self, rows: int, x: int, right: int) -> Strip:
         """The averages of the first rows of the sums, from one column of the raster to another."""
         total = np.outer(self._rows[self._y : self._y + rows], self._columns[x:right])
-        return Strip(self._y, x, self._sums[:, :rows, x - self._x : right - self._x] / total, self._kind)
+        inside = np.s_[:, :rows, x - self._x : right - self._x]
+        strip = Strip(self._y, x, self._sums[inside] / total, self._kind)
+        return strip if self._votes is None else replace(strip, agreement=_agreement(strip, self._votes[inside], total))
 
     def _drop(self, rows: int) -> None:
         """Make room for as many rows below, where some of the sums are done with."""
         kept = self._sums.shape[1] - rows
-        for plane in self._sums:  # one by one: NumPy copies what overlaps
-            plane[:kept] = plane[rows:]
-        self._sums[:, kept:] = 0
+        for planes in (self._sums,) if self._votes is None else (self._sums, self._votes):
+            for plane in planes:  # one by one: NumPy copies what overlaps
+                plane[:kept] = plane[rows:]
+            planes[:, kept:] = 0
         self._y += rows
+
+
+def _agreement(strip: Strip, votes: Scores, total: Scores) -> NDArray[np.uint8]:
+    """The share of the votes that each pixel's class has, in 254ths; 255 where it has none."""
+    ids = strip.ids()
+    known = ids != NODATA
+    won = np.take_along_axis(votes, np.where(known, ids, 0)[None].astype(np.intp), axis=0)[0]
+    shares = np.rint(won / total * np.float32(_ALL)).clip(0, _ALL).astype(np.uint8)
+    return np.where(known, shares, np.uint8(NODATA))
 
 
 def uniform(tile: int) -> NDArray[np.float32]:

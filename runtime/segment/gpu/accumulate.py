@@ -205,7 +205,12 @@ class DeviceStrip:
         coming: The host's memory that they are copied to.
         buffer: The buffer that is busy until they have arrived.
         idle: Where the buffer goes then.
+
+    Attributes:
+        agreement: None: votes of tiles are counted on the host alone.
     """
+
+    agreement: NDArray[np.uint8] | None = None
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class Mosaic:
 
         Args:
             probabilities: Whether they carry probabilities.
-            confidence: Whether they carry the highest of them.
+            confidence: Whether they carry the confidence of each pixel.
 
         Yields:
             Blocks of 256 x 4096 pixels, and what is left at the lower and the right border.
@@ -116,8 +116,8 @@ class Mosaic:
         return found
 
     def _confidence(self, window: Window, probabilities: NDArray[np.float32] | None) -> NDArray[np.uint8]:
-        """The highest probabilities (rows, columns) of a window, in 254ths."""
-        if probabilities is not None:
+        """The confidence (rows, columns) of a window, in 254ths."""
+        if probabilities is not None and not self._parts[0].has_confidence:
             return confidence_of(probabilities)
         found = np.empty((window.height, window.width), np.uint8)
         for top in self._touching(window.y, window.bottom):

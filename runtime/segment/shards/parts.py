@@ -54,10 +54,12 @@ class PartWriter:
         window = block.window
         place = f"{window.y}-{window.x}-{window.height}-{window.width}"
         self._store(_IDS, place, block.ids)
+        if block.agreement is not None:
+            self._store(_CONFIDENCE, place, block.agreement)
         if (found := block.probabilities) is not None:
             if self._keep.probabilities:
                 self._store(_PROBABILITIES, place, as_bytes(found) if self._keep.probabilities == "uint8" else found)
-            elif self._keep.confidence:
+            elif self._keep.confidence and not self._keep.votes:
                 self._store(_CONFIDENCE, place, confidence_of(found))
         if block.picture is not None:
             corner = (
@@ -156,8 +158,13 @@ class Part:
         levels = found.dtype == np.uint8
         return as_floats(found.astype(np.uint8, copy=False)) if levels else found.astype(np.float32, copy=False)
 
+    @property
+    def has_confidence(self) -> bool:
+        """Whether confidence is kept beside probabilities."""
+        return bool(self._layers[_CONFIDENCE])
+
     def confidence(self, index: int) -> NDArray[np.uint8]:
-        """The highest probabilities (rows, columns) of a block in 254ths, by its index in `windows`."""
+        """The confidence (rows, columns) of a block in 254ths, by its index in `windows`."""
         if self._layers[_CONFIDENCE]:
             return self._read(self._layers[_CONFIDENCE][index].name, np.uint8)
         return confidence_of(self.probabilities(index))

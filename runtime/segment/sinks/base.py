@@ -49,7 +49,7 @@ class Sink(Protocol):
     """A kind of output. Sinks hold no state: `open` starts one file of one raster.
 
     A sink may also have ``companions(path)``, which names the files that it makes beside the output, each time and in
-    the same folder; ``needs_confidence``, whether blocks must carry the highest probability; and ``check(path)``, which
+    the same folder; ``needs_confidence``, whether blocks must carry their confidence; and ``check(path)``, which
     raises InputError where the output could not be made. See `companions_of`, `needs_confidence` and `check_sink`.
     """
 

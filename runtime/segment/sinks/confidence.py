@@ -1,4 +1,4 @@
-"""Confidence: a GeoTIFF with the highest probability of each pixel."""
+"""Confidence: a GeoTIFF with the highest probability of each pixel, or how far overlapping tiles agree on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import BlockWriter, MaskedRaster
 
 
 class ConfidenceSink:
-    """One band of uint8: the highest probability in 254ths, which its scale tells; 255 where the raster has no data."""
+    """One band of uint8: the confidence in 254ths, which its scale tells; 255 where the raster has no data."""
 
     name = "confidence"
     suffix = "_confidence.tif"
@@ -29,8 +29,10 @@ class ConfidenceSink:
     @contextmanager
     def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         """Start a file of confidence, see `Sink.open`."""
+        agreement = raster.options.confidence_type == "agreement"
+        described = "agreement of overlapping tiles" if agreement else "highest probability"
         spec = RasterSpec(
-            height=raster.height, width=raster.width, dtype="uint8", descriptions=("highest probability",),
+            height=raster.height, width=raster.width, dtype="uint8", descriptions=(described,),
             nodata=NODATA, colours=None, tags=dict(raster.tags), scale=1 / LEVELS,
         )  # fmt: skip
         with create_raster(path, spec, raster.georeference) as writer:

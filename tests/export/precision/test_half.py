@@ -29,7 +29,7 @@ from fctl.export.precision.add import PrecisionOptions, add_precision
 from fctl.export.precision.half import to_half
 from fctl.export.precision.half_exceptions import EXCEPTIONS
 from fctl.export.precision.rounding import rounded
-from fctl.runtime.bundle.manifest import SEGMENTER
+from fctl.runtime.bundle.manifest import SCHEMA, SEGMENTER
 from fctl.runtime.bundle.parity import ClassIou
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.errors import BundleError, InputError, OutputError, ParityError
@@ -165,7 +165,7 @@ def test_the_rest_of_the_bundle_is_copied_byte_by_byte(converted: Export) -> Non
         if path.name != "manifest.json":
             assert (copy / path.name).read_bytes() == path.read_bytes()
     found = read_bundle(copy).manifest
-    kept = replace(source.manifest, schema="1.1", name="half", graphs=found.graphs, parity=found.parity)
+    kept = replace(source.manifest, schema=SCHEMA, name="half", graphs=found.graphs, parity=found.parity)
     assert found == kept
     assert found.graphs[: len(source.manifest.graphs)] == source.manifest.graphs
 

@@ -38,7 +38,7 @@ from fctl.export.precision import int8, int8_budget, int8_patches, int8_speed
 from fctl.export.precision.int8 import REPORT, Int8Options, add_int8
 from fctl.export.verify import Samples
 from fctl.runtime import Segmenter
-from fctl.runtime.bundle.manifest import SEGMENTER, Manifest
+from fctl.runtime.bundle.manifest import SCHEMA, SEGMENTER, Manifest
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
 from fctl.runtime.cli.info import info_app
 from fctl.runtime.engines import base
@@ -126,7 +126,7 @@ def test_the_manifest_has_graphs_of_both_and_what_the_gate_found(shipped: Path) 
     manifest = bundle.manifest
     assert manifest.precisions == ("fp32", "int8")
     made = manifest.graphs[len(source.graphs) :]
-    added = replace(source, schema="1.1", name="city", graphs=(*source.graphs, *made))
+    added = replace(source, schema=SCHEMA, name="city", graphs=(*source.graphs, *made))
     assert manifest == replace(added, parity=manifest.parity)
     for before, after in zip(source.graphs, made, strict=True):
         file = f"{Path(before.file).stem}.int8.onnx"

@@ -92,6 +92,7 @@ CONFIG_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "file name": ({"stages": [stage(name="a/b")]}, r"stages\[0\]\.name: expected letters"),
     "taken": ({"stages": [stage(name="best")]}, r"stages\[0\]\.name: expected letters"),
     "seed": ({"seed": -1}, "seed: expected 0 or more, found -1"),
+    "scaling": ({"data": {"scale_range": "bright"}}, r"json: data\.scale_range: expected MIN,MAX .*found 'bright'"),
     "form": ({"data": {"form": "coco"}}, r"data\.form: expected 'auto' or"),
 }
 

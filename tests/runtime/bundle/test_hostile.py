@@ -236,6 +236,8 @@ TRICKS = {
     "a role that is a pattern": (put("graphs", 0, "role", "*"), "graphs[0].role: expected a name of letters"),
     "no resolution": (put("input", "ground_sample_distance", 0.0), "expected metres above 0, or null, found 0.0"),
     "no number": (put("input", "ground_sample_distance", float("nan")), "expected metres above 0, or null, found nan"),
+    "no temperature": (put("temperature", 0.0), "temperature: expected 0.01 to 100, found 0.0"),
+    "a temperature that is no number": (put("temperature", float("inf")), "temperature: expected 0.01 to 100"),
     "features beyond memory": (
         put("graphs", 0, "outputs", 0, "shape", ["N", 2, 1 << 40, 1 << 40]), "axes of 1 to 65536 after the batch",
     ),

@@ -57,7 +57,7 @@ def test_other_ground_is_told(
         manifest["input"]["ground_sample_distance"] = trained
 
     with Segmenter(tiny.variant(tiny.TINY, tmp_path, change), backend="onnxruntime") as segmenter:
-        segmenter.segment_file(image, Paths(mask=tmp_path / "m.tif"))
+        segmenter.segment_file(image, Paths(mask=tmp_path / "m.tif"), resolution="native")
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == (told is not None)
-    assert told is None or f"{told}, so that classes may be wrong; resample" in warnings[0]
+    assert told is None or f"{told}, so that classes may be wrong; work at another `resolution`" in warnings[0]

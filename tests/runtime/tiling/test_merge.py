@@ -70,6 +70,34 @@ def test_streamed_rows_equal_the_average_of_everything_at_once(case: Case) -> No
 
 @settings(deadline=None, max_examples=60)
 @given(cases())
+def test_agreement_is_the_weight_of_the_tiles_that_vote_for_the_class_of_the_pixel(case: Case) -> None:
+    merger = Merger(case.grid.region(), case.classes, case.rule, votes=True)
+    strips = [strip for tile, logits in case.tiles for strip in merger.add([tile], logits[None])]
+    strips += merger.flush()
+    plain = strips_of(case)
+    assert [strip.scores.tobytes() for strip in strips] == [strip.scores.tobytes() for strip in plain]
+    assert all(strip.agreement is None for strip in plain)
+    votes = [(tile, (np.arange(case.classes)[:, None, None] == logits.argmax(axis=0))) for tile, logits in case.tiles]
+    shares = whole_average(Case(case.grid, case.rule, [(tile, vote.astype(np.float32)) for tile, vote in votes]))
+    found = np.concatenate([strip.agreement for strip in strips if strip.agreement is not None])
+    ids = np.concatenate([strip.ids() for strip in strips])
+    expected = np.take_along_axis(shares, ids[None].astype(np.intp), axis=0)[0] * 254
+    np.testing.assert_allclose(found, expected, atol=0.51)
+    assert found.max() == 254
+
+
+def test_where_a_score_is_not_finite_nothing_agrees() -> None:
+    grid = Grid.over(4, 4, 4, TilePlan(kind="stride", overlap=0))
+    scores = np.zeros((1, 2, 4, 4), np.float32)
+    scores[0, 1, 2, 3] = np.nan
+    merger = Merger(grid.region(), 2, "uniform", votes=True)
+    [strip] = [*merger.add([Window(0, 0, 4, 4)], scores), *merger.flush()]
+    assert strip.agreement is not None
+    assert strip.agreement[2, 3] == 255 and np.delete(strip.agreement, 11).tolist() == [254] * 15
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases())
 def test_ids_are_the_best_class_at_every_pixel(case: Case) -> None:
     ids = np.concatenate([strip.ids() for strip in strips_of(case)])
     average = whole_average(case)
