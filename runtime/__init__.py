@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .segment.batches import cut_batch, grid_of
     from .segment.results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
     from .segment.segmenter import Segmenter
+    from .segment.where import Where
     from .tiling.merge import Merger
     from .tiling.sources import ArraySource
 
@@ -29,6 +30,7 @@ __all__ = [
     "Report",
     "Segmentation",
     "Segmenter",
+    "Where",
     "cut_batch",
     "grid_of",
     "read_bundle",
@@ -40,6 +42,7 @@ _HOMES = {
     ".segment.batches": ("cut_batch", "grid_of"),
     ".segment.results": ("DeviceSegmentation", "Estimate", "Paths", "Report", "Segmentation"),
     ".segment.segmenter": ("Segmenter",),
+    ".segment.where": ("Where",),
     ".tiling.merge": ("Merger",),
     ".tiling.sources": ("ArraySource",),
 }

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from ..choices import Backend, OnBadBlock, RunPrecision
-from .console import command
+from .console import command, usage
 from .groups import OptionGroup
 from .images import images_of
 from .interrupts import ending_at_once
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from ..raster.places import Place
     from ..segment.results import Estimate, Paths, Report
     from ..segment.segmenter import Segmenter
+    from ..segment.where import Where
 
-
+_Number = TypeVar("_Number", int, float)
 _Action = Callable[["Place", "Paths"], "Report | Estimate"]
 
 
@@ -95,6 +96,62 @@ class Limits(OptionGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AreaOptions(OptionGroup):
+    """Which part of an image is wanted."""
+
+    panel = "Area, in whose box outputs lie"
+
+    window: Annotated[
+        str | None,
+        typer.Option(metavar="X,Y,WIDTH,HEIGHT", help="Pixels: first column, first row, columns, rows."),
+    ] = None
+    bbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MINX,MINY,MAXX,MAXY",
+            help="Coordinates in the image's reference system, x (east) before y (north).",
+        ),
+    ] = None
+    bbox_crs: Annotated[
+        str | None,
+        typer.Option(metavar="CRS", help="The system of --bbox, as EPSG:4326 for longitudes and latitudes."),
+    ] = None
+    aoi: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Polygons, outside of which there is no data: gpkg, geojson, fgb, shp, kml (docs/rasters.md).",
+        ),
+    ] = None
+    aoi_name: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD", help="The field that names a polygon in --stats. Default: name, id, or numbers."),
+    ] = None
+
+    def where(self) -> Where:
+        """What is wanted.
+
+        Raises:
+            typer.BadParameter: An option cannot be read.
+            InputError: Options do not go together.
+        """
+        from ..segment.where import Where
+
+        window = None if self.window is None else _numbers("--window", self.window, int, "0,0,1024,768")
+        bbox = None if self.bbox is None else _numbers("--bbox", self.bbox, float, "300000,2779000,300500,2779500")
+        return Where(window=window, bbox=bbox, bbox_crs=self.bbox_crs, aoi=self.aoi, aoi_name=self.aoi_name)
+
+
+def _numbers(option: str, text: str, kind: type[_Number], example: str) -> tuple[_Number, _Number, _Number, _Number]:
+    """Four numbers with commas between them."""
+    try:
+        first, second, third, fourth = (kind(part) for part in text.split(","))
+    except ValueError:
+        raise usage(f"{option}: expected four numbers as in {example}, found {text!r}") from None
+    return first, second, third, fourth
+
+
+@dataclass(frozen=True, kw_only=True)
 class Segmentation(OptionGroup):
     """How images are segmented."""
 
@@ -114,6 +171,21 @@ class Segmentation(OptionGroup):
     scale_range: ScaleRange = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What is read of images, once it was parsed.
+
+    Attributes:
+        bands: Numbers of the bands to use, or None.
+        scale_range: Which values become the lowest and the highest of the network's, or None.
+        where: Which part is wanted.
+    """
+
+    bands: tuple[int, ...] | None
+    scale_range: str | None
+    where: Where
+
+
 def run(
     images: Annotated[  # no paths: names of parts of containers may hold "//"
         list[str],
@@ -122,6 +194,7 @@ def run(
         ),
     ],
     segmentation: Segmentation,
+    area: AreaOptions,
     engine: EngineOptions,
     outputs: Outputs,
     limits: Limits,
@@ -131,16 +204,14 @@ def run(
 
     Writes <name>_mask.tif with its colours (.qml) and names (.aux.xml), and <name>_preview.jpg; see docs/outputs.md.
     """
-    bands = band_numbers(segmentation.bands)
+    how = _How(bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range, where=area.where())
     targets = targets_of(images_of(images, recursive=many.recursive), outputs)
     results = Results(len(targets), as_json=many.json)
     with ending_at_once():
-        left = dict(_left_to_do(targets, segmentation, engine, outputs, limits, many, results))
+        left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results))
         if left:
             with _segmenter(segmentation, engine, limits) as segmenter:
-                action = (_estimator if outputs.dry_run else _runner)(
-                    segmenter, bands, segmentation.scale_range, outputs, limits
-                )
+                action = (_estimator if outputs.dry_run else _runner)(segmenter, how, outputs, limits)
                 for image, paths in left.items():
                     with results.of(image):
                         results.add(action(image, paths), segmenter.engine)
@@ -151,6 +222,7 @@ def run(
 def _left_to_do(
     targets: dict[Place, Paths],
     segmentation: Segmentation,
+    how: _How,
     engine: EngineOptions,
     outputs: Outputs,
     limits: Limits,
@@ -164,11 +236,11 @@ def _left_to_do(
 
     asked: dict[str, str] = {}
     if many.skip_existing:
-        bundle, bands = read_bundle(segmentation.bundle), band_numbers(segmentation.bands)
+        bundle = read_bundle(segmentation.bundle)
         if segmentation.scene_size:
             bundle = with_scene_size(bundle, segmentation.scene_size)
-        turns, scale_range = 8 if segmentation.tta else 1, segmentation.scale_range
-        asked = asked_tags(bundle.manifest, engine.precision, turns, bands, scale_range)
+        turns = 8 if segmentation.tta else 1
+        asked = asked_tags(bundle.manifest, engine.precision, turns, how.bands, how.scale_range, how.where)
     for image, paths in targets.items():
         with results.of(image):
             if many.skip_existing and is_finished(image, paths, asked):
@@ -203,9 +275,7 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
     )
 
 
-def _runner(
-    segmenter: Segmenter, bands: tuple[int, ...] | None, scale_range: str | None, outputs: Outputs, limits: Limits
-) -> _Action:
+def _runner(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
     """What segments one image."""
     from ..segment.memory import parsed_size
 
@@ -214,17 +284,16 @@ def _runner(
     def action(image: Place, paths: Paths) -> Report:
         with progress_bars("patches") as advance:
             report = segmenter.segment_file(
-                image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-                on_bad_block=limits.on_bad_block, scale_range=scale_range, progress=partial(advance, name_of(image)),
+                image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
+                on_bad_block=limits.on_bad_block, scale_range=how.scale_range, where=how.where,
+                progress=partial(advance, name_of(image)),
             )  # fmt: skip
         return report
 
     return action
 
 
-def _estimator(
-    segmenter: Segmenter, bands: tuple[int, ...] | None, scale_range: str | None, outputs: Outputs, limits: Limits
-) -> _Action:
+def _estimator(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
     """What tells how much one image would take."""
     from ..segment.memory import parsed_size
 
@@ -232,8 +301,8 @@ def _estimator(
 
     def action(image: Place, paths: Paths) -> Estimate:
         return segmenter.estimate(
-            image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-            scale_range=scale_range, trial=True,
+            image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
+            scale_range=how.scale_range, where=how.where, trial=True,
         )  # fmt: skip
 
     return action

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Context, Manifest
-from ..tiling.contexts import cell_positions
+from ..tiling.contexts import Extent, cell_positions
 from ..tiling.sources import Source
 from ..tiling.turns import UPRIGHT, Turn, Windows
 from ..tiling.windows import Grid, Window
@@ -185,6 +185,29 @@ def _positions(manifest: Manifest, batch: PatchBatch, turn: Turn) -> dict[str, P
 def grid_of(manifest: Manifest, height: int, width: int) -> Grid:
     """The tiles of a raster of that size in pixels."""
     return Grid.over(height, width, manifest.tile, manifest.plan)
+
+
+def span_of(manifest: Manifest, grid: Grid, raster: Extent) -> Window:
+    """The part of a raster that some tiles and the contexts that are centred on them show.
+
+    Args:
+        manifest: The bundle's manifest.
+        grid: The tiles.
+        raster: The raster.
+
+    Returns:
+        A window inside the raster.
+    """
+    first = Window(grid.rows[0], grid.columns[0], grid.tile, grid.tile)
+    last = Window(grid.rows[-1], grid.columns[-1], grid.tile, grid.tile)
+    centred = [context.window for context in manifest.contexts if not context.window.shared]
+    starts = [first, *(window.around(first, raster) for window in centred)]
+    ends = [last, *(window.around(last, raster) for window in centred)]
+    y, x = min(window.y for window in starts), min(window.x for window in starts)
+    bottom, right = max(window.bottom for window in ends), max(window.right for window in ends)
+    inside = Window(y, x, bottom - y, right - x).within(raster.height, raster.width)
+    assert inside is not None, "tiles lie on the raster"
+    return inside
 
 
 def rows_in_work(manifest: Manifest) -> int:

@@ -20,6 +20,7 @@ from ..raster.spool import SpooledSource, spooled
 from ..tiling.merge import NODATA
 from ..tiling.turns import Turn
 from ..tiling.windows import Window
+from .area import Area, AreaSource, area_of
 from .batches import grid_of
 from .foresight import foresee
 from .jobs import FileJob, Worker, request_of
@@ -65,32 +66,33 @@ def run_file(worker: Worker, job: FileJob) -> Report:
             scale_range=job.scale_range,
         ))  # fmt: skip
         warn_of_distance(raster, manifest.input.ground_sample_distance)
-        grid = grid_of(manifest, raster.height, raster.width)
-        foreseen = foresee(worker, job, raster, grid)
+        area = area_of(job.where, raster, job.access.sources)
+        grid = grid_of(manifest, raster.height, raster.width).touching(area.box)
+        foreseen = foresee(worker, job, raster, area, grid)
         request, numbers = request_of(worker, job), foreseen.plan.numbers()
         folder = stack.enter_context(run_folder(job.paths.mask, request, numbers, resume=job.resume))
         plan = foreseen.plan.as_in(folder.journal.plan)
         if plan != foreseen.plan:  # of the run to resume, which may have had another limit
-            foreseen = foresee(worker, job, raster, grid, plan)
+            foreseen = foresee(worker, job, raster, area, grid, plan)
         source: FileSource = raster
         if len(folder.done) < len(plan.shards):
             if foreseen.spool:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
-                source = reading.enter_context(spooled(raster, folder.temporary))
+                source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
             reading.enter_context(decoded_cache(foreseen.cache))
             left = plan.left(folder.done)
             worker.retried(
-                lambda network: skipped.append(_segment_shards(network, source, worker.turns, folder, plan, job))
+                lambda network: skipped.append(_segment_shards(network, source, area, worker.turns, folder, plan, job))
             )
-        georeference = raster.georeference
+        georeference = raster.georeference.moved(area.box.y, area.box.x)
         bounds = {"FCTL_SCALE_BOUNDS": str(raster.scaling)} if raster.scaling else {}
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
         with folder.writing():
-            _write_outputs(worker, georeference, job, folder, plan, bounds)
+            _write_outputs(worker, georeference, area, job, folder, plan, bounds)
         done = folder.journal.done.values()
     report = replace(
-        _report(job, manifest.class_names, plan, done, copied),
+        _report(job, manifest.class_names, area, plan, done, copied),
         seconds=time.monotonic() - started,
         skipped=sum(skipped),
         computed=left - sum(skipped),
@@ -104,14 +106,16 @@ def run_file(worker: Worker, job: FileJob) -> Report:
 def _segment_shards(
     network: Network,
     source: FileSource,
+    area: Area,
     turns: tuple[Turn, ...],
     folder: RunFolder,
     plan: ShardPlan,
     job: FileJob,
 ) -> int:
     """Segment the shards that are not done yet, one after the other; returns how many tiles had no data."""
-    scale = PictureScale(source.height, source.width) if job.picture else None
-    pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, picture=scale)
+    scale = PictureScale.of(area.box) if job.picture else None
+    wanted = source if job.where.everything else AreaSource(source, area)
+    pipeline = Pipeline(network, wanted, probabilities=job.probabilities, turns=turns, picture=scale)
     shards, runs = plan.shards, list(plan.runs(folder.done))
     left = plan.left(folder.done)
     total = max(len(plan.grid), left)
@@ -159,16 +163,22 @@ def _keep_shards(
 
 
 def _write_outputs(
-    worker: Worker, georeference: Georeference, job: FileJob, folder: RunFolder, plan: ShardPlan, bounds: dict[str, str]
+    worker: Worker,
+    georeference: Georeference,
+    area: Area,
+    job: FileJob,
+    folder: RunFolder,
+    plan: ShardPlan,
+    bounds: dict[str, str],
 ) -> None:
     """Make all outputs of the finished shards, and move them to their places together."""
-    manifest, grid = worker.bundle.manifest, plan.grid
-    mosaic = Mosaic(grid.height, grid.width, [folder.part(n, shard.finished) for n, shard in enumerate(plan.shards)])
-    scale = PictureScale(grid.height, grid.width)
+    manifest, box = worker.bundle.manifest, area.box
+    mosaic = Mosaic(box, [folder.part(n, shard.finished) for n, shard in enumerate(plan.shards)])
+    scale = PictureScale.of(box)
     raster = MaskedRaster(
-        height=grid.height, width=grid.width, georeference=georeference,
+        height=box.height, width=box.width, georeference=georeference, area=area,
         classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
-        tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range)
+        tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, job.where)
         | bounds
         | job.paths.options.tags(),
         picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
@@ -183,12 +193,14 @@ def _write_outputs(
     folder.commit({sink.name: path for sink, path in job.sinks}, beside)
 
 
-def _report(job: FileJob, names: Sequence[str], plan: ShardPlan, done: Collection[Done], implausible: int) -> Report:
+def _report(
+    job: FileJob, names: Sequence[str], area: Area, plan: ShardPlan, done: Collection[Done], implausible: int
+) -> Report:
     """What came of all shards, those of earlier runs included."""
     bad = {window for shard in done for window in shard.bad_blocks}
     return Report(
-        image=job.image, paths=job.paths, height=plan.grid.height, width=plan.grid.width, tiles=len(plan.grid),
-        seconds=0,
+        image=job.image, paths=job.paths, height=area.box.height, width=area.box.width, tiles=len(plan.grid),
+        seconds=0, area=None if job.where.everything else area.box,
         pixels={name: sum(shard.pixels.get(index, 0) for shard in done) for index, name in enumerate(names)},
         not_finite=sum(shard.not_finite for shard in done),
         implausible=implausible + sum(shard.implausible for shard in done),

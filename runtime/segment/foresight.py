@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..raster.source import RasterSource, open_raster
 from ..tiling.windows import Grid
+from .area import Area, area_of
 from .batches import grid_of
 from .jobs import FileJob, Worker
 from .memory import Footprint, Load, fitting, footprint
@@ -34,29 +35,34 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     tried: list[Trial] = []
     with open_raster(job.image, manifest.input, job.bands, access=job.access, scale_range=job.scale_range) as raster:
-        height, width = raster.height, raster.width
-        grid = grid_of(manifest, height, width)
-        foreseen = foresee(worker, job, raster, grid)
+        area = area_of(job.where, raster, job.access.sources)
+        height, width = area.box.height, area.box.width
+        grid = grid_of(manifest, raster.height, raster.width).touching(area.box)
+        foreseen = foresee(worker, job, raster, area, grid)
         if trial:
             source = tried_on(raster, manifest.tile, spool=foreseen.spool)
-            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job, _TRIED)))
-    tiles = sum(len(shard) for shard in foreseen.plan.whole)
+            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job, grid, _TRIED)))
+    tiles = area.tiles(grid) + sum(len(shard) for shard in foreseen.plan.whole) - len(grid)
     return Estimate(
-        image=job.image, paths=job.paths, height=height, width=width, tiles=len(grid), memory=foreseen.most,
+        image=job.image, paths=job.paths, height=height, width=width, tiles=area.tiles(grid), memory=foreseen.most,
+        area=None if job.where.everything else area.box,
         disk=sum(sink.disk(height, width, len(manifest.classes)) for sink, _ in job.sinks),
         process=tried[-1].memory + foreseen.most if trial else None,
         seconds=tried[-1].tile * tiles + tried[-1].pixel * height * width if trial else None,
     )  # fmt: skip
 
 
-def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan: ShardPlan | None = None) -> Footprint:
+def foresee(
+    worker: Worker, job: FileJob, raster: RasterSource, area: Area, grid: Grid, plan: ShardPlan | None = None
+) -> Footprint:
     """The memory that a run takes beside its engine, in panels that keep to its limit.
 
     Args:
         worker: Whoever owns the network.
         job: What is asked.
         raster: The open raster.
-        grid: Its tiles.
+        area: What is wanted of it.
+        grid: The tiles that touch it.
         plan: The shards of a run that is resumed, which stay as they are; None to choose them.
 
     Returns:
@@ -69,13 +75,14 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan
 
     def fit(network: Network) -> None:
         load = Load(
-            manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture
-        )
+            manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture,
+            area=area,
+        )  # fmt: skip
         left = None
         if job.memory is not None:
             spool = footprint(load, raster, ShardPlan.over(grid)).spool
             source = tried_on(raster, network.manifest.tile, spool=spool)
-            left = job.memory - warm_up(network, source, worker.turns)
+            left = job.memory - warm_up(network, source, worker.turns, grid)
         found.append(fitting(load, raster, grid, left, plan))
 
     worker.retried(fit)

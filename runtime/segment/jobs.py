@@ -22,6 +22,7 @@ from .outputs import sinks_of
 from .results import Paths
 from .shards.folder import SOURCE
 from .sinks import Sink, needs_confidence
+from .where import EVERYWHERE, Where
 
 
 class Worker(Protocol):
@@ -60,6 +61,7 @@ class FileJob:
         memory: Most bytes of memory of the process; None for no limit.
         on_bad_block: What becomes of a block that cannot be read.
         scale_range: Which values become the lowest and the highest of the network's; None for samples as they are.
+        where: Which part of the raster is wanted.
         access: Which images may be opened.
         progress: Called with tiles that are done and tiles in all.
     """
@@ -72,6 +74,7 @@ class FileJob:
     memory: int | None = None
     on_bad_block: OnBadBlock = "fail"
     scale_range: str | None = None
+    where: Where = EVERYWHERE
     access: Access = field(default_factory=Access)
     progress: TileProgress | None = None
 
@@ -120,6 +123,7 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
 
     Raises:
         RasterError: The image is missing, or may not be read.
+        InputError: The file of polygons cannot be read.
     """
     bundle, engine, image = worker.bundle, worker.engine, job.image
     scenes = {context.name: context.scene for context in bundle.manifest.contexts if context.scene}
@@ -137,4 +141,5 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
         SOURCE: fingerprint(image).as_dict(),
         "bad blocks": job.on_bad_block,
         "scale range": job.scale_range,
+        **job.where.request(),
     }

@@ -16,7 +16,8 @@ from ..raster.spool import needs_spooling, spool_memory
 from ..raster.writer import BLOCK, CACHE
 from ..tiling.merge import PIECE
 from ..tiling.windows import Grid, Window
-from .batches import rows_in_work
+from .area import Area
+from .batches import rows_in_work, span_of
 from .picture import PictureScale
 from .shards.mosaic import COLUMNS
 from .shards.plan import PANEL, ShardPlan
@@ -35,12 +36,14 @@ class Load:
         batch: Patches at once.
         probabilities: Whether probabilities are needed.
         picture: Whether a small picture of the raster is needed.
+        area: What is wanted of the raster.
     """
 
     manifest: Manifest
     batch: int
     probabilities: bool
     picture: bool
+    area: Area
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +52,8 @@ class Footprint:
 
     Attributes:
         plan: The shards that it is for.
-        spool: Whether the raster is copied into small blocks first.
+        part: The part of the raster that is read, but for contexts that many patches share.
+        spool: Whether that part is copied into small blocks first.
         cache: Decoded blocks of the raster that GDAL holds.
         segmenting: The most while patches are segmented, the cache included.
         spooling: The most while the raster is copied.
@@ -57,6 +61,7 @@ class Footprint:
     """
 
     plan: ShardPlan
+    part: Window
     spool: bool
     cache: int
     segmenting: int
@@ -114,11 +119,16 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         What it takes.
     """
     manifest, grid, classes = load.manifest, plan.grid, len(load.manifest.classes)
-    width = max(shard.computed.width for shard in plan.shards)
+    width, box, part = (
+        max(shard.computed.width for shard in plan.shards),
+        load.area.box,
+        span_of(manifest, grid, raster),
+    )
     margin = rows_in_work(manifest) - manifest.tile
     rows, columns = rows_in_work(manifest) + manifest.tile, width + margin  # between two reads of a block
+    rows = min(rows, part.height)
     pixel = raster.bands * raster.sample_bytes
-    spool = needs_spooling(raster, columns, rows, _MOST_CACHE)
+    spool = needs_spooling(raster, columns, rows, _MOST_CACHE, part)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
     cache = max(_LEAST_CACHE, _touched(raster, block, rows, columns) * block_bytes)
     windows = [
@@ -129,18 +139,19 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
     batches = load.batch * (2 * pixel * sum(side * side for side in sides) + 8 * classes * manifest.tile**2)
-    picture = PictureScale(grid.height, grid.width).size if load.picture else (0, 0)
+    picture = PictureScale.of(box).size if load.picture else (0, 0)
     drawn = 40 * math.prod(picture)
-    ids = 2 * manifest.tile * grid.width
-    block_of_all = BLOCK * min(COLUMNS, grid.width) * (2 + (12 * classes if load.probabilities else 0))
+    ids = 2 * manifest.tile * box.width
+    block_of_all = BLOCK * min(COLUMNS, box.width) * (2 + (12 * classes if load.probabilities else 0))
     return Footprint(
         plan=plan,
+        part=part,
         spool=spool,
         cache=cache,
-        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache))
+        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache + load.area.memory))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
-        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn)),
+        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + load.area.memory)),
     )
 
 

@@ -16,6 +16,7 @@ from .options import OPTIONS
 from .results import Paths
 from .shards.folder import unfinished_commit
 from .sinks import SINKS, Sink, check_sink, companions_of
+from .where import AREA, EVERYWHERE, Where
 
 
 def sinks_of(paths: Paths) -> list[tuple[Sink, Path]]:
@@ -85,7 +86,12 @@ def _is_unicode(path: Path) -> bool:
 
 
 def tags_of(
-    manifest: Manifest, engine: Engine, turns: int, bands: Sequence[int] | None, scale_range: str | None = None
+    manifest: Manifest,
+    engine: Engine,
+    turns: int,
+    bands: Sequence[int] | None,
+    scale_range: str | None = None,
+    where: Where = EVERYWHERE,
 ) -> dict[str, str]:
     """What made an output, and what its numbers mean: GeoTIFF has no other place for class names.
 
@@ -95,11 +101,12 @@ def tags_of(
         turns: In how many ways each patch is segmented.
         bands: Numbers of the bands that were named, or None.
         scale_range: Which values became the lowest and the highest of the network's, or None.
+        where: Which part of the image was wanted.
 
     Returns:
         Text by the name of a tag.
     """
-    return asked_tags(manifest, engine.precision, turns, bands, scale_range) | {
+    return asked_tags(manifest, engine.precision, turns, bands, scale_range, where) | {
         "FCTL_ENGINE": engine.name,
         "FCTL_DEVICE": engine.device,
         "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
@@ -107,7 +114,12 @@ def tags_of(
 
 
 def asked_tags(
-    manifest: Manifest, precision: str, turns: int, bands: Sequence[int] | None, scale_range: str | None = None
+    manifest: Manifest,
+    precision: str,
+    turns: int,
+    bands: Sequence[int] | None,
+    scale_range: str | None = None,
+    where: Where = EVERYWHERE,
 ) -> dict[str, str]:
     """The tags that tell what was asked, whichever engine did it; arguments as in `tags_of`."""
     scenes = {context.name: context.scene for context in manifest.contexts if context.scene}
@@ -119,12 +131,13 @@ def asked_tags(
     }
     tags |= {"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {}
     tags |= {"FCTL_SCALE_RANGE": scale_range} if scale_range else {}
+    tags |= where.tags()
     return tags | ({"FCTL_BANDS": ",".join(map(str, bands))} if bands else {})
 
 
 _ASKED = (
     "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", "FCTL_PRECISION", "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
-    "FCTL_SCALE_RANGE",
+    "FCTL_SCALE_RANGE", AREA,
 )  # fmt: skip
 
 

@@ -189,8 +189,15 @@ class Pipeline:
         """Look at finished pixels once more."""
         before = self._source.implausible
         valid = self._source.valid(window)
-        picture = self._picture.part(self._source.read(window), window, valid) if self._picture else None
+        picture = self._pictured(window, valid) if self._picture else None
         return _Look(valid, picture, self._source.implausible - before)
+
+    def _pictured(self, window: Window, valid: NDArray[np.bool_] | None) -> PicturePart | None:
+        """What some pixels add to the picture; they are read if any of them has data."""
+        assert self._picture
+        if valid is not None and not valid.any():
+            return PicturePart.nothing()
+        return self._picture.part(self._source.read(window), window, valid)
 
 
 def segment_rows(

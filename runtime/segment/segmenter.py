@@ -29,6 +29,7 @@ from .network import EngineNetwork
 from .opening import open_network, with_scene_size
 from .pipeline import segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
+from .where import EVERYWHERE, Where
 
 log = logging.getLogger(__name__)
 
@@ -174,6 +175,7 @@ class Segmenter:
         memory: int | None = None,
         on_bad_block: OnBadBlock = "fail",
         scale_range: str | None = None,
+        where: Where = EVERYWHERE,
         progress: TileProgress | None = None,
     ) -> Report:
         """Segment one raster into files: all of them appear together once all are complete, or none does.
@@ -194,6 +196,8 @@ class Segmenter:
                 leaves it without data, lists it in the report and warns.
             scale_range: Which values of the raster become the lowest and the highest of the bundle's: "MIN,MAX",
                 "percentile:2,98" or "metadata" (docs/rasters.md); None takes them as they are.
+            where: Which part of the raster is wanted: a window, a box of coordinates or a file of polygons. Outputs
+                cover the box around it, and their pixels are those of a run over the whole raster.
             progress: Called with tiles that are done and tiles in all.
 
         Returns:
@@ -201,7 +205,7 @@ class Segmenter:
 
         Raises:
             RasterError: The raster is missing, damaged, or does not fit the bundle.
-            InputError: An output is the image itself, or no sink has its name.
+            InputError: An output is the image itself, no sink has its name, or nothing that is wanted lies on it.
             OutputError: A file exists already or cannot be written, another run writes it, or the run to resume was
                 asked something else.
             EngineError: The engine failed.
@@ -209,7 +213,7 @@ class Segmenter:
         self._loaded()
         job = FileJob(
             image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            on_bad_block=on_bad_block, scale_range=scale_range, access=self.access, progress=progress,
+            on_bad_block=on_bad_block, scale_range=scale_range, where=where, access=self.access, progress=progress,
         )  # fmt: skip
         with self._turn():
             return run_file(self, job)
@@ -224,6 +228,7 @@ class Segmenter:
         resume: bool = False,
         memory: int | None = None,
         scale_range: str | None = None,
+        where: Where = EVERYWHERE,
         trial: bool = False,
     ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
@@ -236,6 +241,7 @@ class Segmenter:
             resume: As for `segment_file`; the estimate is that of a whole run.
             memory: As for `segment_file`.
             scale_range: As for `segment_file`.
+            where: As for `segment_file`.
             trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
                 the process will need with its engine.
 
@@ -244,12 +250,12 @@ class Segmenter:
 
         Raises:
             RasterError: The raster is missing, or does not fit the bundle.
-            InputError: An output is the image itself, or no sink has its name.
+            InputError: An output is the image itself, no sink has its name, or nothing that is wanted lies on it.
             OutputError: A file exists already.
         """
         job = FileJob(
             image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            scale_range=scale_range, access=self.access,
+            scale_range=scale_range, where=where, access=self.access,
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)
