@@ -57,8 +57,9 @@ class Georeference:
         rpcs = self.rpcs
         if rpcs:
             rpcs = RPC(**{**rpcs.to_dict(), "line_off": rpcs.line_off - y, "samp_off": rpcs.samp_off - x})
-        transform = self.transform * Affine.translation(x, y) if self.transform else None
-        return replace(self, transform=transform, gcps=(points, self.gcps[1]), rpcs=rpcs)
+        t = self.transform
+        moved = Affine(t.a, t.b, t.a * x + t.b * y + t.c, t.d, t.e, t.d * x + t.e * y + t.f) if t else None
+        return replace(self, transform=moved, gcps=(points, self.gcps[1]), rpcs=rpcs)
 
     def window_of(self, bounds: tuple[float, float, float, float], crs: str | None = None) -> tuple[float, ...]:
         """Where a box of coordinates lies in the raster.
@@ -82,7 +83,9 @@ class Georeference:
                 raise InputError(subject="`bbox_crs`", expected="a system such as EPSG:4326", found=crs) from None
             bounds = transform_bounds(given, self.known_crs("`bbox_crs`"), *bounds)
         inverse, (left, bottom, right, top) = ~self.transform, bounds
-        columns, rows = zip(*(inverse * corner for corner in product((left, right), (bottom, top))), strict=True)
+        corners = list(product((left, right), (bottom, top)))
+        columns = [inverse.a * x + inverse.b * y + inverse.c for x, y in corners]
+        rows = [inverse.d * x + inverse.e * y + inverse.f for x, y in corners]
         return min(rows), min(columns), max(rows), max(columns)
 
 

@@ -36,14 +36,14 @@ class Load:
         batch: Patches at once.
         probabilities: Whether probabilities are needed.
         picture: Whether a small picture of the raster is needed.
-        area: What is wanted of the raster.
+        area: What is wanted of the raster; None for all of it.
     """
 
     manifest: Manifest
     batch: int
     probabilities: bool
     picture: bool
-    area: Area
+    area: Area | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +119,8 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         What it takes.
     """
     manifest, grid, classes = load.manifest, plan.grid, len(load.manifest.classes)
-    width, box, part = (
-        max(shard.computed.width for shard in plan.shards),
-        load.area.box,
-        span_of(manifest, grid, raster),
-    )
+    box, outlines = (load.area.box, load.area.memory) if load.area else (Window(0, 0, grid.height, grid.width), 0)
+    width, part = max(shard.computed.width for shard in plan.shards), span_of(manifest, grid, raster)
     margin = rows_in_work(manifest) - manifest.tile
     rows, columns = rows_in_work(manifest) + manifest.tile, width + margin  # between two reads of a block
     rows = min(rows, part.height)
@@ -148,10 +145,10 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         part=part,
         spool=spool,
         cache=cache,
-        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache + load.area.memory))
+        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache + outlines))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
-        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + load.area.memory)),
+        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + outlines)),
     )
 
 
