@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .bundle.store import Bundle, read_bundle
     from .errors import FctlError
+    from .raster.places import Scene
     from .segment.batches import cut_batch, grid_of
     from .segment.results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
     from .segment.segmenter import Segmenter
@@ -28,6 +29,7 @@ __all__ = [
     "Merger",
     "Paths",
     "Report",
+    "Scene",
     "Segmentation",
     "Segmenter",
     "Where",
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     ".bundle.store": ("Bundle", "read_bundle"),
     ".errors": ("FctlError",),
+    ".raster.places": ("Scene",),
     ".segment.batches": ("cut_batch", "grid_of"),
     ".segment.results": ("DeviceSegmentation", "Estimate", "Paths", "Report", "Segmentation"),
     ".segment.segmenter": ("Segmenter",),

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def name_of(image: Place) -> str:
     """What tables call an image: the file without its folder, or the name of a part of a container."""
-    return image if isinstance(image, str) else image.name
+    from ..raster.places import Scene
+
+    return image if isinstance(image, str) else str(image) if isinstance(image, Scene) else image.name
 
 
 def print_report(report: Report) -> None:

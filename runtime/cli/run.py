@@ -19,7 +19,7 @@ from .outputs import SPELLINGS, Outputs
 from .reports import Results, name_of
 from .spellings import Spellings
 from .tables import progress_bars
-from .targets import targets_of
+from .targets import scene_of, targets_of
 
 if TYPE_CHECKING:
     from ..raster.places import Place
@@ -59,6 +59,10 @@ class ManyImages(OptionGroup):
 
     panel = "Many images"
 
+    mosaic: Annotated[
+        bool,
+        typer.Option("--mosaic", help="Take all images, tiles of one grid, as one: contexts see across their borders."),
+    ] = False
     recursive: Annotated[bool, typer.Option("--recursive", help="Take the images of folders within folders too.")] = (
         False
     )
@@ -205,7 +209,8 @@ def run(
     Writes <name>_mask.tif with its colours (.qml) and names (.aux.xml), and <name>_preview.jpg; see docs/outputs.md.
     """
     how = _How(bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range, where=area.where())
-    targets = targets_of(images_of(images, recursive=many.recursive), outputs)
+    found = images_of(images, recursive=many.recursive)
+    targets = targets_of([scene_of(images, found)] if many.mosaic else found, outputs)
     results = Results(len(targets), as_json=many.json)
     with ending_at_once():
         left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results))

@@ -27,7 +27,7 @@ from .jobs import FileJob, Worker, request_of
 from .memory import check_limit
 from .network import Network
 from .notices import warn_of_blocks, warn_of_scores, warn_of_values
-from .outputs import check_outputs, tags_of
+from .outputs import check_outputs, scene_tags, tags_of
 from .picture import PictureScale
 from .pipeline import Block, Pipeline
 from .results import Report
@@ -180,6 +180,7 @@ def _write_outputs(
         classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
         tags=tags_of(manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, job.where)
         | bounds
+        | scene_tags(job.image)
         | job.paths.options.tags(),
         picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
     )  # fmt: skip

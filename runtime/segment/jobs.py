@@ -14,7 +14,7 @@ from ..progress import TileProgress
 from ..raster.access import Access
 from ..raster.blocks import OnBadBlock
 from ..raster.fingerprint import fingerprint
-from ..raster.places import Place, file_of
+from ..raster.places import Place, Scene, file_of
 from ..tiling.turns import Turn
 from .levels import Keep
 from .network import Network
@@ -111,6 +111,13 @@ class FileJob:
         return any(sink.needs_picture for sink, _ in self.sinks)
 
 
+def _named(image: Place) -> list[str]:
+    """What a request calls an image: its file and the name of a part of it, or the files of a scene."""
+    if isinstance(image, Scene):
+        return [str(file_of(member).resolve()) if isinstance(member, Path) else member for member in image.members]
+    return [str(file_of(image).resolve()), image if isinstance(image, str) else ""]
+
+
 def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
     """What a run over a file is asked, as far as the bytes of its outputs depend on it.
 
@@ -128,7 +135,7 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
     bundle, engine, image = worker.bundle, worker.engine, job.image
     scenes = {context.name: context.scene for context in bundle.manifest.contexts if context.scene}
     return {
-        "image": [str(file_of(image).resolve()), image if isinstance(image, str) else ""],
+        "image": _named(image),
         "bundle": f"{bundle.manifest.name} {sha256(bundle.folder / MANIFEST)[:12]}",
         "engine": f"{engine.name} {engine_version(engine.name)}".strip(),
         "device": engine.device,

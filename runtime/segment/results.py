@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..raster.places import Place
 from ..tiling.windows import Window
 from .options import OutputOptions
 
@@ -76,7 +77,7 @@ class Report:
     """What came of one image.
 
     Attributes:
-        image: The image: a path, or the name of a part of a container.
+        image: The image: a path, the name of a part of a container, or several images as one.
         paths: The files that were written.
         height: Height of the outputs in pixels: that of the image, or of the part that was wanted.
         width: Width of the outputs in pixels.
@@ -91,7 +92,7 @@ class Report:
         area: Where the outputs lie in the image; None where all of it was wanted.
     """
 
-    image: str | Path
+    image: Place
     paths: Paths
     height: int
     width: int
@@ -122,7 +123,7 @@ class Estimate:
     """What one image will take.
 
     Attributes:
-        image: The image: a path, or the name of a part of a container.
+        image: The image: a path, the name of a part of a container, or several images as one.
         paths: The files that would be written.
         height: Height of the outputs in pixels: that of the image, or of the part that is wanted.
         width: Width of the outputs in pixels.
@@ -134,7 +135,7 @@ class Estimate:
         area: Where the outputs lie in the image; None where all of it is wanted.
     """
 
-    image: str | Path
+    image: Place
     paths: Paths
     height: int
     width: int

@@ -18,7 +18,7 @@ from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
 from ..raster.access import Access, Sources
 from ..raster.blocks import OnBadBlock
-from ..raster.places import place_of
+from ..raster.places import Place, placed
 from ..tiling.resampling import Pixels
 from ..tiling.sources import ArraySource
 from ..tiling.turns import DIHEDRAL, UPRIGHT
@@ -166,7 +166,7 @@ class Segmenter:
 
     def segment_file(
         self,
-        image: str | Path,
+        image: Place,
         paths: Paths,
         *,
         bands: Sequence[int] | None = None,
@@ -184,7 +184,8 @@ class Segmenter:
         outputs are there, so that a run that ended early can go on (docs/jobs.md).
 
         Args:
-            image: The raster: a file, or the name that GDAL gives a part of a container (a subdataset).
+            image: The raster: a file, the name that GDAL gives a part of a container (a subdataset), or a `Scene` of
+                several rasters.
             paths: The files to write: the mask is a GeoTIFF of class ids that keeps the georeference.
             bands: Numbers of the bands to use, from 1, in the bundle's order; None for all but alpha.
             overwrite: Whether files that exist are replaced.
@@ -212,7 +213,7 @@ class Segmenter:
         """
         self._loaded()
         job = FileJob(
-            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
+            image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
             on_bad_block=on_bad_block, scale_range=scale_range, where=where, access=self.access, progress=progress,
         )  # fmt: skip
         with self._turn():
@@ -220,7 +221,7 @@ class Segmenter:
 
     def estimate(
         self,
-        image: str | Path,
+        image: Place,
         paths: Paths,
         *,
         bands: Sequence[int] | None = None,
@@ -254,7 +255,7 @@ class Segmenter:
             OutputError: A file exists already.
         """
         job = FileJob(
-            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
+            image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
             scale_range=scale_range, where=where, access=self.access,
         )  # fmt: skip
         with self._turn():
