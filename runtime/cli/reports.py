@@ -157,6 +157,7 @@ class Results:
 
 def _fields(found: Report | Estimate, engine: Engine) -> dict[str, object]:
     """What a line of JSON says of an image."""
+    from ..raster.places import members_of
     from ..segment.results import Report
 
     fields: dict[str, object] = {
@@ -164,6 +165,9 @@ def _fields(found: Report | Estimate, engine: Engine) -> dict[str, object]:
         "height": found.height, "width": found.width, "tiles": found.tiles,
         "engine": engine.name, "device": engine.device, "precision": engine.precision,
     }  # fmt: skip
+    members = members_of(found.image)
+    if len(members) > 1:
+        fields["images"] = [str(member) for member in members]
     if box := found.area:
         fields["area"] = {"x": box.x, "y": box.y, "width": box.width, "height": box.height}
     if not isinstance(found, Report):

@@ -23,7 +23,8 @@ from rasterio.transform import Affine
 from ..errors import RasterError
 from ..tiling.windows import Window
 from .access import Access, block_shape, check_limits
-from .files import OpenFile, open_any, pinned
+from .bands import has_opacity
+from .files import OpenFile, open_any, pinned, reading
 from .guard import check_source
 from .places import Scene, file_of, is_remote
 
@@ -51,6 +52,7 @@ class _Member:
         tables: The palette of each band, as sorted entries; empty where it has none.
         scales: Scale and offset of each band.
         masked: Whether it has a mask of its own.
+        opacity: Whether a band marked alpha is opacity; looked at in the first member alone.
         block: Rows and columns of its blocks.
         tags: Texts by name.
     """
@@ -67,11 +69,12 @@ class _Member:
     tables: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]
     scales: tuple[tuple[float, float], ...]
     masked: bool
+    opacity: bool
     block: tuple[int, int]
     tags: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, name: str, source: str, dataset: OpenFile) -> _Member:
+    def of(cls, name: str, source: str, dataset: OpenFile, *, first: bool) -> _Member:
         """The member that is open."""
         return cls(
             name=name, source=source, height=int(dataset.height), width=int(dataset.width),
@@ -80,7 +83,8 @@ class _Member:
             tables=tuple(_table(dataset, band) for band in dataset.indexes),
             scales=tuple(zip(dataset.scales, dataset.offsets, strict=True)),
             masked=any(_is_mask(flags) for flags in dataset.mask_flag_enums),
-            block=block_shape(dataset), tags=tuple(sorted(dataset.tags().items())),
+            opacity=first and has_opacity(dataset), block=block_shape(dataset),
+            tags=tuple(sorted(dataset.tags().items())),
         )  # fmt: skip
 
 
@@ -116,7 +120,8 @@ def open_scene(scene: Scene, access: Access) -> Iterator[OpenFile]:
         if access.sources == "local":
             check_source(file_of(place), access)
         with open_any(place, access) as dataset:
-            members.append(_Member.of(str(place), _source(place, dataset), dataset))
+            with reading(place, "it"):
+                members.append(_Member.of(str(place), _source(place, dataset), dataset, first=not members))
             _check_alike(members[0], members[-1])
     text = _virtual(members)
     with pinned(access.sources), MemoryFile(text, ext=".vrt") as memory:
@@ -220,14 +225,17 @@ def _virtual(members: list[_Member]) -> bytes:
     for key, value in first.tags:
         ET.SubElement(metadata, "MDI", key=key).text = value
     masked, declared = any(member.masked for member in members), any(value is not None for value in first.nodata)
-    hidden = masked or ColorInterp.alpha in first.colours
+    marked, hidden = ColorInterp.alpha in first.colours, masked or first.opacity
     for band in range(1, len(first.dtypes) + 1):
         _add_band(root, band, members, places, (height, width), heeding=overlapping and hidden, over=overlapping)
-    if masked or (gaps and not declared and not hidden):
+    if masked or (gaps and not declared):
         mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
+        alpha = first.colours.index(ColorInterp.alpha) + 1 if marked and not masked else None
         for member, place in zip(members, places, strict=True):
-            source = _add_source(mask, "mask,1", member, place, complex_=overlapping)
-            if overlapping:  # where a member has no data, another may have some
+            source = _add_source(mask, str(alpha or "mask,1"), member, place, complex_=overlapping or alpha is not None)
+            if alpha:  # all of a member is seen here, for a band marked alpha may be data
+                ET.SubElement(source, "ScaleOffset").text, ET.SubElement(source, "ScaleRatio").text = "255", "0"
+            elif overlapping:  # where a member has no data, another may have some
                 ET.SubElement(source, "NODATA").text = "0"
     text: bytes = ET.tostring(root, encoding="utf-8")
     return text

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from .. import remedies
 from ..errors import InputError
 from .access import Sources
-from .places import is_remote
 from .silence import ignored
 
 log = logging.getLogger(__name__)
@@ -66,8 +65,6 @@ def check_vector(path: Path, sources: Sources) -> None:
             raise InputError(
                 f"polygons need {package}, which is not installed", subject=_AOI, remedy=remedies.install("vector")
             )
-    if sources == "any" and is_remote(path):
-        return
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise InputError(subject=_AOI, expected="a file with polygons", found=f"{found}: {path}")
@@ -97,23 +94,27 @@ def digest_of(path: Path) -> str:
         path: The file.
 
     Returns:
-        SHA-256 in hexadecimal; of the name alone for what is no file of this machine.
+        SHA-256 in hexadecimal.
 
     Raises:
         InputError: It cannot be read.
     """
-    if is_remote(path):
-        return hashlib.sha256(str(path).encode()).hexdigest()
-    is_shapefile = path.suffix.lower() == ".shp"
-    files = [path.with_suffix(suffix) for suffix in _SHAPEFILE] if is_shapefile else [path]
     digest = hashlib.sha256()
-    for file in files:
-        if file == path or file.is_file():
-            try:
-                digest.update(hashlib.sha256(file.read_bytes()).digest())
-            except OSError as error:
-                raise InputError(subject=_AOI, expected="a file with polygons", found=f"{error}") from None
+    try:
+        for file in _files_of(path):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    except OSError as error:
+        raise InputError(subject=_AOI, expected="a file with polygons", found=f"{error.strerror}: {path}") from None
     return digest.hexdigest()
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The files that hold polygons: several of a Shapefile."""
+    if path.suffix.lower() != ".shp":
+        return [path]
+    return sorted(
+        file for file in path.parent.iterdir() if file.stem == path.stem and file.suffix.lower() in _SHAPEFILE
+    )
 
 
 def read_features(path: Path, name: str | None, sources: Sources) -> Features:

@@ -24,6 +24,7 @@ from fctl.runtime.tiling.windows import Window
 from tests.conftest import InProcess, write_geotiff
 from tests.runtime import tiny
 from tests.runtime.naive import slope_of
+from tests.runtime.raster.test_blocks import corrupt
 from tests.runtime.raster.test_spool import spec
 from tests.runtime.segment.test_area import ON_TINY, bands, layers
 from tests.runtime.segment.test_jobs import digests, paths_in, steps
@@ -155,6 +156,47 @@ def test_a_tile_without_data_does_not_hide_another(kind: str, tmp_path: Path) ->
         assert valid is None or valid.all()
 
 
+@pytest.mark.parametrize(
+    "windows", [[ABUTTING[0], ABUTTING[2]], [OVERLAPPING[0], OVERLAPPING[2]]], ids=["apart", "over"]
+)
+def test_near_infrared_that_is_marked_alpha_is_data(windows: list[Window], tmp_path: Path) -> None:
+    infrared = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH, 1)  # with zeros
+    pixels = np.dstack([slope_of(HEIGHT, WIDTH) + 1, infrared])
+    members = pieces(tmp_path / "tiles", pixels, windows, photometric="rgb", alpha="unspecified")
+    for path in members:
+        with rasterio.open(path, "r+") as dataset:
+            dataset.colorinterp = (*dataset.colorinterp[:3], rasterio.enums.ColorInterp.alpha)
+    seen = np.zeros((HEIGHT, WIDTH), np.bool_)
+    for window in windows:
+        seen[window.y : window.bottom, window.x : window.right] = True
+    with open_raster(Scene(tuple(members)), spec("uint8"), None) as source:
+        whole = Window(0, 0, HEIGHT, WIDTH)
+        np.testing.assert_array_equal(source.read(whole), np.where(seen[:, :, None], pixels[:, :, :3], 0))
+        valid = source.valid(whole)
+        assert valid is not None
+        np.testing.assert_array_equal(valid, seen)
+
+
+def test_a_damaged_member_is_an_error_and_never_black(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(1, 255, (300, 300, 3), np.uint8)
+    windows = [Window(y, x, 150, 150) for y in (0, 150) for x in (0, 150)]
+    members = pieces(tmp_path / "tiles", pixels, windows, tiled=True, blockxsize=32, blockysize=32, compress="deflate")
+    corrupt(members[3], 0)
+    window = Window(100, 100, 150, 150)
+    with (
+        open_raster(Scene(tuple(members)), spec("uint8"), None) as source,
+        pytest.raises(RasterError, match=r"the file is damaged or cut short \(t3\.tif"),
+    ):
+        source.read(window)
+    with open_raster(Scene(tuple(members)), spec("uint8"), None, on_bad_block="nodata") as source:
+        read, valid = source.read(window), source.valid(window)
+        assert source.bad_blocks
+    assert valid is not None
+    assert not valid[50:82, 50:82].any()
+    np.testing.assert_array_equal(read[valid], pixels[100:250, 100:250][valid])
+    assert valid.mean() > 0.7
+
+
 def test_floats_palettes_and_scales(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     floats = rng.random((HEIGHT, WIDTH, 3)).astype(np.float32)
@@ -197,6 +239,7 @@ def test_a_folder_on_the_command_line(tmp_path: Path, in_process: InProcess, mon
     result = in_process(run_app, "tiles", *ON_TINY, "--mosaic", "--json")
     fields = json.loads(result.stdout)
     assert fields["image"] == "tiles_mosaic (3 images)"
+    assert [Path(name).name for name in fields["images"]] == ["t0.tif", "t1.tif", "t2.tif"]
     assert (tmp_path / "tiles_mosaic_mask.tif").exists()
     whole = write_geotiff(tmp_path / "whole.tif", slope_of(HEIGHT, WIDTH))
     in_process(run_app, whole, *ON_TINY)
@@ -303,8 +346,8 @@ def replaced(**profile: object) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (replaced(crs="EPSG:32639"), "expected the coordinate reference system of t0.tif, EPSG:32640, found EPSG:32639"),
-        (replaced(transform=PLACE @ Affine.scale(2)), "expected the pixels of t0.tif, 0.5 x 0.5, found pixels of 1 x 1"),
+        (replaced(crs="EPSG:32639"), "the coordinate reference system of t0.tif, EPSG:32640, found EPSG:32639"),
+        (replaced(transform=PLACE @ Affine.scale(2)), "the pixels of t0.tif, 0.5 x 0.5, found pixels of 1 x 1"),
         (replaced(transform=PLACE @ Affine.translation(30.5, 0.25)), "lies 0.25 rows and 0.50 columns off"),
         (replaced(pixels=slope_of(41, 40, 4)), "t1.tif: expected the bands of t0.tif, 3, found 4"),
         (replaced(pixels=slope_of(41, 40, 3, "uint16")), "t1.tif: expected the dtype of t0.tif, uint8, found uint16"),
