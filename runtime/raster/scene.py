@@ -118,7 +118,8 @@ def open_scene(scene: Scene, access: Access) -> Iterator[OpenFile]:
     members = list[_Member]()
     for place in scene.members:
         if access.sources == "local":
-            check_source(file_of(place), access)
+            with pinned(access.sources):
+                check_source(file_of(place), access)
         with open_any(place, access) as dataset:
             with reading(place, "it"):
                 members.append(_Member.of(str(place), _source(place, dataset), dataset, first=not members))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -266,6 +268,16 @@ def test_a_folder_on_the_command_line(tmp_path: Path, in_process: InProcess, mon
     assert (tmp_path / "all.tif").exists()
     assert in_process(run_app, "tiles/t0.tif", "tiles/t1.tif", *ON_TINY, "--mosaic", "-o", "out").returncode == 0
     assert (tmp_path / "out" / "t0_mosaic_mask.tif").exists()
+
+
+def test_a_mosaic_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """GDAL has no driver before rasterio is asked for something: here, nothing was opened before."""
+    pieces(tmp_path / "tiles", slope_of(HEIGHT, WIDTH), ABUTTING)
+    code = "import sys; from fctl.runtime.cli.run import run_app; run_app(sys.argv[1:])"
+    arguments = (str(tmp_path / "tiles"), *map(str, ON_TINY), "--mosaic", "-o", str(tmp_path / "m.tif"))
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert bands(tmp_path / "m.tif").shape == (1, HEIGHT, WIDTH)
 
 
 def test_a_window_of_a_mosaic(tmp_path: Path, segmenter: Segmenter) -> None:
