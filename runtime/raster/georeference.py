@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -81,7 +83,10 @@ class Georeference:
                 given = CRS.from_user_input(crs)
             except CRSError:
                 raise InputError(subject="`bbox_crs`", expected="a system such as EPSG:4326", found=crs) from None
-            bounds = transform_bounds(given, self.known_crs("`bbox_crs`"), *bounds)
+            try:
+                bounds = transform_bounds(given, self.known_crs("`bbox_crs`"), *bounds)
+            except CPLE_BaseError:
+                return (math.nan,) * 4
         inverse, (left, bottom, right, top) = ~self.transform, bounds
         corners = list(product((left, right), (bottom, top)))
         columns = [inverse.a * x + inverse.b * y + inverse.c for x, y in corners]

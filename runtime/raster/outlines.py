@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,7 @@ from itertools import islice
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import MergeAlg
 from rasterio.errors import CRSError
@@ -33,6 +35,7 @@ _CORNERS = 256  # of a piece of a polygon, unless it lies in one cell
 _BATCH = 10_000  # windows
 _POLYGON, _COLLECTIONS = 3, (4, 5, 6, 7)  # shapely's numbers of types
 _PIECE_BYTES = 1500  # of memory, beside 16 for each corner
+_FARTHEST = 1e12  # pixels; beyond, nothing is where it seems
 _AOI = "`aoi`"
 
 Shapes = NDArray[np.object_]
@@ -157,11 +160,10 @@ def outlines_on(features: Features, place: Georeference, height: int, width: int
     """
     shapes, owners = _polygons(features)
     total = len(np.unique(owners))
-    shapes = shapely.transform(shapes, lambda corners: _placed(corners, features.crs, place))
-    finite = np.isfinite(shapely.bounds(shapes)).all(axis=1) if len(shapes) else np.zeros(0, np.bool_)
-    if lost := len(np.unique(owners[~finite])):
-        log.warning("%s has no place in the system of the image, and is left out", _counted(lost))
-    shapes, owners = shapes[finite], owners[finite]
+    shapes, kept = _placed(shapes, features.crs, place)
+    if lost := total - len(np.unique(owners[kept])):
+        log.warning("%s of %d without a place in the system of the image: left out", _counted(lost), total)
+    owners = owners[kept]
     bad = ~shapely.is_valid(shapes)
     if bad.any():
         log.warning("%s crosses itself, and is mended", _counted(len(np.unique(owners[bad]))))
@@ -209,22 +211,40 @@ def _parts(shapes: Shapes, owners: NDArray[np.int64]) -> tuple[Shapes, NDArray[n
     return shapes[kept], owners[kept]
 
 
-def _placed(corners: NDArray[np.float64], system: str | None, place: Georeference) -> NDArray[np.float64]:
-    """Coordinates (n, 2) as columns and rows of a raster; not finite where they have no place in its system."""
-    assert place.transform is not None
-    x, y = corners.T
+def _placed(shapes: Shapes, system: str | None, place: Georeference) -> tuple[Shapes, NDArray[np.bool_]]:
+    """Polygons in columns and rows of a raster, without those that have no place in its system; and which remain."""
+    corners, index = shapely.get_coordinates(shapes, return_index=True)
     if system is None:
         log.warning("the polygons name no coordinate reference system: that of the image is taken")
     else:
-        ours = place.known_crs(_AOI)
-        try:
-            theirs = CRS.from_user_input(system)
-            if theirs != ours:
-                x, y = map(np.asarray, transform_points(theirs, ours, x.tolist(), y.tolist()))
-        except CRSError as error:
-            raise InputError(subject=_AOI, expected="a system that PROJ knows", found=f"{error}") from None
-    inverse = ~place.transform
-    return np.stack([inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f], axis=1)
+        corners = _reprojected(corners, index, system, place.known_crs(_AOI))
+    assert place.transform is not None
+    inverse, (x, y) = ~place.transform, corners.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        across, down = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
+    lost = ~((np.abs(across) < _FARTHEST) & (np.abs(down) < _FARTHEST))  # NaN is not below anything
+    kept = np.ones(len(shapes), np.bool_)
+    kept[index[lost]] = False
+    found: Shapes = shapely.set_coordinates(shapes[kept], np.stack([across, down], axis=1)[kept[index]])
+    return found, kept
+
+
+def _reprojected(corners: NDArray[np.float64], index: NDArray[np.int64], system: str, ours: CRS) -> NDArray[np.float64]:
+    """Corners (n, 2) in the system of a raster; NaN for polygons that PROJ refuses, numbered by `index`."""
+    try:
+        theirs = CRS.from_user_input(system)
+    except CRSError as error:
+        raise InputError(subject=_AOI, expected="a system that PROJ knows", found=f"{error}") from None
+    if theirs == ours:
+        return corners
+    try:
+        return np.stack(transform_points(theirs, ours, *corners.T.tolist()), axis=1)
+    except CPLE_BaseError:  # it refuses all where it refuses one
+        found = np.full_like(corners, np.nan)
+    for part in np.split(np.arange(len(corners)), np.flatnonzero(np.diff(index)) + 1):
+        with contextlib.suppress(CPLE_BaseError):
+            found[part] = np.stack(transform_points(theirs, ours, *corners[part].T.tolist()), axis=1)
+    return found
 
 
 def _within(

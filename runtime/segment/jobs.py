@@ -10,6 +10,7 @@ from typing import Protocol
 from ..bundle.store import MANIFEST, Bundle, sha256
 from ..engines.base import Engine
 from ..engines.choose import engine_version
+from ..errors import InputError
 from ..progress import TileProgress
 from ..raster.access import Access
 from ..raster.blocks import OnBadBlock
@@ -18,7 +19,7 @@ from ..raster.places import Place, Scene, file_of
 from ..tiling.turns import Turn
 from .levels import Keep
 from .network import Network
-from .outputs import sinks_of
+from .outputs import files_of, sinks_of
 from .results import Paths
 from .shards.folder import SOURCE
 from .sinks import Sink, needs_confidence
@@ -80,6 +81,8 @@ class FileJob:
 
     def __post_init__(self) -> None:
         sinks_of(self.paths)  # raises where one is not known
+        if self.where.aoi is not None and Path(self.where.aoi).resolve() in map(Path.resolve, files_of(self.paths)):
+            raise InputError(f"{self.where.aoi} would hold the polygons and an output", remedy="choose another `out`")
 
     @property
     def remote(self) -> bool:

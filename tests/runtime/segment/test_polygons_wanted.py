@@ -302,6 +302,42 @@ def test_a_file_without_a_system_takes_that_of_the_image_with_one_warning(
     assert sum(report.pixels.values()) == np.count_nonzero(burnt(placed(SHAPES)))
 
 
+def features(*rings: list[tuple[float, float]], crs: str = "EPSG::32640") -> str:
+    """GeoJSON by hand, with numbers that pyogrio would not write."""
+    system = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:{crs}"}}
+    found = [
+        {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}} for ring in rings
+    ]
+    return json.dumps({"type": "FeatureCollection", "crs": system, "features": found})
+
+
+def test_polygons_without_a_place_do_not_stop_the_others(
+    image: Path, tmp_path: Path, segmenter: Segmenter, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = [(300010.0, 2779970.0), (300015.0, 2779970.0), (300015.0, 2779979.0), (300010.0, 2779970.0)]
+    endless, huge = [(float("inf"), 1.0), (2.0, 3.0), (4.0, 5.0)], [(-1e300, 0.0), (1e300, 0.0), (0.0, 1e300)]
+    aoi, paths = tmp_path / "odd.geojson", Paths(mask=tmp_path / "m.tif")
+    aoi.write_text(features(endless, here, huge))
+    with caplog.at_level(logging.WARNING, logger="fctl"):
+        report = segmenter.segment_file(image, paths, where=Where(aoi=aoi))
+    assert "2 polygons of 3 without a place in the system of the image: left out" in caplog.text
+    assert sum(report.pixels.values()) == np.count_nonzero(burnt([shapely.Polygon(here)]))
+
+    degrees = list(zip(*rasterio.warp.transform(CRS, "EPSG:4326", *zip(*here, strict=True)), strict=True))
+    aoi.write_text(features([(300.0, 95.0), (310.0, 95.0), (310.0, 99.0)], degrees, crs="OGC:1.3:CRS84"))
+    report = segmenter.segment_file(image, paths, overwrite=True, where=Where(aoi=aoi))
+    assert abs(sum(report.pixels.values()) - np.count_nonzero(burnt([shapely.Polygon(here)]))) <= 2
+
+
+def test_an_output_in_place_of_the_polygons_is_refused(image: Path, tmp_path: Path, segmenter: Segmenter) -> None:
+    aoi = write(tmp_path / "fields.gpkg", placed(SHAPES))
+    before = aoi.read_bytes()
+    paths = Paths(mask=tmp_path / "m.tif", others={"vector": aoi})
+    with pytest.raises(InputError, match=r"fields\.gpkg would hold the polygons and an output"):
+        segmenter.segment_file(image, paths, overwrite=True, where=Where(aoi=aoi))
+    assert aoi.read_bytes() == before
+
+
 def nothing(path: Path) -> Path:
     return path
 
