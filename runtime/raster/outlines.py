@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -12,20 +10,11 @@ from itertools import islice
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from rasterio._err import CPLE_BaseError
-from rasterio.crs import CRS
 from rasterio.enums import MergeAlg
-from rasterio.errors import CRSError
 from rasterio.features import rasterize
 from rasterio.transform import Affine
-from rasterio.warp import transform as transform_points
 
-from ..errors import InputError
 from ..tiling.windows import Window
-from .georeference import Georeference
-from .vectors import Features
-
-log = logging.getLogger(__name__)
 
 CELL = 256
 """Side in pixels of what is drawn at once, so that a pixel does not depend on the window that it is asked for in."""
@@ -35,14 +24,12 @@ _CORNERS = 256  # of a piece of a polygon, unless it lies in one cell
 _BATCH = 10_000  # windows
 _POLYGON, _COLLECTIONS = 3, (4, 5, 6, 7)  # shapely's numbers of types
 _PIECE_BYTES = 1500  # of memory, beside 16 for each corner
-_FARTHEST = 1e12  # pixels; beyond, nothing is where it seems
-_AOI = "`aoi`"
 
 Shapes = NDArray[np.object_]
 
 
 class Outlines:
-    """Polygons that lie on a raster; `outlines_on` makes it.
+    """Polygons that lie on a raster; `outlines_on` (in `placing`) makes it.
 
     A pixel belongs to a polygon if its centre lies in it, as GDAL draws polygons. Polygons are cut along borders of
     cells into pieces of few corners, so that a cell costs what lies in it, however large a polygon is.
@@ -112,7 +99,7 @@ class Outlines:
     def any_pixel(self) -> bool:
         """Whether the centre of any pixel lies in a polygon."""
         for left, top, right, bottom in shapely.bounds(self._pieces).tolist():
-            y, x, stop, end = _centres(top, left, bottom, right)
+            y, x, stop, end = centres(top, left, bottom, right)
             if stop > y and end > x:
                 window = Window(y, x, stop - y, end - x).shared(self.box)
                 if window and any(self.inside(cell).any() for cell in self.cells(window)):
@@ -143,125 +130,60 @@ class Outlines:
 _EMPTY, _FULL = np.zeros((CELL, CELL), np.bool_), np.ones((CELL, CELL), np.bool_)
 
 
-def outlines_on(features: Features, place: Georeference, height: int, width: int) -> Outlines:
-    """Place the polygons of a file on a raster.
+def parts_of(shapes: Shapes, owners: NDArray[np.int64]) -> tuple[Shapes, NDArray[np.int64]]:
+    """The polygons that some geometries hold; empty ones are left out.
 
     Args:
-        features: What the file holds. What is no polygon is left out, and invalid polygons are made valid.
-        place: Where the raster lies; its pixels must have coordinates.
-        height: Height of the raster in pixels.
-        width: Width of the raster in pixels.
+        shapes: Geometries of any type, (n,) objects, or None.
+        owners: A number for each, (n,).
 
     Returns:
-        The polygons.
-
-    Raises:
-        InputError: None of them touches the raster, or their system and the raster's do not go together.
+        The polygons, and the number of the geometry that each was a part of.
     """
-    shapes, owners = _polygons(features)
-    total = len(np.unique(owners))
-    shapes, kept = _placed(shapes, features.crs, place)
-    if lost := total - len(np.unique(owners[kept])):
-        log.warning("%s of %d without a place in the system of the image: left out", _counted(lost), total)
-    owners = owners[kept]
-    bad = ~shapely.is_valid(shapes)
-    if bad.any():
-        log.warning("%s crosses itself, and is mended", _counted(len(np.unique(owners[bad]))))
-        shapes[bad] = shapely.make_valid(shapes[bad])
-    shapes, owners = _within(shapes, owners, 0.0, 0.0, float(width), float(height))
-    if not len(shapes):
-        raise InputError(
-            subject=_AOI, expected="polygons on the image", found=f"{_counted(total)}, beside it",
-            remedy="see where both lie, and in which coordinate reference system",
-        )  # fmt: skip
-    left, top, right, bottom = shapely.total_bounds(shapes).tolist()
-    y, x, stop, end = _centres(top, left, bottom, right)
-    box = Window(y, x, stop - y, end - x).within(height, width) if stop > y and end > x else None
-    outlines = Outlines(features.names, shapes, owners, box) if box else None
-    if outlines is None or not outlines.any_pixel():
-        found = f"{_counted(len(np.unique(owners)))} between the centres of its pixels"
-        raise InputError(subject=_AOI, expected="polygons that hold a pixel of the image", found=found)
-    return outlines
-
-
-def _counted(number: int) -> str:
-    return f"{number} polygon{'s' * (number != 1)}"
-
-
-def _polygons(features: Features) -> tuple[Shapes, NDArray[np.int64]]:
-    """The polygons of all features, and the number of the feature that each belongs to."""
-    try:
-        shapes: Shapes = np.asarray(shapely.from_wkb(features.outlines, on_invalid="fix"), np.object_)
-    except (shapely.errors.ShapelyError, TypeError) as error:
-        raise InputError(subject=_AOI, expected="geometries that can be read", found=f"{error}") from None
-    found, owners = _parts(shapes, np.arange(len(shapes)))
-    if not len(found):
-        raise InputError(subject=_AOI, expected="a file with polygons", found="none in it")
-    if others := len(shapes) - len(np.unique(owners)):
-        log.warning("%d of %d features hold no polygon, and are left out", others, len(shapes))
-    return found, owners
-
-
-def _parts(shapes: Shapes, owners: NDArray[np.int64]) -> tuple[Shapes, NDArray[np.int64]]:
-    """The polygons that some geometries hold, and their owners; empty ones are left out."""
     while np.isin(shapely.get_type_id(shapes), _COLLECTIONS).any():  # collections may hold collections
-        shapes, index = shapely.get_parts(shapes, return_index=True)
+        shapes, index = shapely.getparts_of(shapes, return_index=True)
         owners = owners[index]
     kept = (shapely.get_type_id(shapes) == _POLYGON) & ~shapely.is_empty(shapes)
     return shapes[kept], owners[kept]
 
 
-def _placed(shapes: Shapes, system: str | None, place: Georeference) -> tuple[Shapes, NDArray[np.bool_]]:
-    """Polygons in columns and rows of a raster, without those that have no place in its system; and which remain."""
-    corners, index = shapely.get_coordinates(shapes, return_index=True)
-    if system is None:
-        log.warning("the polygons name no coordinate reference system: that of the image is taken")
-    else:
-        corners = _reprojected(corners, index, system, place.known_crs(_AOI))
-    assert place.transform is not None
-    inverse, (x, y) = ~place.transform, corners.T
-    with np.errstate(over="ignore", invalid="ignore"):
-        across, down = inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
-    lost = ~((np.abs(across) < _FARTHEST) & (np.abs(down) < _FARTHEST))  # NaN is not below anything
-    kept = np.ones(len(shapes), np.bool_)
-    kept[index[lost]] = False
-    found: Shapes = shapely.set_coordinates(shapes[kept], np.stack([across, down], axis=1)[kept[index]])
-    return found, kept
-
-
-def _reprojected(corners: NDArray[np.float64], index: NDArray[np.int64], system: str, ours: CRS) -> NDArray[np.float64]:
-    """Corners (n, 2) in the system of a raster; NaN for polygons that PROJ refuses, numbered by `index`."""
-    try:
-        theirs = CRS.from_user_input(system)
-    except CRSError as error:
-        raise InputError(subject=_AOI, expected="a system that PROJ knows", found=f"{error}") from None
-    if theirs == ours:
-        return corners
-    try:
-        return np.stack(transform_points(theirs, ours, *corners.T.tolist()), axis=1)
-    except CPLE_BaseError:  # it refuses all where it refuses one
-        found = np.full_like(corners, np.nan)
-    for part in np.split(np.arange(len(corners)), np.flatnonzero(np.diff(index)) + 1):
-        with contextlib.suppress(CPLE_BaseError):
-            found[part] = np.stack(transform_points(theirs, ours, *corners[part].T.tolist()), axis=1)
-    return found
-
-
-def _within(
+def within(
     shapes: Shapes, owners: NDArray[np.int64], left: float, top: float, right: float, bottom: float
 ) -> tuple[Shapes, NDArray[np.int64]]:
-    """The parts of polygons that lie in a rectangle."""
+    """The parts of polygons that lie in a rectangle.
+
+    Args:
+        shapes: Polygons, (n,) objects.
+        owners: A number for each, (n,).
+        left: Lowest x.
+        top: Lowest y.
+        right: Highest x.
+        bottom: Highest y.
+
+    Returns:
+        Polygons, and the number of the polygon that each was a part of.
+    """
     bounds = shapely.bounds(shapes)
     apart = (bounds[:, 2] <= left) | (bounds[:, 0] >= right) | (bounds[:, 3] <= top) | (bounds[:, 1] >= bottom)
     shapes, owners, bounds = shapes[~apart], owners[~apart], bounds[~apart]
     over = (bounds[:, :2] < (left, top)).any(axis=1) | (bounds[:, 2:] > (right, bottom)).any(axis=1)
     shapes = shapes.copy()
     shapes[over] = shapely.intersection(shapes[over], shapely.box(left, top, right, bottom))
-    return _parts(shapes, owners)
+    return parts_of(shapes, owners)
 
 
-def _centres(top: float, left: float, bottom: float, right: float) -> tuple[int, int, int, int]:
-    """First row and column, and those after the last, of the pixels with their centres in a rectangle."""
+def centres(top: float, left: float, bottom: float, right: float) -> tuple[int, int, int, int]:
+    """The pixels with their centres in a rectangle.
+
+    Args:
+        top: Lowest row, in pixels and their fractions, as all others.
+        left: Lowest column.
+        bottom: Highest row.
+        right: Highest column.
+
+    Returns:
+        First row, first column, the row after the last one and the column after the last one.
+    """
     return math.ceil(top - 0.5), math.ceil(left - 0.5), math.floor(bottom + 0.5), math.floor(right + 0.5)
 
 
@@ -294,7 +216,7 @@ def _halved(
     for start, end in ((first[axis], middle), (middle, stop[axis])):
         low, high = first.copy(), stop.copy()
         low[axis], high[axis] = start, end
-        yield _within(shape, owner, *(low * CELL + corner).tolist(), *(high * CELL + corner).tolist())
+        yield within(shape, owner, *(low * CELL + corner).tolist(), *(high * CELL + corner).tolist())
 
 
 def _square(window: Window) -> shapely.Polygon:

@@ -89,7 +89,7 @@ def area_of(where: Where, raster: RasterSource, sources: Sources = "local") -> A
     from ..raster.vectors import check_vector, read_features
 
     check_vector(Path(where.aoi), sources)  # before shapely is imported, which may be missing
-    from ..raster.outlines import outlines_on
+    from ..raster.placing import outlines_on
 
     outlines = outlines_on(read_features(Path(where.aoi), where.aoi_name, sources), place, height, width)
     return Area(box=outlines.box, outlines=outlines)

@@ -31,7 +31,8 @@ pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
 
 from fctl.runtime.raster.georeference import Georeference  # noqa: E402
-from fctl.runtime.raster.outlines import Outlines, outlines_on  # noqa: E402
+from fctl.runtime.raster.outlines import Outlines  # noqa: E402
+from fctl.runtime.raster.placing import outlines_on  # noqa: E402
 from fctl.runtime.raster.vectors import Features  # noqa: E402
 
 HEIGHT, WIDTH = 100, 70
