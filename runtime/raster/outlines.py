@@ -141,7 +141,7 @@ def parts_of(shapes: Shapes, owners: NDArray[np.int64]) -> tuple[Shapes, NDArray
         The polygons, and the number of the geometry that each was a part of.
     """
     while np.isin(shapely.get_type_id(shapes), _COLLECTIONS).any():  # collections may hold collections
-        shapes, index = shapely.getparts_of(shapes, return_index=True)
+        shapes, index = shapely.get_parts(shapes, return_index=True)
         owners = owners[index]
     kept = (shapely.get_type_id(shapes) == _POLYGON) & ~shapely.is_empty(shapes)
     return shapes[kept], owners[kept]
