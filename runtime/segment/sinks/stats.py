@@ -60,7 +60,7 @@ class StatsSink:
         def write(block: Block) -> None:
             for x in range(0, block.ids.shape[1], STEP):
                 ids = block.ids[:, x : x + STEP]
-                total.add(np.zeros(ids.shape, np.int64), ids, Window(block.y, block.x + x, *ids.shape))
+                total.add_all(ids, Window(block.y, block.x + x, *ids.shape))
             if outlines and each:
                 _count(outlines, each, block)
 
@@ -111,12 +111,25 @@ class _Counts:
         """
         belongs = numbers >= 0
         things, places = _distinct(numbers[belongs])
-        keys = places * (NODATA + 1) + ids[belongs]
+        self._add(things, places * (NODATA + 1) + ids[belongs], belongs, window)
+
+    def add_all(self, ids: NDArray[np.uint8], window: Window) -> None:
+        """Count some pixels, all of which belong to the first thing."""
+        self._add(np.zeros(1, np.int64), ids.ravel(), np.True_, window)
+
+    def _add(
+        self,
+        things: NDArray[np.integer],
+        keys: NDArray[np.integer],
+        belongs: NDArray[np.bool_] | np.bool_,
+        window: Window,
+    ) -> None:
+        """Count pixels by key, which is 256 times the place of a thing in `things`, and the class id."""
         length = len(things) * (NODATA + 1)
         self._take(self._pixels, things, np.bincount(keys, minlength=length).astype(np.int64))
         if self._areas.known and self._areas.uniform is None:
-            metres = np.repeat(self._areas.of_rows(window), ids.shape[1]).reshape(ids.shape)[belongs]
-            sums = np.bincount(keys, weights=metres, minlength=length).astype(np.float64)
+            metres = np.repeat(self._areas.of_rows(window), window.width).reshape(window.height, window.width)[belongs]
+            sums = np.bincount(keys, weights=metres.ravel(), minlength=length).astype(np.float64)
             self._take(self._metres, things, sums)
 
     def _take(self, table: dict[int, NDArray[_Number]], things: NDArray[np.integer], sums: NDArray[_Number]) -> None:
