@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .bundle.store import Bundle, read_bundle
     from .errors import FctlError
+    from .raster.places import Scene
     from .segment.batches import cut_batch, grid_of
     from .segment.results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
     from .segment.segmenter import Segmenter
+    from .segment.where import Where
     from .tiling.merge import Merger
     from .tiling.sources import ArraySource
 
@@ -27,8 +29,10 @@ __all__ = [
     "Merger",
     "Paths",
     "Report",
+    "Scene",
     "Segmentation",
     "Segmenter",
+    "Where",
     "cut_batch",
     "grid_of",
     "read_bundle",
@@ -37,9 +41,11 @@ __all__ = [
 _HOMES = {
     ".bundle.store": ("Bundle", "read_bundle"),
     ".errors": ("FctlError",),
+    ".raster.places": ("Scene",),
     ".segment.batches": ("cut_batch", "grid_of"),
     ".segment.results": ("DeviceSegmentation", "Estimate", "Paths", "Report", "Segmentation"),
     ".segment.segmenter": ("Segmenter",),
+    ".segment.where": ("Where",),
     ".tiling.merge": ("Merger",),
     ".tiling.sources": ("ArraySource",),
 }

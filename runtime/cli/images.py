@@ -12,6 +12,7 @@ SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".webp", ".bmp", "
 
 _PATTERN = frozenset("*?[")
 _OURS = ("_mask.tif", "_prob.tif", "_confidence.tif", "_preview.png", "_preview.jpg")  # outputs, which are no images
+_MOSAIC = "_mosaic"  # with which the names of outputs of several images end
 
 
 def images_of(names: Sequence[str], *, recursive: bool) -> list[str]:
@@ -66,10 +67,12 @@ def _in_folder(folder: Path, recursive: bool) -> Iterator[Path]:
 
 
 def _is_output(path: Path) -> bool:
-    """Whether a file is an output of ours whose image lies beside it."""
+    """Whether a file is an output of ours whose image lies beside it, or that of several images as one."""
     for ending in _OURS:
         if path.name.endswith(ending):
             stem = path.name[: -len(ending)]
+            if stem.endswith(_MOSAIC):
+                return True
             beside = (other for other in path.parent.iterdir() if other.stem == stem)
             return any(other.suffix.lower() in SUFFIXES for other in beside)
     return False

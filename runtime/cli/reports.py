@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from ..engines.base import Engine
     from ..raster.places import Place
     from ..segment.results import Estimate, Report
+    from ..tiling.windows import Window
 
 
 def name_of(image: Place) -> str:
     """What tables call an image: the file without its folder, or the name of a part of a container."""
-    return image if isinstance(image, str) else image.name
+    from ..raster.places import Scene
+
+    return image if isinstance(image, str) else str(image) if isinstance(image, Scene) else image.name
 
 
 def print_report(report: Report) -> None:
@@ -28,12 +31,19 @@ def print_report(report: Report) -> None:
     rows = [(name, f"{share:.1%}") for name, share in report.shares.items()]
     without = report.height * report.width - sum(report.pixels.values())
     if without:
-        rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the image"))
+        whole = "image" if report.area is None else "box"
+        rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the {whole}"))
     skipped = f" ({report.skipped} without data skipped)" if report.skipped else ""
     work = f"{report.tiles} tiles{skipped}, {report.seconds:.1f} s, {report.speed:.1f} patches/s"
-    print_table(f"{name_of(report.image)}: {report.height} x {report.width}, {work}", rows, ("class", "share"))
+    title = f"{name_of(report.image)}: {report.height} x {report.width}{_lies(report.area)}, {work}"
+    print_table(title, rows, ("class", "share"))
     for path in report.paths.wanted():
         echo(f"wrote {path}")
+
+
+def _lies(area: Window | None) -> str:
+    """Where outputs lie in their image, in words; nothing where they show all of it."""
+    return f" from row {area.y}, column {area.x}" if area else ""
 
 
 def print_summary(done: list[Report | Estimate]) -> None:
@@ -68,7 +78,7 @@ def print_estimate(estimate: Estimate) -> None:
     """Print what an image would take."""
     mebibyte = 1 << 20
     rows = [
-        ("size", f"{estimate.height} x {estimate.width} pixels"),
+        ("size", f"{estimate.height} x {estimate.width} pixels{_lies(estimate.area)}"),
         ("tiles", str(estimate.tiles)),
         *_foreseen(estimate),
         ("disk at most", f"{estimate.disk / mebibyte:.0f} MiB"),
@@ -147,6 +157,7 @@ class Results:
 
 def _fields(found: Report | Estimate, engine: Engine) -> dict[str, object]:
     """What a line of JSON says of an image."""
+    from ..raster.places import members_of
     from ..segment.results import Report
 
     fields: dict[str, object] = {
@@ -154,6 +165,11 @@ def _fields(found: Report | Estimate, engine: Engine) -> dict[str, object]:
         "height": found.height, "width": found.width, "tiles": found.tiles,
         "engine": engine.name, "device": engine.device, "precision": engine.precision,
     }  # fmt: skip
+    members = members_of(found.image)
+    if len(members) > 1:
+        fields["images"] = [str(member) for member in members]
+    if box := found.area:
+        fields["area"] = {"x": box.x, "y": box.y, "width": box.width, "height": box.height}
     if not isinstance(found, Report):
         return fields | {"memory": found.process, "seconds": found.seconds, "disk": found.disk}
     return fields | {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..choices import Backend, ContextEncoding, OnBadBlock, RunPrecision
+from .area import AreaOptions
 from .console import command
 from .groups import OptionGroup
 from .images import images_of
@@ -19,13 +20,13 @@ from .outputs import SPELLINGS, Outputs
 from .reports import Results, name_of
 from .spellings import Spellings
 from .tables import progress_bars
-from .targets import targets_of
+from .targets import scene_of, targets_of
 
 if TYPE_CHECKING:
     from ..raster.places import Place
     from ..segment.results import Estimate, Paths, Report
     from ..segment.segmenter import Segmenter
-
+    from ..segment.where import Where
 
 _Action = Callable[["Place", "Paths"], "Report | Estimate"]
 
@@ -58,6 +59,10 @@ class ManyImages(OptionGroup):
 
     panel = "Many images"
 
+    mosaic: Annotated[
+        bool,
+        typer.Option("--mosaic", help="Take all images, tiles of one grid, as one: contexts see across their borders."),
+    ] = False
     recursive: Annotated[bool, typer.Option("--recursive", help="Take the images of folders within folders too.")] = (
         False
     )
@@ -123,6 +128,23 @@ class Segmentation(OptionGroup):
     resolution: Resolution = "auto"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What is read of images, once it was parsed.
+
+    Attributes:
+        bands: Numbers of the bands to use, or None.
+        scale_range: Which values become the lowest and the highest of the network's, or None.
+        resolution: At which distance from pixel to pixel the network works.
+        where: Which part is wanted.
+    """
+
+    bands: tuple[int, ...] | None
+    scale_range: str | None
+    resolution: str
+    where: Where
+
+
 def run(
     images: Annotated[  # no paths: names of parts of containers may hold "//"
         list[str],
@@ -131,6 +153,7 @@ def run(
         ),
     ],
     segmentation: Segmentation,
+    area: AreaOptions,
     engine: EngineOptions,
     outputs: Outputs,
     limits: Limits,
@@ -142,15 +165,19 @@ def run(
     """
     from ..raster.resolution import Resolution
 
-    band_numbers(segmentation.bands)  # raises before anything is read
-    Resolution.parsed(segmentation.resolution)
-    targets = targets_of(images_of(images, recursive=many.recursive), outputs)
+    Resolution.parsed(segmentation.resolution)  # raises before anything is read
+    how = _How(
+        bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range,
+        resolution=segmentation.resolution, where=area.where(),
+    )  # fmt: skip
+    found = images_of(images, recursive=many.recursive)
+    targets = targets_of([scene_of(images, found)] if many.mosaic else found, outputs)
     results = Results(len(targets), as_json=many.json)
     with ending_at_once():
-        left = dict(_left_to_do(targets, segmentation, engine, outputs, limits, many, results))
+        left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results))
         if left:
             with _segmenter(segmentation, engine, limits) as segmenter:
-                action = (_estimator if outputs.dry_run else _runner)(segmenter, segmentation, outputs, limits)
+                action = (_estimator if outputs.dry_run else _runner)(segmenter, how, outputs, limits)
                 for image, paths in left.items():
                     with results.of(image):
                         results.add(action(image, paths), segmenter.engine)
@@ -161,6 +188,7 @@ def run(
 def _left_to_do(
     targets: dict[Place, Paths],
     segmentation: Segmentation,
+    how: _How,
     engine: EngineOptions,
     outputs: Outputs,
     limits: Limits,
@@ -174,14 +202,14 @@ def _left_to_do(
 
     asked: dict[str, str] = {}
     if many.skip_existing:
-        bundle, bands = read_bundle(segmentation.bundle), band_numbers(segmentation.bands)
+        bundle = read_bundle(segmentation.bundle)
         if segmentation.scene_size:
             bundle = with_scene_size(bundle, segmentation.scene_size)
-        turns, scale_range = 8 if segmentation.tta else 1, segmentation.scale_range
-        once = encodes_once(bundle, segmentation.contexts)
+        turns, once = 8 if segmentation.tta else 1, encodes_once(bundle, segmentation.contexts)
         asked = asked_tags(
-            bundle.manifest, engine.precision, turns, bands, scale_range, segmentation.resolution, once=once
-        )
+            bundle.manifest, engine.precision, turns, how.bands, how.scale_range, where=how.where,
+            resolution=how.resolution, once=once,
+        )  # fmt: skip
     for image, paths in targets.items():
         with results.of(image):
             if many.skip_existing and is_finished(image, paths, asked):
@@ -217,36 +245,34 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
     )
 
 
-def _runner(segmenter: Segmenter, segmentation: Segmentation, outputs: Outputs, limits: Limits) -> _Action:
+def _runner(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
     """What segments one image."""
     from ..segment.memory import parsed_size
 
-    bands = band_numbers(segmentation.bands)
     memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
 
     def action(image: Place, paths: Paths) -> Report:
         with progress_bars("patches") as advance:
             report = segmenter.segment_file(
-                image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-                on_bad_block=limits.on_bad_block, scale_range=segmentation.scale_range,
-                resolution=segmentation.resolution, progress=partial(advance, name_of(image)),
+                image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
+                on_bad_block=limits.on_bad_block, scale_range=how.scale_range, resolution=how.resolution,
+                where=how.where, progress=partial(advance, name_of(image)),
             )  # fmt: skip
         return report
 
     return action
 
 
-def _estimator(segmenter: Segmenter, segmentation: Segmentation, outputs: Outputs, limits: Limits) -> _Action:
+def _estimator(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
     """What tells how much one image would take."""
     from ..segment.memory import parsed_size
 
-    bands = band_numbers(segmentation.bands)
     memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
 
     def action(image: Place, paths: Paths) -> Estimate:
         return segmenter.estimate(
-            image, paths, bands=bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-            scale_range=segmentation.scale_range, resolution=segmentation.resolution, trial=True,
+            image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
+            scale_range=how.scale_range, resolution=how.resolution, where=how.where, trial=True,
         )  # fmt: skip
 
     return action

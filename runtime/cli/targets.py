@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,26 @@ if TYPE_CHECKING:
     from ..segment.results import Paths
 
 
-def targets_of(images: list[str], outputs: Outputs) -> dict[Place, Paths]:
+def scene_of(names: Sequence[str], images: list[str]) -> Place:
+    """All images of a command line as one, named after the folder that was given or the first image.
+
+    Args:
+        names: The arguments.
+        images: The images that they stand for.
+
+    Returns:
+        The scene.
+    """
+    from ..raster.places import Scene
+
+    folder = Path(names[0]) if len(names) == 1 else None
+    name = f"{folder.resolve().name}_mosaic" if folder and folder.is_dir() else ""
+    return Scene(tuple(images), name)
+
+
+def targets_of(images: Sequence[Place], outputs: Outputs) -> dict[Place, Paths]:
     """Output files by image; every output has its own name."""
-    from ..raster.places import Place, file_of, place_of, stem_of
+    from ..raster.places import Place, file_of, members_of, placed, stem_of
     from ..segment.results import Paths
 
     out = outputs.out
@@ -28,7 +46,7 @@ def targets_of(images: list[str], outputs: Outputs) -> dict[Place, Paths]:
         wanted = "a folder, or for one image a name ending in .tif"
         raise OutputError(f"cannot write {out}: {what}; --out takes {wanted}")
     targets, taken = dict[Place, Paths](), dict[Path, Place]()
-    for image in map(place_of, images):
+    for image in map(placed, images):
         folder, stem = (out.parent, out.stem) if is_file else (out, stem_of(image))
         mask = out if is_file else folder / f"{stem}_mask.tif"
         if mask in taken:
@@ -37,9 +55,9 @@ def targets_of(images: list[str], outputs: Outputs) -> dict[Place, Paths]:
             raise usage(f"{image} and {taken[mask]} would both be written to {mask}: give each an --out of its own")
         taken[mask] = image
         targets[image] = outputs.paths(mask, stem, len(images))
-    inputs = {file_of(image).resolve() for image in targets}
+    inputs = {file_of(member).resolve() for image in targets for member in members_of(image)}
     for image, paths in targets.items():
         for path in paths.wanted():
-            if path.resolve() in inputs - {file_of(image).resolve()}:
+            if path.resolve() in inputs - {file_of(member).resolve() for member in members_of(image)}:
                 raise usage(f"{path}, an output of {image}, is itself one of the images: choose another --out")
     return targets

@@ -129,6 +129,12 @@ def choose_bands(blocks: Blocks, path: Place, wanted: int, named: Sequence[int] 
     return Bands(used, marked if is_mask else None, palette, opacity.opaque, opacity.between)
 
 
+def has_opacity(dataset: DatasetReader) -> bool:
+    """Whether a raster has a band marked alpha that is opacity, by samples of it; it may be data."""
+    marked = _marked_alpha(dataset)
+    return marked is not None and _opacity_of(Blocks(dataset, "fail"), marked).is_mask
+
+
 def refuted(path: Place, alpha: int) -> RasterError:
     """The error for a band that passed for opacity until more of it was read."""
     return RasterError(

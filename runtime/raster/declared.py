@@ -12,7 +12,7 @@ import numpy as np
 from rasterio.io import DatasetReader
 
 from .bands import Bands
-from .places import Place
+from .places import Place, Scene
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def warn_of_nodata(dataset: DatasetReader, path: Place, bands: Bands) -> None:
     dtype, nodata = dataset.dtypes[bands.used[0] - 1], dataset.nodatavals[bands.used[0] - 1]
     if np.dtype(dtype).kind not in "iu" or not (nodata is None or nodata % 1):
         return
-    value = nodata if nodata is not None else _hidden(dataset.driver, Path(path))
+    value = nodata if nodata is not None or isinstance(path, Scene) else _hidden(dataset.driver, Path(path))
     if value is not None:
         _tell(str(path), f"{value:g}", dtype)
 

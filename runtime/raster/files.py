@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import rasterio
@@ -54,8 +55,13 @@ _ALONE = {"GDAL_NUM_THREADS": "1", "VRT_NUM_THREADS": "1"}
 _DEFAULT = Access()
 
 
+def pinned(sources: Sources) -> rasterio.Env:
+    """GDAL with the options that all images are read with, as a context manager."""
+    return rasterio.Env(**_PINNED, **_options(sources))
+
+
 @contextlib.contextmanager
-def open_any(path: Place, access: Access = _DEFAULT) -> Iterator[OpenFile]:
+def open_any(path: str | Path, access: Access = _DEFAULT) -> Iterator[OpenFile]:
     """Open any raster that may be opened.
 
     Args:
@@ -69,7 +75,7 @@ def open_any(path: Place, access: Access = _DEFAULT) -> Iterator[OpenFile]:
         RasterError: The file is missing, may not be read, is no image, a container of several, or not allowed.
     """
     check_place(path, remote=access.sources == "any")
-    with rasterio.Env(**_PINNED, **_options(access.sources)):
+    with pinned(access.sources):
         try:
             drivers = allowed_drivers(path, access)
             dataset = _opened(path, drivers)
@@ -98,7 +104,7 @@ def _options(sources: Sources) -> dict[str, str]:
     return _ALONE | {name: value for name, value in _PATIENT.items() if name not in os.environ}
 
 
-def _opened(path: Place, drivers: list[str] | None) -> OpenFile:
+def _opened(path: str | Path, drivers: list[str] | None) -> OpenFile:
     """Open a file with GDAL; `rasterio.open` takes no list of drivers."""
     with ignored(NotGeoreferencedWarning):  # PNG and JPEG have no place
         return DatasetReader(opened_name(path), driver=drivers)
@@ -115,7 +121,7 @@ def reading(path: Place, what: str) -> Iterator[None]:
     Raises:
         RasterError: It cannot be read.
     """
-    options = contextlib.nullcontext() if hasenv() else rasterio.Env(**_PINNED, **_options("any"))
+    options = contextlib.nullcontext() if hasenv() else pinned("any")
     try:
         with options:
             yield

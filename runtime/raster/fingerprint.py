@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ..errors import RasterError
 from .access import Access
 from .files import OpenFile, open_any
 from .guard import beside, forbidden
-from .places import Place, file_of, is_remote
+from .places import Place, Scene, file_of, is_remote, members_of
 from .virtual import existing_sources
 
 _HASHED = 64 << 10  # bytes at each end of a file
@@ -28,7 +28,7 @@ class Fingerprint:
     """The state of an image, to be compared with `==`.
 
     Attributes:
-        size: Bytes of the file; 0 for an image on a server.
+        size: Bytes of the file; 0 for an image on a server; for several images as one, how many these are.
         mtime_ns: When the file was last changed, in nanoseconds since 1970; 0 for an image on a server.
         sha256: Digest of the first and the last 64 KiB of the file, in hexadecimal; for an image on a server, of its
             header and of the lengths of up to 1000 of its compressed blocks.
@@ -103,6 +103,8 @@ def fingerprint(place: Place) -> Fingerprint:
     Raises:
         RasterError: A file is missing, or may not be read.
     """
+    if isinstance(place, Scene):
+        return _together([(str(member), fingerprint(member)) for member in place.members])
     path = file_of(place)
     if is_remote(place) and not path.exists():
         with open_any(place, _ANY) as dataset:
@@ -118,6 +120,16 @@ def fingerprint(place: Place) -> Fingerprint:
     return Fingerprint(
         size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=digest, others=tuple(sorted(others.items()))
     )
+
+
+def _together(members: Sequence[tuple[str, Fingerprint]]) -> Fingerprint:
+    """The fingerprint of several images as one, in which each of their files belongs to it."""
+    digest, others = hashlib.sha256(), dict[str, str]()
+    for name, found in members:
+        digest.update(name.encode(errors="surrogateescape"))
+        others[name] = f"{found.size} {found.mtime_ns} {found.sha256}"
+        others |= {f"{name}: {other}": state for other, state in found.others}
+    return Fingerprint(size=len(members), mtime_ns=0, sha256=digest.hexdigest(), others=tuple(sorted(others.items())))
 
 
 def belonging(path: Path) -> list[Path]:
@@ -153,8 +165,8 @@ class Watch:
     """
 
     def __init__(self, place: Place) -> None:
-        self._place, path = place, file_of(place)
-        self._states = {file: _identity(file) for file in (path, *belonging(path))}
+        self._place, paths = place, [file_of(member) for member in members_of(place)]
+        self._states = {file: _identity(file) for path in paths for file in (path, *belonging(path))}
 
     def check(self) -> None:
         """See that all is as it was when the watch was set.

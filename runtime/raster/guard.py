@@ -63,6 +63,24 @@ def allowed_drivers(place: Place, access: Access) -> list[str] | None:
     return _Guard(path, access, _folders_of(path)).drivers()
 
 
+def check_source(path: Path, access: Access) -> None:
+    """Refuse an image that GDAL may not open with whatever driver it likes, as it opens the sources of a VRT.
+
+    Args:
+        path: The file.
+        access: What may be opened.
+
+    Raises:
+        RasterError: It is no plain image, nor a VRT of such, or could make GDAL read another file.
+    """
+    _check_regular(path)
+    guard = _Guard(path, access, _folders_of(path))
+    if is_virtual(path):
+        guard.drivers()
+    else:
+        guard._check_raster(path)
+
+
 def check_opened(dataset: DatasetReader, place: Place) -> None:
     """See that an open image names no file elsewhere; it is to be called before anything else is asked of the image.
 
@@ -197,7 +215,7 @@ def opened_name(place: Place) -> str:
     """The name to give GDAL: no file's name can pass for the name of anything else, as "WMTS:..." would."""
     name = str(place)
     if is_remote(place):
-        return str(place_of(place))
+        return str(place_of(name))
     is_odd = ":" in name and not Path(name).is_absolute() and name == str(file_of(place))
     return f"{os.curdir}{os.sep}{name}" if is_odd else name
 

@@ -5,14 +5,45 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from ..errors import RasterError
+from ..errors import InputError, RasterError
 
-Place: TypeAlias = "str | Path"
-"""A file, or a name that is no path as it may hold "//": a part of a file (GDAL's subdatasets), a URL, a /vsi path."""
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Several rasters of one grid that are segmented as one, so that contexts see across their borders.
+
+    Attributes:
+        members: The rasters; where they overlap, the later one is seen. Equal names are refused.
+        name: What the names of outputs begin with; that of the first member with "_mosaic" unless it is given.
+
+    Raises:
+        InputError: There is no member, or one is named twice.
+    """
+
+    members: tuple[str | Path, ...]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        members = tuple(place_of(member) for member in self.members)
+        twice = next((member for member in members if members.count(member) > 1), None)
+        if twice is not None or not members:
+            found = "none" if twice is None else f"{twice} twice"
+            raise InputError(subject="a mosaic", expected="rasters, each named once", found=found)
+        object.__setattr__(self, "members", members)
+        object.__setattr__(self, "name", self.name or f"{stem_of(members[0])}_mosaic")
+
+    def __str__(self) -> str:
+        return f"{self.name} ({len(self.members)} image{'s' * (len(self.members) != 1)})"
+
+
+Place: TypeAlias = "str | Path | Scene"
+"""A file, or a name that is no path as it may hold "//": a part of a file (GDAL's subdatasets), a URL, a /vsi path; or
+several of these as one."""
 
 _PART = re.compile(r"([A-Za-z]\w+):(.+)")  # a driver; C: is none
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]+://|(https?|ftp|s3|gs|az|file|zip|tar):/|/vsi\w+/")  # pathlib eats a slash
@@ -22,7 +53,17 @@ _MANGLED = re.compile(r"(https?|ftp|s3|gs|az|zip|tar):/(?!/)|(/vsi\w+/(?:https?|
 _LISTED = 5  # parts of a container
 
 
-def place_of(image: Place) -> Place:
+def members_of(image: Place) -> tuple[str | Path, ...]:
+    """The rasters that an image consists of: itself, or the members of a scene."""
+    return image.members if isinstance(image, Scene) else (image,)
+
+
+def placed(image: Place) -> Place:
+    """What `place_of` gives; a scene as it is."""
+    return image if isinstance(image, Scene) else place_of(image)
+
+
+def place_of(image: str | Path) -> str | Path:
     """A path where an image is a file, and the name as it is for anything else.
 
     Args:
@@ -46,8 +87,10 @@ def file_of(image: Place) -> Path:
         image: A path, or the name of a part of a container.
 
     Returns:
-        The file; the name as a path where no such file exists.
+        The file; the name as a path where no such file exists. Of a scene, the file of its first member.
     """
+    if isinstance(image, Scene):
+        return file_of(image.members[0])
     if _exists(image):
         return Path(image)
     parts = _parts(str(image))
@@ -64,6 +107,8 @@ def stem_of(image: Place) -> str:
         The name of the file without its ending; for a part of a container with the name of the part; for an address the
         last part of its path.
     """
+    if isinstance(image, Scene):
+        return image.name
     parts = _parts(str(image))
     if is_remote(image):
         name = str(place_of(image))
@@ -83,7 +128,7 @@ def is_remote(image: Place) -> bool:
     Returns:
         Whether GDAL alone can open it.
     """
-    return _REMOTE.match(str(image)) is not None and not _exists(image)
+    return any(_REMOTE.match(str(member)) is not None and not _exists(member) for member in members_of(image))
 
 
 def check_place(image: Place, remote: bool = False) -> None:
@@ -96,6 +141,10 @@ def check_place(image: Place, remote: bool = False) -> None:
     Raises:
         RasterError: It is remote or packed and may not be, or there is no such file.
     """
+    if isinstance(image, Scene):
+        for member in image.members:
+            check_place(member, remote)
+        return
     if _exists(image) or _parts(str(image)):
         return
     if is_remote(image):
@@ -134,7 +183,7 @@ def container(image: Place, names: Sequence[str]) -> RasterError:
     )
 
 
-def _exists(name: Place) -> bool:
+def _exists(name: str | Path) -> bool:
     """Whether a file has that name; what cannot be a name, as a very long URL, is none."""
     try:
         return Path(name).exists()
@@ -142,7 +191,7 @@ def _exists(name: Place) -> bool:
         return False
 
 
-def _absence(name: Place) -> str:
+def _absence(name: str | Path) -> str:
     """Why there is no file of a name: a folder that may not be entered hides it."""
     try:
         Path(name).stat()

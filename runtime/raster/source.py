@@ -24,8 +24,9 @@ from .fingerprint import Watch
 from .formats import PixelFormat, check_dtype, check_real
 from .georeference import Georeference, georeference_of
 from .missing import Missing
-from .places import Place
+from .places import Place, Scene
 from .scaling import ScaleRange, Scaling, scaling_of
+from .scene import open_scene
 from .thumbnails import means, read_thumbnail
 
 __all__ = [
@@ -250,7 +251,7 @@ def open_raster(
     """Open a raster whose pixels fit.
 
     Args:
-        path: The file, or the name of a part of a container.
+        path: The file, the name of a part of a container, or several of these as one.
         pixels: The pixels that are wanted, such as a bundle's input.
         bands: Numbers of the bands to use, from 1, in the order that is wanted. None chooses them by their colours, see
             docs/rasters.md.
@@ -275,7 +276,8 @@ def open_raster(
     if on_bad_block not in get_args(OnBadBlock):
         raise InputError(subject="`on_bad_block`", expected='"fail" or "nodata"', found=repr(on_bad_block))
     with contextlib.ExitStack() as stack:
-        dataset = stack.enter_context(open_any(path, access))
+        opening = open_scene(path, access) if isinstance(path, Scene) else open_any(path, access)
+        dataset = stack.enter_context(opening)
         held = cached_rows * dataset.width * dataset.count * np.dtype(pixels.dtype).itemsize
         wanted = max(_LEAST_CACHE, int(1.5 * held)) if cache is None else cache
         stack.enter_context(decoded_cache(max(wanted, least_cache(dataset, len(bands or dataset.indexes)))))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import Context, Manifest
-from ..tiling.contexts import cell_positions
+from ..tiling.contexts import Extent, cell_positions
 from ..tiling.lattice import Lattice
 from ..tiling.sources import Source
 from ..tiling.turns import UPRIGHT, Turn, Windows
@@ -248,6 +248,35 @@ def _positions(manifest: Manifest, batch: PatchBatch, turn: Turn) -> dict[str, P
 def grid_of(manifest: Manifest, height: int, width: int) -> Grid:
     """The tiles of a raster of that size in pixels."""
     return Grid.over(height, width, manifest.tile, manifest.plan)
+
+
+def span_of(manifest: Manifest, grid: Grid, raster: Extent, lattices: Mapping[str, Lattice] | None = None) -> Window:
+    """The part of a raster that some tiles and the contexts that are centred on them show.
+
+    Args:
+        manifest: The bundle's manifest.
+        grid: The tiles.
+        raster: The raster.
+        lattices: By name, the windows of contexts that are encoded once a raster.
+
+    Returns:
+        A window inside the raster.
+    """
+    first = Window(grid.rows[0], grid.columns[0], grid.tile, grid.tile)
+    last = Window(grid.rows[-1], grid.columns[-1], grid.tile, grid.tile)
+    windows = [first, last]
+    windows += [
+        c.window.around(tile, raster) for c in manifest.contexts if not c.window.shared for tile in (first, last)
+    ]
+    for lattice in (lattices or {}).values():
+        rows, columns = (lattice.numbers(starts, flipped=True) for starts in ((first.y, last.y), (first.x, last.x)))
+        side = int(lattice.span)
+        windows += [Window(lattice.start(rows[i]), lattice.start(columns[i]), side, side) for i in (0, -1)]
+    y, x = min(window.y for window in windows), min(window.x for window in windows)
+    bottom, right = max(window.bottom for window in windows), max(window.right for window in windows)
+    inside = Window(y, x, bottom - y, right - x).within(raster.height, raster.width)
+    assert inside is not None, "tiles lie on the raster"
+    return inside
 
 
 def rows_in_work(manifest: Manifest, lattices: Mapping[str, Lattice] | None = None) -> int:

@@ -14,21 +14,19 @@ import numpy as np
 from ..progress import TileProgress
 from ..raster.cache import decoded_cache
 from ..raster.georeference import Georeference
-from ..raster.resolution import Resolution
 from ..raster.source import RasterSource, open_raster
 from ..raster.spool import SpooledSource, spooled
 from ..tiling.merge import NODATA
-from ..tiling.rescale import Rescale
-from ..tiling.rescaled import RescaledSource
 from ..tiling.turns import Turn
 from ..tiling.windows import Window
-from .batches import grid_of
+from .area import Area
 from .foresight import foresee
+from .frame import Frame, frame_of
 from .jobs import FileJob, Worker, request_of
-from .memory import check_limit
+from .memory import Footprint, check_limit
 from .network import Network
 from .notices import warn_of_blocks, warn_of_scores, warn_of_values
-from .outputs import check_outputs, tags_of
+from .outputs import check_outputs, scene_tags, tags_of
 from .picture import PictureScale
 from .pipeline import Block, Pipeline
 from .results import Report
@@ -66,36 +64,34 @@ def run_file(worker: Worker, job: FileJob) -> Report:
             job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
             scale_range=job.scale_range,
         ))  # fmt: skip
-        distance = manifest.input.ground_sample_distance
-        rescale = Resolution.parsed(job.resolution).rescale(raster, distance, job.access)
-        grid = grid_of(manifest, rescale.rows, rescale.columns)
-        foreseen = foresee(worker, job, raster, grid)
+        frame = frame_of(job, manifest, raster)
+        foreseen, area = foresee(worker, job, raster, frame), frame.area
         request, numbers = request_of(worker, job), foreseen.plan.numbers()
         folder = stack.enter_context(run_folder(job.paths.mask, request, numbers, resume=job.resume))
         plan = foreseen.plan.as_in(folder.journal.plan)
         if plan != foreseen.plan:  # of the run to resume, which may have had another limit
-            foreseen = foresee(worker, job, raster, grid, plan)
+            foreseen = foresee(worker, job, raster, frame, plan)
         source: FileSource = raster
         if len(folder.done) < len(plan.shards):
             if foreseen.spool:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
-                source = reading.enter_context(spooled(raster, folder.temporary))
+                source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
             reading.enter_context(decoded_cache(foreseen.cache))
             left = plan.left(folder.done)
             worker.retried(
                 lambda network: skipped.append(
-                    _segment_shards(network, source, worker.turns, folder, plan, job, rescale, foreseen.working)
+                    _segment_shards(network, source, worker.turns, folder, job, frame, foreseen)
                 )
             )
-        georeference = raster.georeference
+        georeference = raster.georeference.moved(area.box.y, area.box.x)
         bounds = {"FCTL_SCALE_BOUNDS": str(raster.scaling)} if raster.scaling else {}
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
         with folder.writing():
-            _write_outputs(worker, georeference, job, folder, plan, rescale, bounds)
+            _write_outputs(worker, georeference, frame, job, folder, plan, bounds)
         done = folder.journal.done.values()
     report = replace(
-        _report(job, manifest.class_names, plan, rescale, done, copied),
+        _report(job, manifest.class_names, area, plan, done, copied),
         seconds=time.monotonic() - started,
         skipped=sum(skipped),
         computed=left - sum(skipped),
@@ -111,17 +107,17 @@ def _segment_shards(
     source: FileSource,
     turns: tuple[Turn, ...],
     folder: RunFolder,
-    plan: ShardPlan,
     job: FileJob,
-    rescale: Rescale,
-    working: int,
+    frame: Frame,
+    foreseen: Footprint,
 ) -> int:
     """Segment the shards that are not done yet, one after the other; returns how many tiles had no data."""
-    scale = PictureScale(source.height, source.width) if job.picture else None
-    seen = source if rescale.is_identity else RescaledSource(source, rescale, working)
+    scale = PictureScale.of(frame.area.box) if job.picture else None
     pipeline = Pipeline(
-        network, seen, probabilities=job.probabilities, turns=turns, votes=job.keep.votes, picture=scale
-    )
+        network, frame.source(source, foreseen.working), probabilities=job.probabilities, turns=turns,
+        votes=job.keep.votes, picture=scale,
+    )  # fmt: skip
+    plan = foreseen.plan
     shards, runs = plan.shards, list(plan.runs(folder.done))
     left = plan.left(folder.done)
     total = max(len(plan.grid), left)
@@ -129,7 +125,7 @@ def _segment_shards(
     for run in runs:
         region = plan.region(run)
         with closing(pipeline.blocks(region, _shifted(job.progress, before, total))) as blocks:
-            bottoms = {index: rescale.row_at(shards[index].finished.bottom) for index in run}
+            bottoms = {index: frame.rescale.row_at(shards[index].finished.bottom) for index in run}
             _keep_shards(blocks, source, folder, bottoms, job)
         before += len(region)
     return pipeline.skipped
@@ -171,24 +167,26 @@ def _keep_shards(
 def _write_outputs(
     worker: Worker,
     georeference: Georeference,
+    frame: Frame,
     job: FileJob,
     folder: RunFolder,
     plan: ShardPlan,
-    rescale: Rescale,
     bounds: dict[str, str],
 ) -> None:
     """Make all outputs of the finished shards, and move them to their places together."""
-    manifest, height, width = worker.bundle.manifest, rescale.height, rescale.width
-    finished = [rescale.raster_window(shard.finished) for shard in plan.shards]
-    mosaic = Mosaic(height, width, [folder.part(n, window) for n, window in enumerate(finished) if window])
-    scale = PictureScale(height, width)
+    manifest, box = worker.bundle.manifest, frame.area.box
+    finished = [frame.rescale.raster_window(shard.finished) for shard in plan.shards]
+    mosaic = Mosaic(box, [folder.part(n, window) for n, window in enumerate(finished) if window])
+    scale = PictureScale.of(box)
     raster = MaskedRaster(
-        height=height, width=width, georeference=georeference,
+        height=box.height, width=box.width, georeference=georeference, area=frame.area,
         classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
         tags=tags_of(
-            manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, job.resolution, once=worker.once
+            manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, where=job.where,
+            resolution=job.resolution, once=worker.once,
         )
         | bounds
+        | scene_tags(job.image)
         | job.paths.options.tags(),
         picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),
     )  # fmt: skip
@@ -203,13 +201,13 @@ def _write_outputs(
 
 
 def _report(
-    job: FileJob, names: Sequence[str], plan: ShardPlan, rescale: Rescale, done: Collection[Done], implausible: int
+    job: FileJob, names: Sequence[str], area: Area, plan: ShardPlan, done: Collection[Done], implausible: int
 ) -> Report:
     """What came of all shards, those of earlier runs included."""
     bad = {window for shard in done for window in shard.bad_blocks}
     return Report(
-        image=job.image, paths=job.paths, height=rescale.height, width=rescale.width, tiles=len(plan.grid),
-        seconds=0,
+        image=job.image, paths=job.paths, height=area.box.height, width=area.box.width, tiles=len(plan.grid),
+        seconds=0, area=None if job.where.everything else area.box,
         pixels={name: sum(shard.pixels.get(index, 0) for shard in done) for index, name in enumerate(names)},
         not_finite=sum(shard.not_finite for shard in done),
         implausible=implausible + sum(shard.implausible for shard in done),

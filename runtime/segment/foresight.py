@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from ..raster.resolution import Resolution
+from dataclasses import replace
+
 from ..raster.source import RasterSource, open_raster
-from ..tiling.rescaled import RescaledSource
-from ..tiling.windows import Grid
-from .batches import grid_of
+from .frame import Frame, frame_of
 from .jobs import FileJob, Worker
 from .memory import Footprint, Load, fitting, footprint
 from .network import Network
@@ -36,33 +35,34 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     tried: list[Trial] = []
     with open_raster(job.image, manifest.input, job.bands, access=job.access, scale_range=job.scale_range) as raster:
-        height, width = raster.height, raster.width
-        distance = manifest.input.ground_sample_distance
-        rescale = Resolution.parsed(job.resolution).rescale(raster, distance, job.access)
-        grid = grid_of(manifest, rescale.rows, rescale.columns)
-        foreseen = foresee(worker, job, raster, grid)
+        frame = frame_of(job, manifest, raster)
+        height, width, grid = frame.area.box.height, frame.area.box.width, frame.grid
+        foreseen = foresee(worker, job, raster, frame)
         if trial:
             source = tried_on(raster, manifest.tile, spool=foreseen.spool)
-            if source is raster and not rescale.is_identity:
-                source = RescaledSource(raster, rescale, foreseen.working)
-            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job, _TRIED)))
-    tiles = sum(len(shard) for shard in foreseen.plan.whole)
+            if source is raster:
+                source = replace(frame, everything=True).source(raster, foreseen.working)
+            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job, grid, _TRIED)))
+    tiles = frame.tiles + sum(len(shard) for shard in foreseen.plan.whole) - len(grid)
     return Estimate(
-        image=job.image, paths=job.paths, height=height, width=width, tiles=len(grid), memory=foreseen.most,
+        image=job.image, paths=job.paths, height=height, width=width, tiles=frame.tiles, memory=foreseen.most,
+        area=None if frame.everything else frame.area.box,
         disk=sum(sink.disk(height, width, len(manifest.classes)) for sink, _ in job.sinks),
         process=tried[-1].memory + foreseen.most if trial else None,
         seconds=tried[-1].tile * tiles + tried[-1].pixel * height * width if trial else None,
     )  # fmt: skip
 
 
-def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan: ShardPlan | None = None) -> Footprint:
+def foresee(
+    worker: Worker, job: FileJob, raster: RasterSource, frame: Frame, plan: ShardPlan | None = None
+) -> Footprint:
     """The memory that a run takes beside its engine, in panels that keep to its limit.
 
     Args:
         worker: Whoever owns the network.
         job: What is asked.
         raster: The open raster.
-        grid: Its tiles.
+        frame: How it is worked at.
         plan: The shards of a run that is resumed, which stay as they are; None to choose them.
 
     Returns:
@@ -71,18 +71,19 @@ def foresee(worker: Worker, job: FileJob, raster: RasterSource, grid: Grid, plan
     Raises:
         InputError: It cannot keep to the limit.
     """
-    found: list[Footprint] = []
+    found, grid = list[Footprint](), frame.grid
 
     def fit(network: Network) -> None:
         load = Load(
             manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture,
-            votes=job.keep.votes, lattices=network.lattices, turns=len(worker.turns),
+            votes=job.keep.votes, lattices=network.lattices, turns=len(worker.turns), area=frame.area,
+            rescale=frame.rescale,
         )  # fmt: skip
         left = None
         if job.memory is not None:
             spool = footprint(load, raster, ShardPlan.over(grid)).spool
             source = tried_on(raster, network.manifest.tile, spool=spool)
-            left = job.memory - warm_up(network, source, worker.turns)
+            left = job.memory - warm_up(network, source, worker.turns, grid)
         found.append(fitting(load, raster, grid, left, plan))
 
     worker.retried(fit)

@@ -10,19 +10,21 @@ from typing import Protocol
 from ..bundle.store import MANIFEST, Bundle, sha256
 from ..engines.base import Engine
 from ..engines.choose import engine_version
+from ..errors import InputError
 from ..progress import TileProgress
 from ..raster.access import Access
 from ..raster.blocks import OnBadBlock
 from ..raster.fingerprint import fingerprint
-from ..raster.places import Place, file_of
+from ..raster.places import Place, Scene, file_of
 from ..raster.resolution import Resolution
 from ..tiling.turns import Turn
 from .levels import Keep
 from .network import Network
-from .outputs import sinks_of
+from .outputs import files_of, sinks_of
 from .results import Paths
 from .shards.folder import SOURCE
 from .sinks import Sink, needs_confidence
+from .where import EVERYWHERE, Where
 
 
 class Worker(Protocol):
@@ -67,6 +69,7 @@ class FileJob:
         on_bad_block: What becomes of a block that cannot be read.
         scale_range: Which values become the lowest and the highest of the network's; None for samples as they are.
         resolution: At which distance from pixel to pixel the network works: "auto", "native" or metres.
+        where: Which part of the raster is wanted.
         access: Which images may be opened.
         progress: Called with tiles that are done and tiles in all.
     """
@@ -80,12 +83,15 @@ class FileJob:
     on_bad_block: OnBadBlock = "fail"
     scale_range: str | None = None
     resolution: str = "auto"
+    where: Where = EVERYWHERE
     access: Access = field(default_factory=Access)
     progress: TileProgress | None = None
 
     def __post_init__(self) -> None:
         sinks_of(self.paths)  # raises where one is not known
         Resolution.parsed(self.resolution)  # raises where it means nothing
+        if self.where.aoi is not None and Path(self.where.aoi).resolve() in map(Path.resolve, files_of(self.paths)):
+            raise InputError(f"{self.where.aoi} would hold the polygons and an output", remedy="choose another `out`")
 
     @property
     def remote(self) -> bool:
@@ -119,6 +125,13 @@ class FileJob:
         return any(sink.needs_picture for sink, _ in self.sinks)
 
 
+def _named(image: Place) -> list[str]:
+    """What a request calls an image: its file and the name of a part of it, or the files of a scene."""
+    if isinstance(image, Scene):
+        return [str(file_of(member).resolve()) if isinstance(member, Path) else member for member in image.members]
+    return [str(file_of(image).resolve()), image if isinstance(image, str) else ""]
+
+
 def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
     """What a run over a file is asked, as far as the bytes of its outputs depend on it.
 
@@ -131,11 +144,12 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
 
     Raises:
         RasterError: The image is missing, or may not be read.
+        InputError: The file of polygons cannot be read.
     """
     bundle, engine, image = worker.bundle, worker.engine, job.image
     scenes = {context.name: context.scene for context in bundle.manifest.contexts if context.scene}
     return {
-        "image": [str(file_of(image).resolve()), image if isinstance(image, str) else ""],
+        "image": _named(image),
         "bundle": f"{bundle.manifest.name} {sha256(bundle.folder / MANIFEST)[:12]}",
         "engine": f"{engine.name} {engine_version(engine.name)}".strip(),
         "device": engine.device,
@@ -150,4 +164,5 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
         "bad blocks": job.on_bad_block,
         "scale range": job.scale_range,
         "resolution": Resolution.parsed(job.resolution).told(bundle.manifest.input.ground_sample_distance),
+        **job.where.request(),
     }

@@ -21,7 +21,8 @@ from ..tiling.merge import PIECE
 from ..tiling.rescale import Rescale
 from ..tiling.rescaled import SIDE, resampling_memory
 from ..tiling.windows import Grid, Window
-from .batches import rows_in_work
+from .area import Area
+from .batches import rows_in_work, span_of
 from .picture import PictureScale
 from .shards.mosaic import COLUMNS
 from .shards.plan import PANEL, ShardPlan
@@ -43,6 +44,8 @@ class Load:
         votes: Whether it is counted how far tiles agree.
         lattices: By name, the windows of contexts that are encoded once a raster.
         turns: In how many ways each patch is segmented.
+        area: What is wanted of the raster; None for all of it.
+        rescale: The grid of the raster, and that in which the network works; None where they are the same.
     """
 
     manifest: Manifest
@@ -52,6 +55,8 @@ class Load:
     votes: bool = False
     lattices: Mapping[str, Lattice] = field(default_factory=dict)
     turns: int = 1
+    area: Area | None = None
+    rescale: Rescale | None = None
 
     def features(self, width: int) -> int:
         """Bytes of the features of contexts that are encoded once a raster, for so many columns of it.
@@ -75,7 +80,8 @@ class Footprint:
 
     Attributes:
         plan: The shards that it is for.
-        spool: Whether the raster is copied into small blocks first.
+        part: The part of the raster that is read, but for contexts that many patches share.
+        spool: Whether that part is copied into small blocks first.
         cache: Decoded blocks of the raster that GDAL holds.
         working: Pixels of the working grid that are held, where the raster is worked at in another size than its own.
         segmenting: The most while patches are segmented, the cache included.
@@ -84,6 +90,7 @@ class Footprint:
     """
 
     plan: ShardPlan
+    part: Window
     spool: bool
     cache: int
     working: int
@@ -142,14 +149,19 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         What it takes.
     """
     manifest, grid, classes = load.manifest, plan.grid, len(load.manifest.classes)
+    box, outlines = (load.area.box, load.area.memory) if load.area else (Window(0, 0, raster.height, raster.width), 0)
+    rescale = load.rescale or Rescale(raster.height, raster.width, raster.height, raster.width)
     width = max(shard.computed.width for shard in plan.shards)
     again = rows_in_work(manifest, load.lattices)
     rows, columns = again + manifest.tile, width + again - manifest.tile  # between two reads of a block
+    working_extent = Window(0, 0, rescale.rows, rescale.columns)
+    span = span_of(manifest, grid, working_extent, load.lattices)
+    part, rows = rescale.covering(span), min(rows, span.height)
     pixel = raster.bands * raster.sample_bytes
-    rescale = Rescale(raster.height, raster.width, grid.height, grid.width)
-    working = 0 if rescale.is_identity else _touched(grid, (SIDE, SIDE), rows, columns) * SIDE * SIDE * (pixel + 1)
+    held = _touched(working_extent, (SIDE, SIDE), rows, columns)
+    working = 0 if rescale.is_identity else held * SIDE * SIDE * (pixel + 1)
     read = (rows, columns) if rescale.is_identity else _read_again(raster, rescale, rows, columns)
-    spool = needs_spooling(raster, read[1], read[0], _MOST_CACHE)
+    spool = needs_spooling(raster, read[1], read[0], _MOST_CACHE, part)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
     cache = max(_LEAST_CACHE, _touched(raster, block, *read) * block_bytes)
     windows = [context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid) for context in manifest.contexts]
@@ -159,20 +171,23 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
     batches = load.batch * (2 * pixel * sum(side * side for side in sides) + 8 * classes * manifest.tile**2)
-    picture = PictureScale(raster.height, raster.width).size if load.picture else (0, 0)
+    picture = PictureScale.of(box).size if load.picture else (0, 0)
     drawn = 40 * math.prod(picture)
-    ids = 2 * manifest.tile * raster.width
-    block_of_all = BLOCK * min(COLUMNS, raster.width) * (2 + (12 * classes if load.probabilities else 0))
+    ids = 2 * manifest.tile * box.width
+    block_of_all = BLOCK * min(COLUMNS, box.width) * (2 + (12 * classes if load.probabilities else 0))
     return Footprint(
         plan=plan,
+        part=part,
         spool=spool,
         cache=cache,
         working=working,
-        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + cache + working + load.features(columns)))
+        segmenting=int(
+            _SLACK * (2 * sums + piece + batches + 2 * scene + cache + working + load.features(columns) + outlines)
+        )
         + (0 if rescale.is_identity else resampling_memory(raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
-        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn)),
+        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + outlines)),
     )
 
 

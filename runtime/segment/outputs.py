@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +12,13 @@ from ..bundle.manifest import Manifest
 from ..engines.base import Engine
 from ..errors import InputError, OutputError, RasterError
 from ..raster.files import open_any
-from ..raster.places import Place, check_place, file_of
+from ..raster.places import Place, Scene, check_place, file_of, members_of
 from ..raster.resolution import Resolution
 from .options import OPTIONS
 from .results import Paths
 from .shards.folder import unfinished_commit
 from .sinks import SINKS, Sink, check_sink, companions_of
+from .where import AREA, EVERYWHERE, Where
 
 
 def sinks_of(paths: Paths) -> list[tuple[Sink, Path]]:
@@ -63,12 +65,13 @@ def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool =
     overwrite = overwrite or (resume and unfinished_commit(paths.mask))
     paths.options.check()
     files = files_of(paths)
-    places = [path.resolve() for path in files]
+    places, members = [path.resolve() for path in files], {file_of(member).resolve() for member in members_of(image)}
     for path, place in zip(files, places, strict=True):
         if not _is_unicode(path):
             raise OutputError(f"cannot write {path}: GDAL takes names in Unicode alone", remedy="choose another `out`")
-        if place == file_of(image).resolve():
-            raise InputError(f"{path} is the image itself", remedy="choose another `out`")
+        if place in members:
+            what = "one of the images" if isinstance(image, Scene) else "the image itself"
+            raise InputError(f"{path} is {what}", remedy="choose another `out`")
         if places.count(place) > 1:
             raise InputError(f"{path} is the name of two outputs", remedy="give each a name of its own")
         if path.is_dir():
@@ -91,8 +94,9 @@ def tags_of(
     turns: int,
     bands: Sequence[int] | None,
     scale_range: str | None = None,
-    resolution: str = "auto",
     *,
+    where: Where = EVERYWHERE,
+    resolution: str = "auto",
     once: bool = False,
 ) -> dict[str, str]:
     """What made an output, and what its numbers mean: GeoTIFF has no other place for class names.
@@ -103,13 +107,17 @@ def tags_of(
         turns: In how many ways each patch is segmented.
         bands: Numbers of the bands that were named, or None.
         scale_range: Which values became the lowest and the highest of the network's, or None.
+        where: Which part of the image was wanted.
         resolution: At which distance from pixel to pixel the network was to work.
         once: Whether contexts were encoded once a raster.
 
     Returns:
         Text by the name of a tag.
     """
-    return asked_tags(manifest, engine.precision, turns, bands, scale_range, resolution, once=once) | {
+    asked = asked_tags(
+        manifest, engine.precision, turns, bands, scale_range, where=where, resolution=resolution, once=once
+    )
+    return asked | {
         "FCTL_ENGINE": engine.name,
         "FCTL_DEVICE": engine.device,
         "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
@@ -122,8 +130,9 @@ def asked_tags(
     turns: int,
     bands: Sequence[int] | None,
     scale_range: str | None = None,
-    resolution: str = "auto",
     *,
+    where: Where = EVERYWHERE,
+    resolution: str = "auto",
     once: bool = False,
 ) -> dict[str, str]:
     """The tags that tell what was asked, whichever engine did it; arguments as in `tags_of`."""
@@ -140,13 +149,24 @@ def asked_tags(
     tags |= {"FCTL_TEMPERATURE": f"{manifest.temperature:.9g}"} if manifest.temperature else {}
     told = Resolution.parsed(resolution).told(manifest.input.ground_sample_distance)
     tags |= {"FCTL_RESOLUTION": told} if told else {}
+    tags |= where.tags()
     return tags | ({"FCTL_BANDS": ",".join(map(str, bands))} if bands else {})
 
 
+_SCENE = "FCTL_MOSAIC"
 _ASKED = (
     "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", "FCTL_PRECISION", "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
-    "FCTL_SCALE_RANGE", "FCTL_RESOLUTION", "FCTL_TEMPERATURE", "FCTL_CONTEXTS",
+    "FCTL_SCALE_RANGE", "FCTL_RESOLUTION", "FCTL_TEMPERATURE", "FCTL_CONTEXTS", AREA,
 )  # fmt: skip
+
+
+def scene_tags(image: Place) -> dict[str, str]:
+    """What outputs say of the images that were segmented as one: how many, and a digest of their names."""
+    if not isinstance(image, Scene):
+        return {}
+    names = "\n".join(str(file_of(member).absolute()) for member in image.members)
+    digest = hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
+    return {_SCENE: f"{len(image.members)} images, {digest}"}
 
 
 def is_finished(image: Place, paths: Paths, asked: Mapping[str, str]) -> bool:
@@ -161,11 +181,12 @@ def is_finished(image: Place, paths: Paths, asked: Mapping[str, str]) -> bool:
         Whether there is nothing to do.
     """
     try:
-        changed = file_of(image).stat().st_mtime
+        changed = max(file_of(member).stat().st_mtime for member in members_of(image))
         if not all(path.stat().st_mtime >= changed for path in files_of(paths)):
             return False
         with open_any(paths.mask) as mask:
             found = mask.tags()
     except (OSError, RasterError):
         return False
-    return all(found.get(name) == {**asked, **paths.options.tags()}.get(name) for name in (*_ASKED, OPTIONS))
+    wanted = {**asked, **paths.options.tags(), **scene_tags(image)}
+    return all(found.get(name) == wanted.get(name) for name in (*_ASKED, OPTIONS, _SCENE))

@@ -31,18 +31,32 @@ class PicturePart:
     sums: NDArray[np.float32]
     weights: NDArray[np.float32]
 
+    @classmethod
+    def nothing(cls) -> PicturePart:
+        """The part that changes no pixel."""
+        return cls(0, 0, np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.float32))
+
 
 @dataclass(frozen=True, slots=True)
 class PictureScale:
     """How a raster is shrunk to a picture of at most 1600 pixels a side: each pixel is the mean of what it covers.
 
     Attributes:
-        height: Height of the raster in pixels.
-        width: Width of the raster in pixels.
+        height: Height of the raster in pixels, or of the part of it that is shown.
+        width: Width of the raster in pixels, or of that part.
+        y: First row of the raster that is shown.
+        x: First column of the raster that is shown.
     """
 
     height: int
     width: int
+    y: int = 0
+    x: int = 0
+
+    @classmethod
+    def of(cls, box: Window) -> PictureScale:
+        """A picture of a part of a raster."""
+        return cls(box.height, box.width, box.y, box.x)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -59,12 +73,16 @@ class PictureScale:
             valid: Where they have data, (height, width); None for everywhere.
 
         Returns:
-            What they add to the picture.
+            What they add to the picture; nothing where they lie beside what is shown.
         """
-        rows = _Bins.of(window.y, window.height, self.height, self.size[0])
-        columns = _Bins.of(window.x, window.width, self.width, self.size[1])
-        shown = pixels[:, :, :_BANDS].astype(np.float32)
-        has_data = np.ones(shown.shape[:2], np.float32) if valid is None else valid.astype(np.float32)
+        part = window.shared(Window(self.y, self.x, self.height, self.width))
+        if part is None:
+            return PicturePart.nothing()
+        rows = _Bins.of(part.y - self.y, part.height, self.height, self.size[0])
+        columns = _Bins.of(part.x - self.x, part.width, self.width, self.size[1])
+        here = np.s_[part.y - window.y : part.bottom - window.y, part.x - window.x : part.right - window.x]
+        shown = pixels[:, :, :_BANDS][here].astype(np.float32)
+        has_data = np.ones(shown.shape[:2], np.float32) if valid is None else valid[here].astype(np.float32)
         sums = rows.sums(columns.sums(shown * has_data[:, :, None], 1), 0)
         return PicturePart(rows.first, columns.first, sums, rows.sums(columns.sums(has_data, 1), 0))
 
@@ -80,7 +98,7 @@ class PictureScale:
         """
         sums, weights = np.zeros((*self.size, 0), np.float32), np.zeros(self.size, np.float32)
         for part in parts:
-            if sums.shape[2] == 0:
+            if sums.shape[2] < part.sums.shape[2]:  # what came before, if anything, was nothing
                 sums = np.zeros((*self.size, part.sums.shape[2]), np.float32)
             here = np.s_[part.y : part.y + part.weights.shape[0], part.x : part.x + part.weights.shape[1]]
             sums[here] += part.sums

@@ -198,10 +198,18 @@ class Pipeline:
         """Whether any pixel of a tile has data: the scores of others are of no use to anybody."""
         inside = tile.within(self._source.height, self._source.width)
         valid = self._source.valid(inside) if inside else None
-        if valid is None or valid.any():
+        if (valid is None or valid.any()) and self._is_wanted(inside):
             return True
         self.skipped += 1
         return False
+
+    def _is_wanted(self, inside: Window | None) -> bool:
+        """Whether any pixel of a rescaled raster is wanted that lies in a window of the working grid."""
+        if not isinstance(self._source, RescaledSource) or not self._source.is_part or inside is None:
+            return True
+        window = self._source.rescale.raster_window(inside)
+        valid = self._raster.valid(window) if window else None
+        return window is not None and (valid is None or bool(valid.any()))
 
     def _block(self, strip: FinishedRows, look: _Look) -> Block:
         """Finished pixels of the raster, as blocks have them."""
@@ -224,8 +232,15 @@ class Pipeline:
         """Look at finished pixels once more."""
         before = self._raster.implausible
         valid = self._raster.valid(window)
-        picture = self._picture.part(self._raster.read(window), window, valid) if self._picture else None
+        picture = self._pictured(window, valid) if self._picture else None
         return _Look(valid, picture, self._raster.implausible - before)
+
+    def _pictured(self, window: Window, valid: NDArray[np.bool_] | None) -> PicturePart | None:
+        """What some pixels add to the picture; they are read if any of them has data."""
+        assert self._picture
+        if valid is not None and not valid.any():
+            return PicturePart.nothing()
+        return self._picture.part(self._raster.read(window), window, valid)
 
 
 def segment_rows(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..raster.places import Place
 from ..tiling.windows import Window
 from .options import OutputOptions
 
@@ -76,10 +77,10 @@ class Report:
     """What came of one image.
 
     Attributes:
-        image: The image: a path, or the name of a part of a container.
+        image: The image: a path, the name of a part of a container, or several images as one.
         paths: The files that were written.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
+        height: Height of the outputs in pixels: that of the image, or of the part that was wanted.
+        width: Width of the outputs in pixels.
         tiles: How many tiles were segmented.
         seconds: How long it took, reading and writing included.
         pixels: Pixels of each class, by name; pixels without data are in none.
@@ -88,9 +89,10 @@ class Report:
         bad_blocks: Blocks of the image that could not be read; they are without data too.
         skipped: Tiles that this run did not infer, because no pixel in them has data.
         computed: Tiles that this run inferred; None where that was not counted.
+        area: Where the outputs lie in the image; None where all of it was wanted.
     """
 
-    image: str | Path
+    image: Place
     paths: Paths
     height: int
     width: int
@@ -102,6 +104,7 @@ class Report:
     bad_blocks: tuple[Window, ...] = ()
     skipped: int = 0
     computed: int | None = None
+    area: Window | None = None
 
     @property
     def speed(self) -> float:
@@ -120,18 +123,19 @@ class Estimate:
     """What one image will take.
 
     Attributes:
-        image: The image: a path, or the name of a part of a container.
+        image: The image: a path, the name of a part of a container, or several images as one.
         paths: The files that would be written.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
+        height: Height of the outputs in pixels: that of the image, or of the part that is wanted.
+        width: Width of the outputs in pixels.
         tiles: How many tiles there are to segment.
         memory: Bytes of memory beside those of Python and the engine.
         disk: Bytes of the outputs at most, before compression.
         process: Bytes of memory of the whole process; None unless some batches were tried.
         seconds: How long it will take; None unless some batches were tried.
+        area: Where the outputs lie in the image; None where all of it is wanted.
     """
 
-    image: str | Path
+    image: Place
     paths: Paths
     height: int
     width: int
@@ -140,3 +144,4 @@ class Estimate:
     disk: int
     process: int | None = None
     seconds: float | None = None
+    area: Window | None = None

@@ -19,7 +19,7 @@ from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
 from ..raster.access import Access, Sources
 from ..raster.blocks import OnBadBlock
-from ..raster.places import place_of
+from ..raster.places import Place, placed
 from ..tiling.resampling import Pixels
 from ..tiling.sources import ArraySource
 from ..tiling.turns import DIHEDRAL, UPRIGHT
@@ -30,6 +30,7 @@ from .network import EngineNetwork
 from .opening import encodes_once, open_network, warn_of_sharing, with_scene_size
 from .pipeline import segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
+from .where import EVERYWHERE, Where
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +178,7 @@ class Segmenter:
 
     def segment_file(
         self,
-        image: str | Path,
+        image: Place,
         paths: Paths,
         *,
         bands: Sequence[int] | None = None,
@@ -187,6 +188,7 @@ class Segmenter:
         on_bad_block: OnBadBlock = "fail",
         scale_range: str | None = None,
         resolution: str | float = "auto",
+        where: Where = EVERYWHERE,
         progress: TileProgress | None = None,
     ) -> Report:
         """Segment one raster into files: all of them appear together once all are complete, or none does.
@@ -195,7 +197,8 @@ class Segmenter:
         outputs are there, so that a run that ended early can go on (docs/jobs.md).
 
         Args:
-            image: The raster: a file, or the name that GDAL gives a part of a container (a subdataset).
+            image: The raster: a file, the name that GDAL gives a part of a container (a subdataset), or a `Scene` of
+                several rasters.
             paths: The files to write: the mask is a GeoTIFF of class ids that keeps the georeference.
             bands: Numbers of the bands to use, from 1, in the bundle's order; None for all but alpha.
             overwrite: Whether files that exist are replaced.
@@ -210,6 +213,8 @@ class Segmenter:
             resolution: At which distance from pixel to pixel the network works: metres on the ground; "auto" for that
                 of its training images, where the bundle states one and the raster's is more than 1.5 times larger or
                 smaller; or "native" for the raster's own. Outputs are on the raster's own grid in any case.
+            where: Which part of the raster is wanted: a window, a box of coordinates or a file of polygons. Outputs
+                cover the box around it, and their pixels are those of a run over the whole raster.
             progress: Called with tiles that are done and tiles in all.
 
         Returns:
@@ -217,23 +222,23 @@ class Segmenter:
 
         Raises:
             RasterError: The raster is missing, damaged, or does not fit the bundle.
-            InputError: An output is the image itself, or no sink has its name.
+            InputError: An output is the image itself, no sink has its name, or nothing that is wanted lies on it.
             OutputError: A file exists already or cannot be written, another run writes it, or the run to resume was
                 asked something else.
             EngineError: The engine failed.
         """
         self._loaded()
         job = FileJob(
-            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            on_bad_block=on_bad_block, scale_range=scale_range, resolution=str(resolution), access=self.access,
-            progress=progress,
+            image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
+            on_bad_block=on_bad_block, scale_range=scale_range, resolution=str(resolution), where=where,
+            access=self.access, progress=progress,
         )  # fmt: skip
         with self._turn():
             return run_file(self, job)
 
     def estimate(
         self,
-        image: str | Path,
+        image: Place,
         paths: Paths,
         *,
         bands: Sequence[int] | None = None,
@@ -242,6 +247,7 @@ class Segmenter:
         memory: int | None = None,
         scale_range: str | None = None,
         resolution: str | float = "auto",
+        where: Where = EVERYWHERE,
         trial: bool = False,
     ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
@@ -255,6 +261,7 @@ class Segmenter:
             memory: As for `segment_file`.
             scale_range: As for `segment_file`.
             resolution: As for `segment_file`.
+            where: As for `segment_file`.
             trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
                 the process will need with its engine.
 
@@ -263,12 +270,12 @@ class Segmenter:
 
         Raises:
             RasterError: The raster is missing, or does not fit the bundle.
-            InputError: An output is the image itself, or no sink has its name.
+            InputError: An output is the image itself, no sink has its name, or nothing that is wanted lies on it.
             OutputError: A file exists already.
         """
         job = FileJob(
-            image=place_of(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            scale_range=scale_range, resolution=str(resolution), access=self.access,
+            image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
+            scale_range=scale_range, resolution=str(resolution), where=where, access=self.access,
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)

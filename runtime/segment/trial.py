@@ -16,6 +16,7 @@ from ..raster.georeference import NOWHERE
 from ..raster.source import RasterSource
 from ..tiling.sources import ArraySource, Source
 from ..tiling.turns import Turn
+from ..tiling.windows import Grid
 from .batches import cut_batch, grid_of
 from .jobs import FileJob
 from .levels import confidence_of
@@ -47,8 +48,14 @@ def tried_on(raster: RasterSource, tile: int, *, spool: bool) -> Source:
     return ArraySource(np.zeros((8 * tile, 8 * tile, raster.bands), raster.dtype)) if spool else raster
 
 
-def warm_up(network: Network, source: Source, turns: tuple[Turn, ...]) -> int:
+def warm_up(network: Network, source: Source, turns: tuple[Turn, ...], grid: Grid) -> int:
     """Segment one batch of a raster.
+
+    Args:
+        network: The network.
+        source: What `tried_on` gives.
+        turns: The ways in which each patch is segmented.
+        grid: The tiles of the raster that are wanted.
 
     Returns:
         Bytes of memory that the process takes then, its engine included.
@@ -57,15 +64,16 @@ def warm_up(network: Network, source: Source, turns: tuple[Turn, ...]) -> int:
         RasterError: The raster cannot be read.
         EngineError: The engine failed.
     """
-    grid = grid_of(network.manifest, source.height, source.width)
-    tiles = tuple(grid.region(rows=(0, 1)))[: network.batch]
+    tiles = tuple(_on(source, grid, network).region(rows=(0, 1)))[: network.batch]
     batch = cut_batch(network.manifest, source, tiles, network.batch, network.lattices)
     for turn in turns:
         network.on_host(network.run(batch, turn))
     return resident()
 
 
-def try_part(network: Network, source: Source, turns: tuple[Turn, ...], job: FileJob, batches: int) -> Trial:
+def try_part(
+    network: Network, source: Source, turns: tuple[Turn, ...], job: FileJob, grid: Grid, batches: int
+) -> Trial:
     """Segment some tiles from the middle of a raster, and write their pixels to outputs that are thrown away.
 
     Args:
@@ -73,6 +81,7 @@ def try_part(network: Network, source: Source, turns: tuple[Turn, ...], job: Fil
         source: The raster.
         turns: The ways in which each patch is segmented.
         job: What is asked.
+        grid: The tiles of the raster that are wanted.
         batches: How many batches to run after the first one, which warms the engine up.
 
     Returns:
@@ -83,8 +92,8 @@ def try_part(network: Network, source: Source, turns: tuple[Turn, ...], job: Fil
         EngineError: The engine failed.
         OSError: The temporary folder is full.
     """
-    memory = warm_up(network, source, turns)
-    grid = grid_of(network.manifest, source.height, source.width)
+    memory = warm_up(network, source, turns, grid)
+    grid = _on(source, grid, network)
     row, column = len(grid.rows) // 2, len(grid.columns) // 2
     columns = (column, min(column + max(1, batches * network.batch // 2), len(grid.columns)))
     region = grid.region(rows=(row, row + 1), columns=columns)
@@ -96,6 +105,12 @@ def try_part(network: Network, source: Source, turns: tuple[Turn, ...], job: Fil
     once, often = (_seconds_of_writing(blocks[0], times, network, job.sinks) for times in (1, _TIMES))
     pixels = (_TIMES - 1) * blocks[0].ids.size  # what a file takes however small it is does not grow with the raster
     return Trial(tile=segmenting / len(region), pixel=max(often - once, 0) / pixels, memory=memory)
+
+
+def _on(source: Source, grid: Grid, network: Network) -> Grid:
+    """The tiles that are wanted, or those of what is tried in place of the raster."""
+    fits = grid.height <= source.height and grid.width <= source.width
+    return grid if fits else grid_of(network.manifest, source.height, source.width)
 
 
 def _seconds_of_writing(block: Block, times: int, network: Network, sinks: Sequence[tuple[Sink, Path]]) -> float:

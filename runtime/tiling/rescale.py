@@ -63,6 +63,22 @@ class Rescale:
         left, right = (_first_centre(x, self.width, self.columns) for x in (window.x, window.right))
         return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
 
+    def working_window(self, window: Window) -> Window:
+        """The working pixels in which any pixel of a window of the raster lies, with its centre."""
+        if self.is_identity:
+            return window
+        y, bottom = nearest(window.y, window.height, self.height, self.rows)[[0, -1]]
+        x, right = nearest(window.x, window.width, self.width, self.columns)[[0, -1]]
+        return Window(int(y), int(x), int(bottom - y) + 1, int(right - x) + 1)
+
+    def covering(self, window: Window) -> Window:
+        """The pixels of the raster that working pixels of a window inside the working grid are made of."""
+        if self.is_identity:
+            return window
+        rows = Axis(window.y, window.height, self.height, self.rows)
+        columns = Axis(window.x, window.width, self.width, self.columns)
+        return Window(rows.first, columns.first, rows.needed, columns.needed)
+
     def in_raster(self, strip: FinishedRows, *, probabilities: bool) -> Iterator[FinishedRows]:
         """Finished pixels of the working grid as pixels of the raster: each is that of the working pixel it lies in.
 

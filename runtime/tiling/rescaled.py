@@ -55,16 +55,20 @@ class RescaledSource(HostSource):
         raster: The raster.
         rescale: Its grid, and the working grid.
         held: Bytes of working pixels to hold.
+        wanted: The raster without data where nothing is wanted; working pixels are made of all of it. None for the
+            raster itself.
 
     Attributes:
-        raster: The raster.
+        raster: The raster, without data where nothing is wanted.
+        is_part: Whether that is a part of it.
         rescale: Its grid, and the working grid.
         name: What messages call the raster.
         implausible: None are counted; the raster counts its own pixels.
     """
 
-    def __init__(self, raster: Source, rescale: Rescale, held: int) -> None:
-        self.raster, self.rescale, self.name = raster, rescale, raster.name
+    def __init__(self, raster: Source, rescale: Rescale, held: int, *, wanted: Source | None = None) -> None:
+        self.raster, self.rescale, self.name = wanted or raster, rescale, raster.name
+        self._whole, self.is_part = raster, wanted is not None and wanted is not raster
         self._tiles, self._held, self._size = dict[tuple[int, int], _Tile](), held, 0
 
     @property
@@ -128,8 +132,8 @@ class RescaledSource(HostSource):
         for y in range(window.y, window.bottom, step):
             rows = Axis(y, min(step, window.bottom - y), self.rescale.height, self.rescale.rows)
             needed = Window(rows.first, columns.first, rows.needed, columns.needed)
-            pixels = self.raster.read(needed)  # before `valid`, which tells of blocks that could not be read
-            parts.append(resampled(pixels, self.raster.valid(needed), rows, columns))
+            pixels = self._whole.read(needed)  # before `valid`, which tells of blocks that could not be read
+            parts.append(resampled(pixels, self._whole.valid(needed), rows, columns))
         all_valid = all(valid is None for _, valid in parts)
         return _Tile(
             window=window,

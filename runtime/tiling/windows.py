@@ -40,6 +40,15 @@ class Window:
         bottom, right = min(self.bottom, height), min(self.right, width)
         return Window(top, left, bottom - top, right - left) if bottom > top and right > left else None
 
+    def shared(self, other: Window) -> Window | None:
+        """The pixels that both windows have, or None where they do not touch."""
+        inside = self.moved(-other.y, -other.x).within(other.height, other.width)
+        return inside.moved(other.y, other.x) if inside else None
+
+    def moved(self, rows: int, columns: int) -> Window:
+        """The window of that size so many rows below and columns to the right."""
+        return Window(self.y + rows, self.x + columns, self.height, self.width)
+
     def centred(self, height: int, width: int) -> Window:
         """The window of that size with the same centre; margins must be whole pixels."""
         if (height - self.height) % 2 or (width - self.width) % 2:
@@ -92,8 +101,8 @@ class Grid:
     """The tiles of one raster: all pairs of `rows` and `columns`, in reading order.
 
     Attributes:
-        height: Height of the raster in pixels.
-        width: Width of the raster in pixels.
+        height: Height of the raster in pixels, or the row at which the part that is wanted ends.
+        width: Width of the raster in pixels, or the column at which that part ends.
         tile: Side of a tile in pixels.
         rows: First pixel row of each row of tiles.
         columns: First pixel column of each column of tiles.
@@ -117,6 +126,22 @@ class Grid:
 
     def __iter__(self) -> Iterator[Window]:
         return (Window(y, x, self.tile, self.tile) for y in self.rows for x in self.columns)
+
+    def touching(self, window: Window) -> Grid:
+        """The tiles that touch a window, where they are in the whole raster.
+
+        Args:
+            window: A window inside the raster.
+
+        Returns:
+            The grid. Its regions finish the pixels of the window, and those above and to the left of it on which the
+            first of these tiles begin; only those of the window get the sums of the whole raster.
+        """
+        return Grid(
+            height=window.bottom, width=window.right, tile=self.tile,
+            rows=tuple(y for y in self.rows if y + self.tile > window.y and y < window.bottom),
+            columns=tuple(x for x in self.columns if x + self.tile > window.x and x < window.right),
+        )  # fmt: skip
 
     def region(self, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None) -> Region:
         """The part of the raster that some of the tiles finish.
@@ -147,7 +172,7 @@ class Grid:
         Returns:
             For each panel, the index of its first column of tiles and the index after its last one.
         """
-        count = min(-(-self.width // max(width, 1)), len(self.columns))
+        count = min(-(-(self.width - self.columns[0]) // max(width, 1)), len(self.columns))
         ends = [index * len(self.columns) // count for index in range(count + 1)]
         return tuple(pairwise(ends))
 

@@ -32,13 +32,12 @@ class Mosaic:
     """All shards of a raster. Blocks of the same rows, of whatever panel, have the same height.
 
     Args:
-        height: Height of the raster in pixels.
-        width: Width of the raster in pixels.
+        box: The part of the raster that is wanted, which the shards cover.
         parts: The shards, open.
     """
 
-    def __init__(self, height: int, width: int, parts: Sequence[Part]) -> None:
-        self._size, self._parts = (height, width), parts
+    def __init__(self, box: Window, parts: Sequence[Part]) -> None:
+        self._box, self._parts = box, parts
         self._rows: dict[int, list[_Piece]] = {}
         for part in parts:
             for index, window in enumerate(part.windows):
@@ -48,32 +47,33 @@ class Mosaic:
         self._open: set[Part] = set()
 
     def blocks(self, *, probabilities: bool, confidence: bool = False) -> Iterator[Block]:
-        """The raster in blocks whose first rows and columns are multiples of 256, in reading order.
+        """The box in blocks whose first rows and columns in it are multiples of 256, in reading order.
 
         Args:
             probabilities: Whether they carry probabilities.
             confidence: Whether they carry the confidence of each pixel.
 
         Yields:
-            Blocks of 256 x 4096 pixels, and what is left at the lower and the right border.
+            Blocks of 256 x 4096 pixels, and what is left at the lower and the right border. Rows and columns count from
+            the corner of the box.
 
         Raises:
             OutputError: A shard cannot be read back.
         """
-        height, width = self._size
-        for y in range(0, height, BLOCK):
-            bottom = min(y + BLOCK, height)
+        box = self._box
+        for y in range(box.y, box.bottom, BLOCK):
+            bottom = min(y + BLOCK, box.bottom)
             ids = self._id_rows(y, bottom)
-            for x in range(0, width, COLUMNS):
-                window = Window(y, x, bottom - y, min(COLUMNS, width - x))
+            for x in range(0, box.width, COLUMNS):
+                window = Window(y, box.x + x, bottom - y, min(COLUMNS, box.width - x))
                 found = self._probabilities(window) if probabilities else None
                 yield Block(
-                    y=y, x=x, ids=np.ascontiguousarray(ids[:, x : window.right]), probabilities=found,
+                    y=y - box.y, x=x, ids=np.ascontiguousarray(ids[:, x : x + window.width]), probabilities=found,
                     confidence=self._confidence(window, found) if confidence else None,
                 )  # fmt: skip
 
     def picture(self) -> Iterator[PicturePart]:
-        """The parts of the raster's picture."""
+        """The parts of the picture."""
         for part in self._parts:
             yield from part.picture()
             part.close()  # there may be more shards than files that a process may open
@@ -83,7 +83,7 @@ class Mosaic:
         return self._tops[bisect_right(self._tops, y) - 1 : bisect_right(self._tops, bottom - 1)]
 
     def _id_rows(self, y: int, bottom: int) -> NDArray[np.uint8]:
-        """Class ids (rows, width) of whole rows; each piece is unpacked once."""
+        """Class ids (rows, width) of whole rows of the box; each piece is unpacked once."""
         tops = self._touching(y, bottom)
         touched = {piece.part for top in tops for piece in self._rows[top]}
         for part in self._open - touched:
@@ -94,10 +94,13 @@ class Mosaic:
         return np.concatenate(rows)
 
     def _unpacked(self, top: int) -> NDArray[np.uint8]:
-        pieces = self._rows[top]
-        ids = np.empty((pieces[0].window.height, self._size[1]), np.uint8)
+        pieces, box = self._rows[top], self._box
+        rows = Window(top, box.x, pieces[0].window.height, box.width)
+        ids = np.empty((rows.height, rows.width), np.uint8)
         for window, part, index in pieces:
-            ids[:, window.x : window.right] = part.ids(index)
+            if window.right > box.x and window.x < box.right:  # some begin or end beyond the box, with all they finish
+                there, here = _overlap(window, rows), _overlap(rows, window)
+                ids[here] = part.ids(index)[there]
         return ids
 
     def _probabilities(self, window: Window) -> NDArray[np.float32]:

@@ -11,6 +11,7 @@ from typing import Protocol
 from ...bundle.manifest import ClassInfo
 from ...raster.source import Georeference
 from ...tiling.resampling import Pixels
+from ..area import Area
 from ..options import OutputOptions
 from ..pipeline import Block
 
@@ -27,13 +28,14 @@ class MaskedRaster:
     """The raster that was segmented, and what its outputs say of it.
 
     Attributes:
-        height: Height in pixels.
+        height: Height in pixels, that of the part which was wanted.
         width: Width in pixels.
-        georeference: Where the raster lies.
+        georeference: Where it lies.
         classes: The classes, by id.
         tags: What made the outputs and what their numbers mean, as text by name.
         picture: Gives the raster as a small picture, pixels (height, width, bands); only for sinks that need one.
         options: How outputs are written.
+        area: Which part of the raster it is; None for all of it.
     """
 
     height: int
@@ -43,6 +45,7 @@ class MaskedRaster:
     tags: Mapping[str, str]
     picture: Callable[[], Pixels]
     options: OutputOptions = field(default_factory=OutputOptions)
+    area: Area | None = None
 
 
 class Sink(Protocol):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,21 @@ from ...tiling.windows import Window
 from ..pipeline import Block
 from .base import BlockWriter, MaskedRaster
 
+if TYPE_CHECKING:
+    from ...raster.outlines import Outlines
+
+_Number = TypeVar("_Number", np.int64, np.float64)
 _ENDINGS = (".csv", ".json")
 _COLUMNS = ("id", "class", "pixels", "share", "hectares")
+_OF_POLYGON = ("polygon", "name")
+_Row = tuple[int, str, int, float, "float | None"]
 
 
 class StatsSink:
     """A table with pixels, share and hectares of each class, as CSV or JSON by its name.
 
-    Shares are those of the pixels that have data. Hectares are left out where the raster lies nowhere.
+    Shares are those of the pixels that have data. Hectares are left out where the raster lies nowhere. Where polygons
+    say what is wanted, the same follows for each of them.
     """
 
     name = "stats"
@@ -46,37 +54,125 @@ class StatsSink:
     def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         """Start a table, see `Sink.open`."""
         areas = PixelAreas(raster.georeference)
-        pixels: NDArray[np.int64] = np.zeros(NODATA + 1, np.int64)
-        metres: NDArray[np.float64] = np.zeros(NODATA + 1)
+        total, outlines = _Counts(1, areas), raster.area.outlines if raster.area else None
+        each = _Counts(len(outlines.names), areas) if outlines else None
 
         def write(block: Block) -> None:
-            pixels[:] += np.bincount(block.ids.ravel(), minlength=NODATA + 1)
-            if areas.known and areas.uniform is None:
-                for x in range(0, block.ids.shape[1], STEP):
-                    metres[:] += _areas(block, x, areas)
+            for x in range(0, block.ids.shape[1], STEP):
+                ids = block.ids[:, x : x + STEP]
+                total.add_all(ids, Window(block.y, block.x + x, *ids.shape))
+            if outlines and each:
+                _count(outlines, each, block)
 
         yield write
-        if areas.uniform is not None:
-            metres[:] = pixels * areas.uniform
-        total = max(int(pixels[:NODATA].sum()), 1)
-        rows = [
-            (
-                index, info.name, int(pixels[index]), round(int(pixels[index]) / total, 6),
-                round(float(metres[index]) / 10_000, 6) if areas.known else None,
-            )
-            for index, info in enumerate(raster.classes)
-        ]  # fmt: skip
+        names = [info.name for info in raster.classes]
+        polygons = (
+            [] if each is None or outlines is None else list(zip(outlines.names, each.tables(names), strict=True))
+        )
+        rows, nodata = next(total.tables(names))
         if path.suffix.lower() == ".json":
-            table = {"classes": [dict(zip(_COLUMNS, row, strict=True)) for row in rows], "nodata": int(pixels[NODATA])}
+            table = {"classes": _dicts(rows), "nodata": nodata}
+            if each:
+                table["polygons"] = [
+                    {"polygon": number, "name": name, "classes": _dicts(found), "nodata": without}
+                    for number, (name, (found, without)) in enumerate(polygons, 1)
+                ]
             path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         else:
+            lines: list[tuple[object, ...]] = [_COLUMNS, *rows]
+            if each:
+                lines = [(*_OF_POLYGON, *_COLUMNS), *(("", "", *row) for row in rows)]
+                for number, (name, (found, _)) in enumerate(polygons, 1):
+                    lines += [(number, name, *row) for row in found]
             with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *rows])
+                csv.writer(file, lineterminator="\n").writerows(lines)
 
 
-def _areas(block: Block, x: int, areas: PixelAreas) -> NDArray[np.float64]:
-    """Square metres of each class id in some columns of a block."""
-    ids = block.ids[:, x : x + STEP]
-    rows = areas.of_rows(Window(block.y, block.x + x, *ids.shape))
-    found = np.bincount(ids.ravel(), weights=np.repeat(rows, ids.shape[1]), minlength=NODATA + 1)
-    return found.astype(np.float64, copy=False)
+class _Counts:
+    """Pixels and square metres by class of one thing or several, such as polygons.
+
+    Args:
+        number: How many things are counted.
+        areas: Areas of the raster's pixels.
+    """
+
+    def __init__(self, number: int, areas: PixelAreas) -> None:
+        self._areas, self._number = areas, number
+        self._pixels: dict[int, NDArray[np.int64]] = {}  # by class id, for there may be many things and few classes
+        self._metres: dict[int, NDArray[np.float64]] = {}
+
+    def add(self, numbers: NDArray[np.integer], ids: NDArray[np.uint8], window: Window) -> None:
+        """Count some pixels.
+
+        Args:
+            numbers: Which thing each pixel belongs to, (rows, columns) from 0; those below 0 belong to none.
+            ids: Class ids (rows, columns).
+            window: Where they lie in the raster, at most 256 columns.
+        """
+        belongs = numbers >= 0
+        things, places = _distinct(numbers[belongs])
+        self._add(things, places * (NODATA + 1) + ids[belongs], belongs, window)
+
+    def add_all(self, ids: NDArray[np.uint8], window: Window) -> None:
+        """Count some pixels, all of which belong to the first thing."""
+        self._add(np.zeros(1, np.int64), ids.ravel(), np.True_, window)
+
+    def _add(
+        self,
+        things: NDArray[np.integer],
+        keys: NDArray[np.integer],
+        belongs: NDArray[np.bool_] | np.bool_,
+        window: Window,
+    ) -> None:
+        """Count pixels by key, which is 256 times the place of a thing in `things`, and the class id."""
+        length = len(things) * (NODATA + 1)
+        self._take(self._pixels, things, np.bincount(keys, minlength=length).astype(np.int64))
+        if self._areas.known and self._areas.uniform is None:
+            metres = np.repeat(self._areas.of_rows(window), window.width).reshape(window.height, window.width)[belongs]
+            sums = np.bincount(keys, weights=metres.ravel(), minlength=length).astype(np.float64)
+            self._take(self._metres, things, sums)
+
+    def _take(self, table: dict[int, NDArray[_Number]], things: NDArray[np.integer], sums: NDArray[_Number]) -> None:
+        """Add sums, (things * 256,), to a table."""
+        by_class = sums.reshape(len(things), NODATA + 1)
+        for index in np.flatnonzero(by_class.any(axis=0)).tolist():
+            table.setdefault(index, np.zeros(self._number, sums.dtype))[things] += by_class[:, index]
+
+    def tables(self, names: Sequence[str]) -> Iterator[tuple[list[_Row], int]]:
+        """For each thing, a row for each class, and how many pixels have no data."""
+        none = np.zeros(self._number, np.int64)
+        for thing in range(self._number):
+            counts = [int(self._pixels.get(index, none)[thing]) for index in range(len(names))]
+            total = max(sum(counts), 1)
+            hectares = [self._hectares(index, thing, count) for index, count in enumerate(counts)]
+            shares = [round(count / total, 6) for count in counts]
+            rows = list(zip(range(len(names)), names, counts, shares, hectares, strict=True))
+            yield rows, int(self._pixels.get(NODATA, none)[thing])
+
+    def _hectares(self, index: int, thing: int, pixels: int) -> float | None:
+        if not self._areas.known:
+            return None
+        uniform, table = self._areas.uniform, self._metres.get(index)
+        metres = pixels * uniform if uniform is not None else 0.0 if table is None else float(table[thing])
+        return round(metres / 10_000, 6)
+
+
+def _distinct(numbers: NDArray[np.integer]) -> tuple[NDArray[np.integer], NDArray[np.intp]]:
+    """The numbers that occur, and which of them each is; as a rule it is one number."""
+    if len(numbers) and numbers.min() == numbers.max():
+        return numbers[:1], np.zeros(len(numbers), np.intp)
+    return np.unique(numbers, return_inverse=True)
+
+
+def _count(outlines: Outlines, each: _Counts, block: Block) -> None:
+    """Count the pixels of a block for each polygon that they lie in."""
+    box = outlines.box
+    for cell in outlines.cells(block.window.moved(box.y, box.x)):
+        here = cell.moved(-box.y, -box.x)
+        ids = block.ids[here.y - block.y : here.bottom - block.y, here.x - block.x : here.right - block.x]
+        for numbers in outlines.layers(cell):
+            each.add(numbers - 1, ids, here)
+
+
+def _dicts(rows: list[_Row]) -> list[dict[str, object]]:
+    return [dict(zip(_COLUMNS, row, strict=True)) for row in rows]

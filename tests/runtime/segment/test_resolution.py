@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 from rasterio.transform import Affine, from_origin
 
-from fctl.runtime import Paths, Segmenter
+from fctl.runtime import Paths, Segmenter, Where
 from fctl.runtime.cli.run import run_app
 from fctl.runtime.errors import InputError, OutputError, RasterError
 from fctl.runtime.raster.access import Access
@@ -157,7 +157,9 @@ def test_a_copy_of_an_awkward_raster_changes_no_byte(
     segmenter.segment_file(image, paths_in(tmp_path / "read"), resolution="1.2")
     copied: list[bool] = []
     copy = filerun.spooled
-    monkeypatch.setattr(filerun, "spooled", lambda *arguments: (copied.append(True), copy(*arguments))[1])
+    monkeypatch.setattr(
+        filerun, "spooled", lambda *arguments, **options: (copied.append(True), copy(*arguments, **options))[1]
+    )
     monkeypatch.setattr(memory, "_MOST_CACHE", 1)
     segmenter.segment_file(image, paths_in(tmp_path / "copied"), resolution="1.2")
     assert copied
@@ -278,3 +280,46 @@ def test_command_line(tmp_path: Path, in_process: InProcess) -> None:
     wrong = in_process(run_app, *command, "--overwrite", "--resolution", "coarse")
     assert wrong.returncode != 0 and "--resolution: expected auto, native or metres" in wrong.stderr
     assert len(wrong.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("factor", [2, 1.3, 0.6])
+@pytest.mark.parametrize("window", [(13, 21, 40, 50), (0, 60, 88, 60), (70, 0, 5, 120)])
+def test_a_part_of_a_raster_is_that_of_the_whole(
+    tmp_path: Path, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, factor: float, window: tuple[int, ...]
+) -> None:
+    pixels = slope_of(120, 88)
+    pixels[pixels == 0] = 4
+    pixels[30:50, 20:45] = 0
+    image = write_geotiff(tmp_path / "a.tif", pixels, nodata=0)
+    segmenter.segment_file(image, paths_in(tmp_path / "whole"), resolution=factor * GROUND)
+    monkeypatch.setattr(plans, "PANEL", 40)
+    where = Where(window=window)
+    report = segmenter.segment_file(image, paths_in(tmp_path / "part"), resolution=factor * GROUND, where=where)
+    x, y, width, height = window
+    for name in ("m.tif", "p.tif", "c.tif"):
+        whole = read(tmp_path / "whole" / name)[:, y : y + height, x : x + width]
+        np.testing.assert_array_equal(read(tmp_path / "part" / name), whole)
+    assert (report.height, report.width) == (height, width)
+
+
+def test_tiles_without_a_wanted_pixel_are_not_inferred(tmp_path: Path, segmenter: Segmenter) -> None:
+    """Two wanted corners of a box, at twice the distance: only tiles that touch them are inferred."""
+    image = write_geotiff(tmp_path / "a.tif", slope_of(240, 240))
+    with rasterio.open(image) as dataset:
+        rings = [
+            [
+                dataset.transform * (x, y)
+                for x, y in ((at, at), (at + 10, at), (at + 10, at + 10), (at, at + 10), (at, at))
+            ]
+            for at in (0, 230)
+        ]
+        crs = {"type": "name", "properties": {"name": dataset.crs.to_string()}}
+    features = [
+        {"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}} for ring in rings
+    ]
+    aoi = tmp_path / "two.geojson"
+    aoi.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": features}))
+    report = segmenter.segment_file(image, paths_in(tmp_path / "out"), resolution=2 * GROUND, where=Where(aoi=aoi))
+    mask = read(tmp_path / "out" / "m.tif")[0]
+    assert (mask[:10, :10] != 255).all() and (mask[230:, 230:] != 255).all() and (mask == 255).sum() > 50_000
+    assert report.computed is not None and 0 < report.computed < report.tiles / 4

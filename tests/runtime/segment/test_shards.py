@@ -143,12 +143,15 @@ def test_a_mosaic_is_what_was_cut(tmp_path_factory: pytest.TempPathFactory, data
             writer.add(Block(y=top, x=left, ids=ids[here], probabilities=probabilities[(slice(None), *here)]))
         writer.finish()
         parts.append(Part(folder / f"{left}.npz", Window(0, left, height, right - left)))
-    found = list(Mosaic(height, width, parts).blocks(probabilities=True))
+    y, x = data.draw(st.integers(0, rows[1] - 1)), data.draw(st.integers(0, columns[1] - 1))
+    box = Window(y, x, height - y, width - x)  # a tile that reaches into the box begins above it, or to its left
+    found = list(Mosaic(box, parts).blocks(probabilities=True))
     assert [(each.y, each.x) for each in found] == [
-        (y, x) for y in range(0, height, 256) for x in range(0, width, COLUMNS)
+        (y, x) for y in range(0, box.height, 256) for x in range(0, box.width, COLUMNS)
     ]
     for each in found:
-        here = np.s_[each.y : each.window.bottom, each.x : each.window.right]
+        there = each.window.moved(box.y, box.x)
+        here = np.s_[there.y : there.bottom, there.x : there.right]
         assert each.ids.tobytes() == np.ascontiguousarray(ids[here]).tobytes()
         assert each.probabilities is not None
         np.testing.assert_array_equal(each.probabilities, probabilities[(slice(None), *here)])
