@@ -122,8 +122,12 @@ def _check_sharing(job: Job) -> None:
     """Raise a usage error where contexts cannot be compared in the same go."""
     if job.kind == "own":
         raise usage("--share-contexts: expected a network of fctl, which says where the cells of its features lie")
-    if job.wanted.precision != "fp32" or job.wanted.fmt != "onnx":
-        raise usage("--share-contexts: expected a run of its own: first this, then --precision or --fmt of its bundle")
+    if (
+        job.wanted.precision != "fp32"
+        or job.wanted.fmt != "onnx"
+        or (job.kind == "bundle" and not job.said.revision().is_empty)
+    ):
+        raise usage("--share-contexts: expected a run of its own: first this, then anything else of its bundle")
 
 
 app = command(

@@ -166,14 +166,15 @@ def test_the_manifest_says_what_the_checkpoint_does_unless_told_otherwise(
 @pytest.mark.parametrize(
     ("case", "roles"),
     [
-        ("separate", ["encoder_medium", "encoder_large", SEGMENTER]),
-        ("global", ["encoder_medium", "encoder_whole", SEGMENTER]),
-        ("shared", ["encoder", SEGMENTER]),
+        ("separate", ["encoder_medium", "encoder_medium_128", "encoder_large", "encoder_large_128", SEGMENTER]),
+        ("global", ["encoder_medium", "encoder_medium_128", "encoder_whole", SEGMENTER]),
+        ("shared", ["encoder", "encoder_128", SEGMENTER]),
         ("plain", [SEGMENTER]),
-        ("half", ["encoder_wide", SEGMENTER]),
+        ("half", ["encoder_wide", "encoder_wide_192", SEGMENTER]),
     ],
 )
 def test_every_encoder_is_one_graph(exported: Callable[[str], Exported], case: str, roles: list[str]) -> None:
+    """And another one for the larger windows in which centred contexts are encoded once a raster."""
     found = exported(case)
     assert [graph.role for graph in found.manifest.graphs] == roles
     names = {path.name for path in found.bundle.folder.iterdir()}
