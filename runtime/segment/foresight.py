@@ -12,7 +12,7 @@ from .network import Network
 from .outputs import check_outputs
 from .results import Estimate
 from .shards.plan import ShardPlan
-from .trial import Trial, tried_on, try_part, warm_up
+from .trial import Trial, tried_on, try_part, warm_up, windows_of
 
 _TRIED = 3  # batches
 
@@ -33,7 +33,7 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     """
     manifest = worker.bundle.manifest
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
-    tried: list[Trial] = []
+    tried, windows = list[Trial](), list[int]()
     with open_raster(job.image, manifest.input, job.bands, access=job.access, scale_range=job.scale_range) as raster:
         frame = frame_of(job, manifest, raster)
         height, width, grid = frame.area.box.height, frame.area.box.width, frame.grid
@@ -42,15 +42,25 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
             source = tried_on(raster, manifest.tile, spool=foreseen.spool)
             if source is raster:
                 source = replace(frame, everything=True).source(raster, foreseen.working)
-            worker.retried(lambda network: tried.append(try_part(network, source, worker.turns, job, grid, _TRIED)))
+
+            def try_it(network: Network) -> None:
+                windows.append(windows_of(network.lattices, foreseen.plan.whole, worker.turns))
+                tried.append(try_part(network, source, worker.turns, job, grid, _TRIED))
+
+            worker.retried(try_it)
     tiles = frame.tiles + sum(len(shard) for shard in foreseen.plan.whole) - len(grid)
     return Estimate(
         image=job.image, paths=job.paths, height=height, width=width, tiles=frame.tiles, memory=foreseen.most,
         area=None if frame.everything else frame.area.box,
         disk=sum(sink.disk(height, width, len(manifest.classes)) for sink, _ in job.sinks),
         process=tried[-1].memory + foreseen.most if trial else None,
-        seconds=tried[-1].tile * tiles + tried[-1].pixel * height * width if trial else None,
+        seconds=_seconds(tried[-1], tiles, windows[-1], height * width) if trial else None,
     )  # fmt: skip
+
+
+def _seconds(trial: Trial, tiles: int, windows: int, pixels: int) -> float:
+    """How long so many tiles, windows of contexts and pixels of outputs will take."""
+    return trial.tile * tiles + trial.window * windows + trial.pixel * pixels
 
 
 def foresee(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from ..raster.georeference import NOWHERE
 from ..raster.source import RasterSource
+from ..tiling.lattice import Lattice
 from ..tiling.sources import ArraySource, Source
-from ..tiling.turns import Turn
-from ..tiling.windows import Grid
+from ..tiling.turns import UPRIGHT, Turn
+from ..tiling.windows import Grid, Region
 from .batches import cut_batch, grid_of
 from .jobs import FileJob
 from .levels import confidence_of
@@ -34,11 +35,13 @@ class Trial:
 
     Attributes:
         tile: Seconds for each tile, once the engine is warm.
+        window: Seconds for each window of a context that is encoded once a raster.
         pixel: Seconds for each pixel of the outputs.
         memory: Most bytes of memory that the process took.
     """
 
     tile: float
+    window: float
     pixel: float
     memory: int
 
@@ -100,11 +103,37 @@ def try_part(
     pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, votes=job.keep.votes)
     started = time.monotonic()
     blocks = list(pipeline.blocks(region))
-    segmenting = time.monotonic() - started
+    segmenting, encoding, windows = time.monotonic() - started, 0.0, windows_of(network.lattices, [region], turns)
+    if windows:  # in a second run they are there already
+        started = time.monotonic()
+        list(pipeline.blocks(region))
+        both, segmenting = segmenting, time.monotonic() - started
+        encoding = max(both - segmenting, 0) / windows
     memory = max(memory, resident())
     once, often = (_seconds_of_writing(blocks[0], times, network, job.sinks) for times in (1, _TIMES))
     pixels = (_TIMES - 1) * blocks[0].ids.size  # what a file takes however small it is does not grow with the raster
-    return Trial(tile=segmenting / len(region), pixel=max(often - once, 0) / pixels, memory=memory)
+    return Trial(
+        tile=segmenting / len(region), window=encoding, pixel=max(often - once, 0) / pixels, memory=memory
+    )  # fmt: skip
+
+
+def windows_of(lattices: Mapping[str, Lattice], regions: Sequence[Region], turns: tuple[Turn, ...]) -> int:
+    """How many windows of contexts that are encoded once a raster some regions encode, each by itself.
+
+    Args:
+        lattices: The windows, by the name of the context.
+        regions: The regions.
+        turns: The ways in which each patch is segmented; in each of them windows are encoded anew.
+
+    Returns:
+        The number of windows.
+    """
+    flipped, found = turns != (UPRIGHT,), 0
+    for lattice in lattices.values():
+        for region in regions:
+            rows = lattice.numbers(region.tile_rows, flipped=flipped)
+            found += len(rows) * len(lattice.numbers(region.tile_columns, flipped=flipped))
+    return len(turns) * found
 
 
 def _on(source: Source, grid: Grid, network: Network) -> Grid:

@@ -23,6 +23,7 @@ from fctl.runtime.errors import BundleError, InputError, OutputError
 from fctl.runtime.segment.batches import grid_of
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.pipeline import Pipeline, segment_rows
+from fctl.runtime.segment.trial import windows_of
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL, UPRIGHT, Turn
 from tests.conftest import write_geotiff
@@ -110,6 +111,8 @@ def test_each_window_is_encoded_once(network: HostNetwork, monkeypatch: pytest.M
     by_name = {name: sum(one == name for one, _ in encoded) for name in ("medium", "large")}
     tiles = len(grid_of(network.manifest, 160, 208))
     assert 0 < by_name["large"] < by_name["medium"] < tiles / 4, by_name
+    foreseen = windows_of(network.lattices, [grid_of(network.manifest, 160, 208).region()], (UPRIGHT,))
+    assert len(encoded) <= foreseen < len(encoded) + 9  # but for those beyond the raster
 
 
 def test_black_beyond_the_raster_also_where_a_window_lies_outside(network: HostNetwork, exact: HostNetwork) -> None:
@@ -166,6 +169,13 @@ def test_a_bundle_that_cannot_is_refused_in_one_line(bundle: Path, remedy: str) 
 def test_another_word_is_refused() -> None:
     with pytest.raises(InputError, match=r"expected .auto., .exact. or .shared., found .all."):
         Segmenter(tiny.TINY, backend="onnxruntime", contexts="all")  # type: ignore[arg-type]
+
+
+def test_windows_are_counted_when_time_is_foreseen(tmp_path: Path) -> None:
+    image = write_geotiff(tmp_path / "image.tif", noise(300, 420))
+    with Segmenter(tiny.TINY_ONCE, backend="onnxruntime") as segmenter:
+        found = segmenter.estimate(image, Paths(mask=tmp_path / "mask.tif"), trial=True)
+    assert found.seconds is not None and found.seconds > 0 and found.tiles == 19 * 27
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
