@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -139,7 +140,7 @@ def _check_ranges(settings: Optimisation | Augmentation, place: str) -> None:
     for name, value in encode(settings).items():
         if name in _RANGES:
             expected, holds = _RANGES[name]
-            _expect(math.isfinite(value) and holds(value), f"{place}.{name}", expected, value)
+            _expect(abs(value) <= sys.float_info.max and holds(value), f"{place}.{name}", expected, value)
     if isinstance(settings, Optimisation) and isinstance(settings.class_weights, dict):
         for name, weight in settings.class_weights.items():
             _expect(0 <= weight < math.inf, f"{place}.class_weights.{name}", "0 or more", weight)

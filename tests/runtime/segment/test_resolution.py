@@ -304,6 +304,7 @@ def test_a_part_of_a_raster_is_that_of_the_whole(
 
 def test_tiles_without_a_wanted_pixel_are_not_inferred(tmp_path: Path, segmenter: Segmenter) -> None:
     """Two wanted corners of a box, at twice the distance: only tiles that touch them are inferred."""
+    pytest.importorskip("pyogrio")
     image = write_geotiff(tmp_path / "a.tif", slope_of(240, 240))
     with rasterio.open(image) as dataset:
         rings = [
