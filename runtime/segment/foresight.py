@@ -12,6 +12,7 @@ from .network import Network
 from .outputs import check_outputs
 from .results import Estimate
 from .shards.plan import ShardPlan
+from .sinks import memory_of
 from .trial import Trial, tried_on, try_part, warm_up, windows_of
 
 _TRIED = 3  # batches
@@ -87,7 +88,7 @@ def foresee(
         load = Load(
             manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture,
             votes=job.keep.votes, lattices=network.lattices, turns=len(worker.turns), area=frame.area,
-            rescale=frame.rescale,
+            rescale=frame.rescale, outputs=sum(memory_of(sink, frame.area.box.width) for sink, _ in job.sinks),
         )  # fmt: skip
         left = None
         if job.memory is not None:

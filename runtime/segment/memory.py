@@ -44,6 +44,7 @@ class Load:
         votes: Whether it is counted how far tiles agree.
         lattices: By name, the windows of contexts that are encoded once a raster.
         turns: In how many ways each patch is segmented.
+        outputs: Bytes of memory that outputs take while they are made.
         area: What is wanted of the raster; None for all of it.
         rescale: The grid of the raster, and that in which the network works; None where they are the same.
     """
@@ -55,6 +56,7 @@ class Load:
     votes: bool = False
     lattices: Mapping[str, Lattice] = field(default_factory=dict)
     turns: int = 1
+    outputs: int = 0
     area: Area | None = None
     rescale: Rescale | None = None
 
@@ -187,7 +189,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         + (0 if rescale.is_identity else resampling_memory(raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
-        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + outlines)),
+        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + outlines + load.outputs)),
     )
 
 

@@ -5,7 +5,7 @@ They are opened in this order and closed in the reverse one; where several canno
 
 from __future__ import annotations
 
-from .base import BlockWriter, MaskedRaster, Sink, check_sink, companions_of, needs_confidence
+from .base import BlockWriter, MaskedRaster, Sink, check_sink, companions_of, memory_of, needs_confidence
 from .confidence import ConfidenceSink
 from .mask import MaskSink
 from .preview import PreviewSink
@@ -18,4 +18,6 @@ _ALL: tuple[Sink, ...] = (
 )  # fmt: skip
 SINKS: dict[str, Sink] = {sink.name: sink for sink in _ALL}
 
-__all__ = ["SINKS", "BlockWriter", "MaskedRaster", "Sink", "check_sink", "companions_of", "needs_confidence"]
+__all__ = [
+    "SINKS", "BlockWriter", "MaskedRaster", "Sink", "check_sink", "companions_of", "memory_of", "needs_confidence",
+]  # fmt: skip

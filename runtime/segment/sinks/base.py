@@ -52,8 +52,9 @@ class Sink(Protocol):
     """A kind of output. Sinks hold no state: `open` starts one file of one raster.
 
     A sink may also have ``companions(path)``, which names the files that it makes beside the output, each time and in
-    the same folder; ``needs_confidence``, whether blocks must carry their confidence; and ``check(path)``, which
-    raises InputError where the output could not be made. See `companions_of`, `needs_confidence` and `check_sink`.
+    the same folder; ``needs_confidence``, whether blocks must carry their confidence; ``check(path)``, which raises
+    InputError where the output could not be made; and ``memory(width)``, the bytes of memory that it takes while a
+    raster so many pixels wide passes by. See `companions_of`, `needs_confidence`, `check_sink` and `memory_of`.
     """
 
     @property
@@ -115,6 +116,12 @@ def companions_of(sink: Sink, path: Path) -> tuple[Path, ...]:
 def needs_confidence(sink: Sink) -> bool:
     """Whether the blocks that a sink takes must carry the highest probability of each pixel."""
     return bool(getattr(sink, "needs_confidence", False))
+
+
+def memory_of(sink: Sink, width: int) -> int:
+    """Bytes of memory that a sink takes while a raster so many pixels wide passes by; 0 where it does not tell."""
+    memory: Callable[[int], int] | None = getattr(sink, "memory", None)
+    return memory(width) if memory else 0
 
 
 def check_sink(sink: Sink, path: Path) -> None:

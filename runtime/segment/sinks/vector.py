@@ -51,6 +51,10 @@ class VectorSink:
         """A guess: as much as the mask; how ragged the regions are is not known before."""
         return height * width
 
+    def memory(self, width: int) -> int:
+        """Measured on noise, whose regions are as many as can be: borders of some rows, and polygons to be written."""
+        return 2400 * width
+
     @contextmanager
     def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         """Start a file of polygons, see `Sink.open`."""

@@ -32,6 +32,9 @@ class CountSink:
     def disk(self, height: int, width: int, classes: int) -> int:
         return 20 * classes
 
+    def memory(self, width: int) -> int:
+        return 10_000_000 * width
+
     @contextmanager
     def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         counts = np.zeros(256, np.int64)
@@ -61,7 +64,9 @@ def test_a_sink_of_ones_own_takes_the_blocks_and_counts_for_the_estimate(
     paths = Paths(mask=tmp_path / "mask.tif", others={"counts": tmp_path / "counts.txt"})
     report = segmenter.segment_file(image, paths)
     assert (tmp_path / "counts.txt").read_text() == "\n".join(f"{name} {n}" for name, n in report.pixels.items())
-    assert segmenter.estimate(image, paths, overwrite=True).disk == 100 * 70 + 20 * 3
+    estimate = segmenter.estimate(image, paths, overwrite=True)
+    assert estimate.disk == 100 * 70 + 20 * 3
+    assert 700_000_000 < estimate.memory < 900_000_000  # 10 MB a column, and the slack
 
 
 def test_an_output_that_nobody_knows_is_refused_before_anything_is_written(
