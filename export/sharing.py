@@ -15,7 +15,7 @@ from fctl.calib.sample import find_images
 from fctl.model.config import NetworkConfig
 from fctl.model.serving.manifest import shared_encoder
 from fctl.runtime.atomic import atomic_write, refuse_existing
-from fctl.runtime.bundle.manifest import SCHEMA, Context, GraphSpec, Manifest
+from fctl.runtime.bundle.manifest import SCHEMA, Context, GraphSpec, Manifest, Precision
 from fctl.runtime.bundle.records import RecordError, decode
 from fctl.runtime.bundle.store import Bundle, write_manifest
 from fctl.runtime.bundle.verdicts import SharedVerdict
@@ -160,10 +160,13 @@ def _with_encoders(bundle: Bundle, folder: Path) -> Manifest:
     graphs, contexts = {(g.role, g.precision): g for g in manifest.graphs}, list[Context]()
     for context, own in zip(manifest.contexts, config.contexts, strict=True):
         sharing = shared_encoder(config, own, context.encoder, framed=True)
-        if sharing and (sharing.encoder, "fp32") not in graphs:
-            path, graph = bundle.graph(str(context.encoder), "fp32")
-            target = folder / f"{sharing.encoder}.onnx"
-            graphs[sharing.encoder, "fp32"] = reshaped(path, graph, sharing.size, sharing.own.count, target)
+        if sharing:
+            for precision in _own_graphs(manifest):
+                if (sharing.encoder, precision) not in graphs:
+                    path, graph = bundle.graph(str(context.encoder), precision)
+                    target = folder / path.name.replace(str(context.encoder), sharing.encoder, 1)
+                    made = reshaped(path, graph, sharing.size, sharing.own.count, target)
+                    graphs[sharing.encoder, precision] = replace(made, role=sharing.encoder)
         contexts.append(replace(context, sharing=sharing))
     if not any(context.sharing for context in contexts):
         raise BundleError(
@@ -171,6 +174,11 @@ def _with_encoders(bundle: Bundle, folder: Path) -> Manifest:
             "patch, and windows that start at whole pixels", subject=bundle.folder,
         )  # fmt: skip
     return replace(manifest, graphs=_in_order(tuple(graphs.values())), contexts=tuple(contexts))
+
+
+def _own_graphs(manifest: Manifest) -> list[Precision]:
+    """The precisions whose features have a dtype of their own; int8 takes the graphs of fp32."""
+    return [precision for precision in manifest.precisions if precision != "int8"]
 
 
 def _in_order(graphs: tuple[GraphSpec, ...]) -> tuple[GraphSpec, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import BundleError, InputError
+from ..tiling.contexts import CentredContext
 from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 
 _LARGEST = 1 << 16  # pixels of a tile or a window: beyond any use, and safe to reckon with
@@ -144,8 +145,6 @@ def _check_context(
         safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
         expect(safe, f"{field}.cells", f"values of 1 to {_LARGEST}", cells)
     expect(1 <= context.size <= _LARGEST, f"{field}.size", f"1 to {_LARGEST} pixels", context.size)
-    if context.sharing:
-        _check_sharing(manifest, roles, context, f"{field}.sharing", expect)
     scene = context.scene
     expect(shared or scene is None, f"{field}.scene", "null: only a global context has one", scene)
     expect(scene is None or scene > tile, f"{field}.scene", f"more than {tile} pixels, or null", scene)
@@ -157,6 +156,8 @@ def _check_context(
         expect(side <= _LARGEST, f"{field}.factor", f"a window of at most {_LARGEST} pixels", factor)
         fits = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
         expect(fits, f"{field}.factor", pixels, factor)
+    if context.sharing:
+        _check_sharing(manifest, roles, context, f"{field}.sharing", expect)
 
 
 def _check_sharing(
@@ -171,19 +172,27 @@ def _check_sharing(
     for cells in (sharing.cells, sharing.own):
         safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
         expect(safe, field, f"cells with values of 1 to {_LARGEST}", cells)
+    window, span = context.window, 0
     try:
-        manifest.lattices  # noqa: B018 - raises where there is none
+        if isinstance(window, CentredContext):
+            span = int(sharing.lattice(manifest.tile, window.side(manifest.tile), context.size).span)
     except InputError as error:
         expect(False, field, "windows on a lattice", error)
+    expect(span <= _LARGEST, f"{field}.size", f"windows of at most {_LARGEST} pixels of the raster", span)
+    pieces = -(-sharing.cells.count // sharing.kept)
+    expect(pieces <= _MOST, f"{field}.kept", f"the cells of a patch in at most {_MOST} windows a side", pieces)
     graphs = [g for g in manifest.graphs if g.role == sharing.encoder and g.precision in ("fp32", *_of(roles))]
     expect(bool(graphs), f"{field}.encoder", "the role of a graph", sharing.encoder)
     made = {tensor.name: tensor for tensor in roles[context.encoder or ""].outputs}.get("features")
     for graph in graphs:
-        window = {t.name: t.shape[1:] for t in graph.inputs}.get("window")
-        expect(window == (bands, sharing.size, sharing.size), f"{field}.size", f"{window} of the graph", sharing.size)
+        taken = {t.name: t.shape[1:] for t in graph.inputs}.get("window")
+        expect(taken == (bands, sharing.size, sharing.size), f"{field}.size", f"{taken} of the graph", sharing.size)
         given = {t.name: t for t in graph.outputs}.get("features")
         wanted = (*made.shape[1:2], sharing.own.count, sharing.own.count) if made else ()
         expect(given is not None and given.shape[1:] == wanted, f"{field}.own", wanted, given and given.shape[1:])
+    own = [graph for graph in graphs if graph.precision in _of(roles)] or graphs
+    dtypes = {tensor.dtype for graph in own for tensor in graph.outputs}
+    expect(made is not None and dtypes == {made.dtype}, f"{field}.encoder", f"{made and made.dtype} features", dtypes)
     shape = made.shape[2:] if made else ()
     count = sharing.cells.count
     expect(shape == (count, count), f"{field}.cells", f"{shape} of {context.encoder}", count)

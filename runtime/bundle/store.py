@@ -53,6 +53,22 @@ class Bundle:
         found = any((graph.role, graph.precision) == (role, precision) for graph in self.manifest.graphs)
         return self.graph(role, precision if found else "fp32")
 
+    def graphs_run_in(self, precision: Precision) -> list[tuple[Path, GraphSpec]]:
+        """The graphs that a run in a precision may need.
+
+        Args:
+            precision: What they compute in.
+
+        Returns:
+            Their ONNX files and descriptions: all graphs of the precision, and those of fp32 that stand in for missing
+            ones which encode contexts once for a whole raster. None where the bundle has no graphs of the precision.
+        """
+        found = {g.role: (self.folder / g.file, g) for g in self.manifest.graphs if g.precision == precision}
+        for context in self.manifest.contexts if found else ():
+            if context.sharing:
+                found.setdefault(context.sharing.encoder, self.shared_graph(context, precision))
+        return list(found.values())
+
     def graph(self, role: str, precision: Precision) -> tuple[Path, GraphSpec]:
         """Find one graph.
 

@@ -158,6 +158,10 @@ class BatchCutter:
         )  # fmt: skip
         return replace(batch, positions=_positions(manifest, batch, UPRIGHT))
 
+    def forget_lattices(self) -> None:
+        """Forget the windows of contexts that are encoded once a raster; whoever holds their features does the same."""
+        self._scenes = {key: scene for key, scene in self._scenes.items() if key[0] not in self._lattices}
+
     def _shared(self, context: Context, tiles: tuple[Window, ...]) -> tuple[SharedWindow, ...]:
         windows = [context.window.around(tile, self._source) for tile in tiles]
         self._forget_above(context, windows)
@@ -206,9 +210,11 @@ def cut_batch(
     tiles: tuple[Window, ...],
     size: int,
     lattices: Mapping[str, Lattice] | None = None,
+    *,
+    turned: bool = False,
 ) -> PatchBatch:
     """Cut patches and contexts of some tiles, see `BatchCutter`; for many batches of a source, keep a cutter."""
-    return BatchCutter(manifest, source, lattices).cut(tiles, size)
+    return BatchCutter(manifest, source, lattices, turned).cut(tiles, size)
 
 
 def cut_scene(source: Source, window: Window, context: Context) -> Windows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..raster.source import RasterSource, open_raster
+from ..tiling.sources import Source
 from .frame import Frame, frame_of
 from .jobs import FileJob, Worker
 from .memory import Footprint, Load, fitting, footprint
@@ -16,6 +17,7 @@ from .sinks import memory_of
 from .trial import Trial, tried_on, try_part, warm_up, windows_of
 
 _TRIED = 3  # batches
+_TRIED_BYTES = 64 << 20  # of working pixels that a trial holds
 
 
 def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
@@ -40,9 +42,7 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
         height, width, grid = frame.area.box.height, frame.area.box.width, frame.grid
         foreseen = foresee(worker, job, raster, frame)
         if trial:
-            source = tried_on(raster, manifest.tile, spool=foreseen.spool)
-            if source is raster:
-                source = replace(frame, everything=True).source(raster, foreseen.working)
+            source = _tried(raster, frame, manifest.tile, spool=foreseen.spool)
 
             def try_it(network: Network) -> None:
                 windows.append(windows_of(network.lattices, foreseen.plan.whole, worker.turns))
@@ -57,6 +57,12 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
         process=tried[-1].memory + foreseen.most if trial else None,
         seconds=_seconds(tried[-1], tiles, windows[-1], height * width) if trial else None,
     )  # fmt: skip
+
+
+def _tried(raster: RasterSource, frame: Frame, tile: int, *, spool: bool) -> Source:
+    """What a trial reads, in the size in which the network sees it."""
+    source = tried_on(raster, tile, spool=spool)
+    return replace(frame, everything=True).source(raster, _TRIED_BYTES) if source is raster else source
 
 
 def _seconds(trial: Trial, tiles: int, windows: int, pixels: int) -> float:
@@ -93,7 +99,7 @@ def foresee(
         left = None
         if job.memory is not None:
             spool = footprint(load, raster, ShardPlan.over(grid)).spool
-            source = tried_on(raster, network.manifest.tile, spool=spool)
+            source = _tried(raster, frame, network.manifest.tile, spool=spool)
             left = job.memory - warm_up(network, source, worker.turns, grid)
         found.append(fitting(load, raster, grid, left, plan))
 

@@ -155,7 +155,7 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
         "device": engine.device,
         "precision": engine.precision,
         "turns": len(worker.turns),
-        "contexts": "shared" if worker.once else "exact",
+        "contexts": "shared" if worker.once else None,
         "scene size": scenes,
         "bands": list(job.bands) if job.bands else None,
         "outputs": {name: str(path.resolve()) for name, path in job.paths.by_sink().items()},

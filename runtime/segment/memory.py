@@ -70,7 +70,7 @@ class Load:
             lattice = self.lattices.get(context.name)
             if lattice:
                 channels = next(t.shape[1] for t in self.manifest.segmenter.inputs if t.name == context.input)
-                rows = -(-(lattice.cells.count + 1) // lattice.kept) + 1
+                rows = -(-(lattice.cells.count + 1) // lattice.kept) + 2  # a batch may begin in one row of tiles
                 columns = -(-(width + lattice.window) // int(lattice.step)) + 1
                 found += 4 * int(channels) * lattice.own.count**2 * rows * columns * self.turns
         return found
@@ -158,7 +158,8 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     rows, columns = again + manifest.tile, width + again - manifest.tile  # between two reads of a block
     working_extent = Window(0, 0, rescale.rows, rescale.columns)
     span = span_of(manifest, grid, working_extent, load.lattices)
-    part, rows = rescale.covering(span), min(rows, span.height)
+    part = rescale.covering(span if rescale.is_identity else span.aligned(SIDE, rescale.rows, rescale.columns))
+    rows = min(rows, span.height)
     pixel = raster.bands * raster.sample_bytes
     held = _touched(working_extent, (SIDE, SIDE), rows, columns)
     working = 0 if rescale.is_identity else held * SIDE * SIDE * (pixel + 1)
@@ -172,6 +173,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
+    sides += [lattice.side for lattice in load.lattices.values()]
     batches = load.batch * (2 * pixel * sum(side * side for side in sides) + 8 * classes * manifest.tile**2)
     picture = PictureScale.of(box).size if load.picture else (0, 0)
     drawn = 40 * math.prod(picture)
@@ -186,7 +188,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         segmenting=int(
             _SLACK * (2 * sums + piece + batches + 2 * scene + cache + working + load.features(columns) + outlines)
         )
-        + (0 if rescale.is_identity else resampling_memory(raster.bands, classes if load.probabilities else 0))
+        + (0 if rescale.is_identity else resampling_memory(rescale, raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
         assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + outlines + load.outputs)),

@@ -143,6 +143,7 @@ class Pipeline:
         Yields:
             Finished pixels.
         """
+        self._forget_lattices()
         inferred = done = 0
         total, ready, before = len(region), list[FinishedRows](), self.skipped
         for batch in self._batches(region, reader):
@@ -157,6 +158,15 @@ class Pipeline:
             done = so_far
         yield from ready
         yield from accumulator.flush()
+
+    def _forget_lattices(self) -> None:
+        """Forget windows and features of contexts that are encoded once a raster: no later region begins above them.
+
+        Panels run from top to bottom, so the windows at the lower border would never be forgotten otherwise.
+        """
+        self._cutter.forget_lattices()
+        for key in [key for key in self._cache if key.context in self._network.lattices]:
+            del self._cache[key]
 
     def _in_raster(self, strip: FinishedRows) -> Iterator[FinishedRows]:
         """Finished pixels of the source as those of the raster."""

@@ -17,12 +17,12 @@ from ..raster.source import RasterSource
 from ..tiling.lattice import Lattice
 from ..tiling.sources import ArraySource, Source
 from ..tiling.turns import UPRIGHT, Turn
-from ..tiling.windows import Grid, Region
+from ..tiling.windows import Grid, Region, Window
 from .batches import cut_batch, grid_of
 from .jobs import FileJob
 from .levels import confidence_of
 from .memory import resident
-from .network import Network
+from .network import FeatureCache, Network
 from .pipeline import Block, Pipeline
 from .sinks import MaskedRaster, Sink
 
@@ -68,7 +68,9 @@ def warm_up(network: Network, source: Source, turns: tuple[Turn, ...], grid: Gri
         EngineError: The engine failed.
     """
     tiles = tuple(_on(source, grid, network).region(rows=(0, 1)))[: network.batch]
-    batch = cut_batch(network.manifest, source, tiles, network.batch, network.lattices)
+    batch = cut_batch(
+        network.manifest, source, tiles, network.batch, network.lattices, turned=turns != (UPRIGHT,)
+    )  # fmt: skip
     for turn in turns:
         network.on_host(network.run(batch, turn))
     return resident()
@@ -103,12 +105,9 @@ def try_part(
     pipeline = Pipeline(network, source, probabilities=job.probabilities, turns=turns, votes=job.keep.votes)
     started = time.monotonic()
     blocks = list(pipeline.blocks(region))
-    segmenting, encoding, windows = time.monotonic() - started, 0.0, windows_of(network.lattices, [region], turns)
-    if windows:  # in a second run they are there already
-        started = time.monotonic()
-        list(pipeline.blocks(region))
-        both, segmenting = segmenting, time.monotonic() - started
-        encoding = max(both - segmenting, 0) / windows
+    segmenting = time.monotonic() - started
+    encoding = _seconds_of_encoding(network, source, tuple(region)[: network.batch])
+    segmenting = max(segmenting - encoding * windows_of(network.lattices, [region], turns), 0)
     memory = max(memory, resident())
     once, often = (_seconds_of_writing(blocks[0], times, network, job.sinks) for times in (1, _TIMES))
     pixels = (_TIMES - 1) * blocks[0].ids.size  # what a file takes however small it is does not grow with the raster
@@ -134,6 +133,19 @@ def windows_of(lattices: Mapping[str, Lattice], regions: Sequence[Region], turns
             rows = lattice.numbers(region.tile_rows, flipped=flipped)
             found += len(rows) * len(lattice.numbers(region.tile_columns, flipped=flipped))
     return len(turns) * found
+
+
+def _seconds_of_encoding(network: Network, source: Source, tiles: tuple[Window, ...]) -> float:
+    """Seconds for each window of a context that is encoded once a raster: those that a batch takes the first time."""
+    if not network.lattices:
+        return 0.0
+    batch = cut_batch(network.manifest, source, tiles, network.batch, network.lattices)
+    cache, seconds = FeatureCache(), list[float]()
+    for _ in range(2):
+        started = time.monotonic()
+        network.on_host(network.run(batch, cache=cache))
+        seconds.append(time.monotonic() - started)
+    return max(seconds[0] - seconds[1], 0) / len(cache)
 
 
 def _on(source: Source, grid: Grid, network: Network) -> Grid:

@@ -33,17 +33,19 @@ class _Tile:
         return self.pixels.nbytes + (0 if self.valid is None else self.valid.nbytes)
 
 
-def resampling_memory(bands: int, classes: int) -> int:
+def resampling_memory(rescale: Rescale, bands: int, classes: int) -> int:
     """Bytes of memory that a rescaled source takes beside the working pixels that it holds.
 
     Args:
+        rescale: The grid of the raster, and the working grid.
         bands: How many bands are read.
         classes: How many probabilities a pixel of the outputs has; 0 where none are wanted.
 
     Returns:
         Bytes, of what is resampled at once and of the finished pixels that are made of working ones.
     """
-    return _PIXELS * (24 * bands + 8) + HANDED_OUT * (4 + 8 * classes)
+    pixels = max(_PIXELS, rescale.down(1) * rescale.across(min(SIDE, rescale.columns)))  # a row of a tile at least
+    return pixels * (24 * bands + 8) + HANDED_OUT * (4 + 8 * classes)
 
 
 class RescaledSource(HostSource):

@@ -49,6 +49,12 @@ class Window:
         """The window of that size so many rows below and columns to the right."""
         return Window(self.y + rows, self.x + columns, self.height, self.width)
 
+    def aligned(self, side: int, height: int, width: int) -> Window:
+        """The smallest window of whole squares of a grid around this one, as far as a raster of that size reaches."""
+        y, x = self.y // side * side, self.x // side * side
+        bottom, right = min(-(-self.bottom // side) * side, height), min(-(-self.right // side) * side, width)
+        return Window(y, x, bottom - y, right - x)
+
     def centred(self, height: int, width: int) -> Window:
         """The window of that size with the same centre; margins must be whole pixels."""
         if (height - self.height) % 2 or (width - self.width) % 2:

@@ -63,7 +63,7 @@ def build_plans(bundle: Bundle, precision: Precision, options: BuildOptions, fol
     """
     check_options(options)
     machine = machine_for(options)
-    graphs = [bundle.graph(graph.role, precision) for graph in bundle.manifest.graphs if graph.precision == precision]
+    graphs = bundle.graphs_run_in(precision)
     if not graphs:
         bundle.graph(SEGMENTER, precision)  # raises an error that lists those there are
     while True:

@@ -65,10 +65,9 @@ class TensorRt(GpuEngine):
         assert request.bundle is not None
         precision = graphs_for(request.precision)
         try:
-            for graph in request.bundle.manifest.graphs:
-                if graph.precision == precision:
-                    for batch in batches_of(request.bundle.manifest, graph, (request.batch,)):
-                        find_plan(graph, request.bundle.folder / graph.file, cls.flavour, batch, machine)
+            for path, graph in request.bundle.graphs_run_in(precision):
+                for batch in batches_of(request.bundle.manifest, graph, (request.batch,)):
+                    find_plan(graph, path, cls.flavour, batch, machine)
         except EngineError as error:
             if not request.build:
                 return str(error)

@@ -121,10 +121,10 @@ class DeviceNetwork(EngineNetwork):
         kernels, stream = self.work.kernels, self.work.compute
         shape = tuple(sum(piece.count for piece in place.pieces) for place in (cut.rows, cut.columns))
         if shape == (height, width):
-            kernels.paste(stream, _patchwork(cut), pointer, *shape)
+            kernels.paste(stream, _patchwork(cut, target.dtype), pointer, *shape)
             return
         strip = self._strip((channels, *shape), str(target.dtype))
-        kernels.paste(stream, _patchwork(cut), strip.pointer, *shape)
+        kernels.paste(stream, _patchwork(cut, target.dtype), strip.pointer, *shape)
         down, across = (float(target.dtype.type(float(place.beyond))) for place in (cut.rows, cut.columns))
         kernels.interpolate(stream, strip, pointer, height, width, (down, across))
 
@@ -228,13 +228,13 @@ def _input(value: object) -> Input:
     return value
 
 
-def _patchwork(cut: Cut) -> list[Patchwork]:
+def _patchwork(cut: Cut, dtype: np.dtype[np.generic]) -> list[Patchwork]:
     """The rectangles of cells that a patch needs."""
     parts, y = list[Patchwork](), 0
     for row, windows in zip(cut.rows.pieces, cut.windows, strict=True):
         x = 0
         for column, cells in zip(cut.columns.pieces, windows, strict=True):
-            assert isinstance(cells, Tensor)
+            assert isinstance(cells, Tensor) and cells.dtype == dtype, "features as the segmenter takes them"
             parts.append(Patchwork(cells, (row.first, column.first), (row.count, column.count), (y, x)))
             x += column.count
         y += row.count

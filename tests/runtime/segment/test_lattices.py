@@ -226,6 +226,8 @@ def _fails(*_: object) -> None:
         ("kept", 0, "windows on a lattice"),
         ("own", {"stride": 4, "offset": 1.5, "count": 9}, "windows on a lattice|sharing.own"),
         ("cells", {"stride": 4, "offset": 1e9, "count": 4}, "cells with values"),
+        ("cells", {"stride": 4, "offset": float("nan"), "count": 4}, "cells with values|NaN"),
+        ("own", {"stride": 4, "offset": float("inf"), "count": 8}, "cells with values|Infinity"),
         ("cells", {"stride": 4, "offset": 1.5, "count": 5}, "of encoder_medium, found 5"),
     ],
 )
@@ -233,6 +235,54 @@ def test_windows_that_do_not_fit_are_refused(tmp_path: Path, field: str, value: 
     bundle = tiny.variant(tiny.TINY_ONCE, tmp_path, lambda m: m["contexts"][0]["sharing"].update({field: value}))
     with pytest.raises(BundleError, match=message):
         read_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value", "message"),
+    [
+        (0, "factor", 1e300, "contexts\\[0\\].factor|a factor"),
+        (1, "size", 0, "contexts\\[1\\]"),
+        (0, "size", 1, "contexts\\[0\\]"),
+    ],
+)
+def test_windows_of_a_context_that_makes_no_sense_are_one_error(
+    tmp_path: Path, number: int, field: str, value: object, message: str
+) -> None:
+    bundle = tiny.variant(tiny.TINY_ONCE, tmp_path, lambda m: m["contexts"][number].update({field: value}))
+    with pytest.raises(BundleError, match=message):
+        read_bundle(bundle)
+
+
+def test_shared_features_have_the_dtype_that_the_segmenter_takes(tmp_path: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        graph = next(graph for graph in manifest["graphs"] if graph["role"] == "encoder_medium_once")
+        graph["outputs"][0]["dtype"] = "float16"
+
+    with pytest.raises(BundleError, match=r"sharing.encoder: expected float32 features"):
+        read_bundle(tiny.variant(tiny.TINY_ONCE, tmp_path, change))
+
+
+def test_panels_leave_no_features_behind(network: HostNetwork) -> None:
+    """Those of the lower border would never be forgotten: no later panel begins below them."""
+    pipeline, held = Pipeline(network, ArraySource(noise(147, 230))), list[int]()
+    grid = grid_of(network.manifest, 147, 230)
+    for columns in pairwise(range(0, len(grid.columns), 3)):
+        list(pipeline.blocks(grid.region(columns=columns)))
+        held.append(len(pipeline._cache))
+    assert max(held) <= held[0] + 3 and len(pipeline._cutter._scenes) == len(pipeline._cache)
+
+
+def test_a_trial_in_all_turns_finds_its_windows(tmp_path: Path) -> None:
+    """Mirrored, tiles need other windows; those of this lattice lie one cell further."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for context in manifest["contexts"]:
+            context["sharing"].update(first=0, kept=7)
+
+    bundle = tiny.variant(tiny.TINY_ONCE, tmp_path, change)
+    image = write_geotiff(tmp_path / "image.tif", noise(100, 120))
+    with Segmenter(bundle, backend="onnxruntime", tta=True) as segmenter:
+        assert segmenter.estimate(image, Paths(mask=tmp_path / "mask.tif"), trial=True).seconds
 
 
 def test_a_global_context_has_no_lattice(tmp_path: Path) -> None:
