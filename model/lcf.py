@@ -131,7 +131,7 @@ class AdaptiveFusion(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         """X_LCF (N, C, h, w) from X_{I|U} (N, C, h, w) of every U."""
         logits = self.split(torch.relu(self.squeeze(torch.cat(features, dim=1))))
-        weights = _softmax(logits.reshape(-1, self.count, *features[0].shape[1:]))
+        weights = torch.softmax(logits.reshape(-1, self.count, *features[0].shape[1:]), dim=1)
         return sum_of([weights[:, i] * feature for i, feature in enumerate(features)])
 
 
@@ -211,12 +211,6 @@ class LocalityAwareContextFusion(nn.Module):
         features = [layer(x, contexts[name], offsets[name]) for name, layer in self.attention.items()]
         fused: Tensor = self.fusion(features)
         return fused
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Softmax over the second axis, step by step: ONNX Runtime transposes all of it for the operator."""
-    shares = torch.exp(logits - logits.amax(dim=1, keepdim=True))
-    return shares / shares.sum(dim=1, keepdim=True)
 
 
 def _fusion(kind: str, count: int, channels: int) -> nn.Module:
