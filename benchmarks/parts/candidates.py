@@ -121,7 +121,9 @@ class Candidate:
             finally:
                 network.close()
             return
-        with Segmenter(subject.bundle, backend=self.backend, precision=self.precision, batch=batch) as segmenter:
+        with Segmenter(
+            subject.bundle, backend=self.backend, precision=self.precision, batch=batch, contexts="exact"
+        ) as segmenter:
             yield lambda image: segmenter.segment(image).ids, segmenter
 
 
