@@ -11,10 +11,9 @@ from fctl.runtime.bundle.manifest import SCHEMA, ClassInfo
 from fctl.runtime.bundle.store import Bundle, read_bundle, write_manifest
 from fctl.runtime.errors import InputError
 from fctl.runtime.segment.options import OutputOptions
+from fctl.runtime.tiling.temperature import COOLEST, HOTTEST
 
 from .copies import copy_files
-
-_COOLEST, _HOTTEST = 0.01, 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +29,9 @@ class Revision:
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not _COOLEST <= self.temperature <= _HOTTEST:
+        if self.temperature is not None and not COOLEST <= self.temperature <= HOTTEST:
             raise InputError(
-                subject="`temperature`", expected=f"{_COOLEST} to {_HOTTEST}", found=f"{self.temperature:g}"
+                subject="`temperature`", expected=f"{COOLEST:g} to {HOTTEST:g}", found=f"{self.temperature:g}"
             )
 
     @property

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fctl.runtime.evaluate.datasets import Dataset
 
     from ..precision.int8 import Int8Options
+    from ..sharing import SharedOptions
 
 Kind = Literal["bundle", "checkpoint", "own"]
 
@@ -126,9 +127,14 @@ def _with_graphs(job: Job, out: Path | None, scratch: Path) -> Bundle:
 
             check_fp32(bundle, wanted)
     int8 = _int8_options(job) if wanted == "int8" else None  # before an export, which takes minutes
-    if job.wanted.share_contexts is not None:
-        assert out is not None
-        return _shared(job, bundle if job.kind == "bundle" else _export(job, scratch / "exact" / name), out)
+    shared = _shared_options(job) if job.wanted.share_contexts is not None else None
+    if shared:
+        from ..sharing import share_contexts
+
+        assert out is not None  # _check saw to it
+        exact = bundle if job.kind == "bundle" else _export(job, scratch / "exact" / name)
+        with progress_bars() as progress:
+            return share_contexts(exact, out, shared, progress)
     if job.kind != "bundle":
         bundle = _export(job, out if out and wanted == "fp32" else scratch / "fp32" / name)
         if wanted == "fp32":
@@ -242,14 +248,12 @@ def _labelled(budget: Int8Budget) -> Dataset | None:
         raise InputError(error.worded({"data": "`eval`", "form": "form with fctl-eval"})) from error
 
 
-def _shared(job: Job, bundle: Bundle, out: Path) -> Bundle:
-    """Write a copy whose contexts can be encoded once a raster."""
+def _shared_options(job: Job) -> SharedOptions:
+    """On what shared contexts are compared. Opens labelled images."""
     _require(_FOR_TORCH, "export,cpu")  # which knows where the cells of a backbone lie
-    from ..sharing import SharedOptions, share_contexts
+    from ..sharing import SharedOptions
 
-    images = tuple(job.wanted.share_contexts or ())
-    with progress_bars() as progress:
-        return share_contexts(bundle, out, SharedOptions(images=images, labelled=_labelled(job.budget)), progress)
+    return SharedOptions(images=tuple(job.wanted.share_contexts or ()), labelled=_labelled(job.budget))
 
 
 def _quantise(bundle: Bundle, out: Path, options: Int8Options) -> None:

@@ -134,9 +134,9 @@ def shared_encoder(
         return None
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
     side = kind.lattice_scale * context.size
-    _, offset = (0, stage.offset) if framed else kind.inside_grid(side, stage)
+    offset = stage.offset if framed else kind.inside_grid(side, stage)[1]
     side += round(-(side - context.size + 2 * (stage.offset - offset)) % stage.stride)
-    count, _ = (kind.grid(side, stage), 0) if framed else kind.inside_grid(side, stage)
+    count = kind.grid(side, stage) if framed else kind.inside_grid(side, stage)[0]
     margin = kind.lattice_margin * stage.stride
     first, last = math.ceil((margin - offset) / stage.stride), (side - 1 - margin - offset) // stage.stride
     same = (side, offset) == (context.size, stage.offset)

@@ -76,13 +76,10 @@ class ModuleNetwork(Network):
 
 def _gathered(cut: Cut) -> Tensor:
     """Features (1, C, H, W) that one patch needs, interpolated between cells."""
-    strips = []
-    for row, windows in zip(cut.rows.pieces, cut.windows, strict=True):
-        parts = [
-            _tensor_of(window)[:, :, row.first : row.first + row.count, column.first : column.first + column.count]
-            for column, window in zip(cut.columns.pieces, windows, strict=True)
-        ]
-        strips.append(torch.cat(parts, dim=3))
+    strips = [
+        torch.cat([_tensor_of(window)[:, :, row.cells, column.cells] for window, row, column in parts], dim=3)
+        for parts in cut.parts
+    ]
     cells = torch.cat(strips, dim=2)
     if cut.rows.beyond:
         cells = torch.lerp(cells[:, :, :-1], cells[:, :, 1:], float(cut.rows.beyond))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import BundleError, InputError
 from ..tiling.contexts import CentredContext
+from ..tiling.temperature import COOLEST, HOTTEST
 from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 
 _LARGEST = 1 << 16  # pixels of a tile or a window: beyond any use, and safe to reckon with
@@ -49,7 +50,7 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
     real = distance is None or (math.isfinite(distance) and distance > 0)
     expect(real, "input.ground_sample_distance", "metres above 0, or null", distance)
     heat = manifest.temperature
-    expect(heat is None or 0.01 <= heat <= 100, "temperature", "0.01 to 100", heat)
+    expect(heat is None or COOLEST <= heat <= HOTTEST, "temperature", f"{COOLEST:g} to {HOTTEST:g}", heat)
     expect(1 <= manifest.tile <= _LARGEST, "tile", f"1 to {_LARGEST} pixels", manifest.tile)
     overlap = manifest.plan.overlap
     expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)

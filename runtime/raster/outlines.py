@@ -58,10 +58,7 @@ class Outlines:
         found = np.zeros((window.height, window.width), np.bool_)
         for cell in self.cells(window):
             whole = self._cell_of(cell)
-            drawn = self._drawn(whole)[
-                cell.y - whole.y : cell.bottom - whole.y, cell.x - whole.x : cell.right - whole.x
-            ]
-            found[cell.y - window.y : cell.bottom - window.y, cell.x - window.x : cell.right - window.x] = drawn
+            found[cell.inside(window)] = self._drawn(whole)[cell.inside(whole)]
         return found
 
     def cells(self, window: Window) -> Iterator[Window]:
@@ -87,7 +84,7 @@ class Outlines:
         if not len(met):
             return
         whole = self._cell_of(cell)
-        part = np.s_[cell.y - whole.y : cell.bottom - whole.y, cell.x - whole.x : cell.right - whole.x]
+        part = cell.inside(whole)
         owners = self._owners[met] + 1
         counts = _burnt(self._pieces[met], np.ones_like(owners), whole, MergeAlg.add)
         if counts.max() <= 1:

@@ -52,7 +52,7 @@ class Area:
         found = np.zeros((window.height, window.width), np.bool_)
         if part:
             wanted = self.outlines.inside(part) if self.outlines else True
-            found[part.y - window.y : part.bottom - window.y, part.x - window.x : part.right - window.x] = wanted
+            found[part.inside(window)] = wanted
         return found
 
 
@@ -86,12 +86,12 @@ def area_of(where: Where, raster: RasterSource, sources: Sources = "local") -> A
         return Area(box=_box_of(place.window_of(where.bbox, where.bbox_crs), height, width))
     assert where.aoi is not None
     _check_placed(place, "`aoi`")
-    from ..raster.vectors import check_vector, read_features
+    from ..raster.vectors import read_features
 
-    check_vector(Path(where.aoi), sources)  # before shapely is imported, which may be missing
-    from ..raster.placing import outlines_on
+    features = read_features(Path(where.aoi), where.aoi_name, sources)
+    from ..raster.placing import outlines_on  # only now: shapely, which it needs, may be missing
 
-    outlines = outlines_on(read_features(Path(where.aoi), where.aoi_name, sources), place, height, width)
+    outlines = outlines_on(features, place, height, width)
     return Area(box=outlines.box, outlines=outlines)
 
 
@@ -147,5 +147,5 @@ class AreaSource(HostSource):
             return self._source.valid(window) if wanted is None else wanted
         valid = self._source.valid(part)
         if valid is not None:
-            wanted[part.y - window.y : part.bottom - window.y, part.x - window.x : part.right - window.x] &= valid
+            wanted[part.inside(window)] &= valid
         return wanted

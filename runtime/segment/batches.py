@@ -80,9 +80,14 @@ class PatchBatch:
         """The raw windows (N, bands, S, S) of any context of a batch on the host, one for each patch."""
         if name in self.contexts:
             return on_host(self.contexts[name])
-        scenes = [on_host(scene.pixels) for scene in self.shared[name] if scene.pixels is not None]
+        scenes = [_cut_pixels(scene) for scene in self.shared[name]]
         scenes += scenes[-1:] * (len(self.patch) - len(scenes))
         return scenes[0] if len(scenes) == 1 else np.concatenate(scenes)
+
+
+def _cut_pixels(scene: SharedWindow) -> NDArray[np.generic]:
+    assert scene.pixels is not None, "windows of a context that is not encoded once a raster keep their pixels"
+    return on_host(scene.pixels)
 
 
 def on_host(windows: Windows) -> NDArray[np.generic]:

@@ -19,14 +19,13 @@ from ..raster.spool import SpooledSource, spooled
 from ..tiling.merge import NODATA
 from ..tiling.turns import Turn
 from ..tiling.windows import Window
-from .area import Area
 from .foresight import foresee
 from .frame import Frame, frame_of
 from .jobs import FileJob, Worker, request_of
 from .memory import Footprint, check_limit
 from .network import Network
 from .notices import warn_of_blocks, warn_of_scores, warn_of_values
-from .outputs import check_outputs, scene_tags, tags_of
+from .outputs import asked_tags, check_outputs, made_tags, scene_tags
 from .picture import PictureScale
 from .pipeline import Block, Pipeline
 from .results import Report
@@ -65,7 +64,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
             scale_range=job.scale_range,
         ))  # fmt: skip
         frame = frame_of(job, manifest, raster)
-        foreseen, area = foresee(worker, job, raster, frame), frame.area
+        foreseen, box = foresee(worker, job, raster, frame), frame.area.box
         request, numbers = request_of(worker, job), foreseen.plan.numbers()
         folder = stack.enter_context(run_folder(job.paths.mask, request, numbers, resume=job.resume))
         plan = foreseen.plan.as_in(folder.journal.plan)
@@ -83,7 +82,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
                     _segment_shards(network, source, worker.turns, folder, job, frame, foreseen)
                 )
             )
-        georeference = raster.georeference.moved(area.box.y, area.box.x)
+        georeference = raster.georeference.moved(box.y, box.x)
         bounds = {"FCTL_SCALE_BOUNDS": str(raster.scaling)} if raster.scaling else {}
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
@@ -91,7 +90,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
             _write_outputs(worker, georeference, frame, job, folder, plan, bounds)
         done = folder.journal.done.values()
     report = replace(
-        _report(job, manifest.class_names, area, plan, done, copied),
+        _report(job, manifest.class_names, frame, plan, done, copied),
         seconds=time.monotonic() - started,
         skipped=sum(skipped),
         computed=left - sum(skipped),
@@ -181,10 +180,11 @@ def _write_outputs(
     raster = MaskedRaster(
         height=box.height, width=box.width, georeference=georeference, area=frame.area,
         classes=job.paths.options.classes(manifest.classes), options=job.paths.options,
-        tags=tags_of(
-            manifest, worker.engine, len(worker.turns), job.bands, job.scale_range, where=job.where,
+        tags=asked_tags(
+            manifest, worker.engine.precision, len(worker.turns), job.bands, job.scale_range, where=job.where,
             resolution=job.resolution, once=worker.once,
         )
+        | made_tags(manifest, worker.engine)
         | bounds
         | scene_tags(job.image)
         | job.paths.options.tags(),
@@ -201,13 +201,13 @@ def _write_outputs(
 
 
 def _report(
-    job: FileJob, names: Sequence[str], area: Area, plan: ShardPlan, done: Collection[Done], implausible: int
+    job: FileJob, names: Sequence[str], frame: Frame, plan: ShardPlan, done: Collection[Done], implausible: int
 ) -> Report:
     """What came of all shards, those of earlier runs included."""
     bad = {window for shard in done for window in shard.bad_blocks}
     return Report(
-        image=job.image, paths=job.paths, height=area.box.height, width=area.box.width, tiles=len(plan.grid),
-        seconds=0, area=None if job.where.everything else area.box,
+        image=job.image, paths=job.paths, height=frame.area.box.height, width=frame.area.box.width,
+        tiles=len(plan.grid), seconds=0, area=frame.part,
         pixels={name: sum(shard.pixels.get(index, 0) for shard in done) for index, name in enumerate(names)},
         not_finite=sum(shard.not_finite for shard in done),
         implausible=implausible + sum(shard.implausible for shard in done),

@@ -52,7 +52,7 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     tiles = frame.tiles + sum(len(shard) for shard in foreseen.plan.whole) - len(grid)
     return Estimate(
         image=job.image, paths=job.paths, height=height, width=width, tiles=frame.tiles, memory=foreseen.most,
-        area=None if frame.everything else frame.area.box,
+        area=frame.part,
         disk=sum(sink.disk(height, width, len(manifest.classes)) for sink, _ in job.sinks),
         process=tried[-1].memory + foreseen.most if trial else None,
         seconds=_seconds(tried[-1], tiles, windows[-1], height * width) if trial else None,

@@ -10,7 +10,7 @@ from ..raster.source import RasterSource
 from ..tiling.rescale import Rescale
 from ..tiling.rescaled import RescaledSource
 from ..tiling.sources import Source
-from ..tiling.windows import Grid
+from ..tiling.windows import Grid, Window
 from .area import Area, AreaSource, area_of
 from .batches import grid_of
 from .jobs import FileJob
@@ -36,6 +36,11 @@ class Frame:
     def tiles(self) -> int:
         """How many tiles there are to segment; those that touch a polygon, where the raster keeps its size."""
         return self.area.tiles(self.grid) if self.rescale.is_identity else len(self.grid)
+
+    @property
+    def part(self) -> Window | None:
+        """Where outputs lie in the raster; None where all of it is wanted."""
+        return None if self.everything else self.area.box
 
     def source(self, raster: Source, held: int) -> Source:
         """The raster as the network sees it: of its working size, and without data where nothing is wanted.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bundle.manifest import SEGMENTER, Context
+from ..bundle.manifest import SEGMENTER, Context, GraphSpec
 from ..bundle.store import Bundle
 from ..engines.base import HostEngine, Session
 from ..tiling.lattice import Place
@@ -62,16 +63,15 @@ class HostNetwork(EngineNetwork):
         return self._session(SEGMENTER, self.batch).run(arrays)[self.manifest.scores]
 
     def _session(self, role: str, batch: int) -> Session:
-        if (role, batch) not in self._sessions:
-            path, graph = self.bundle.graph(role, self.precision)
-            self._sessions[role, batch] = self._host.session(path, graph, batch)
-        return self._sessions[role, batch]
+        return self._opened(*self.bundle.graph(role, self.precision), batch)
 
     def _shared_session(self, context: Context) -> Session:
-        path, graph = self.bundle.shared_graph(context, self.precision)
-        if (graph.role, 1) not in self._sessions:
-            self._sessions[graph.role, 1] = self._host.session(path, graph, 1)
-        return self._sessions[graph.role, 1]
+        return self._opened(*self.bundle.shared_graph(context, self.precision), 1)
+
+    def _opened(self, path: Path, graph: GraphSpec, batch: int) -> Session:
+        if (graph.role, batch) not in self._sessions:
+            self._sessions[graph.role, batch] = self._host.session(path, graph, batch)
+        return self._sessions[graph.role, batch]
 
 
 def _array(value: object) -> NDArray[np.generic]:
@@ -88,19 +88,11 @@ def gathered(cut: Cut) -> NDArray[np.generic]:
     Returns:
         Features (1, C, H, W), interpolated between cells in their own dtype.
     """
-    cells = np.concatenate(
-        [
-            np.concatenate(
-                [
-                    _array(window)[:, :, row.first : row.first + row.count, column.first : column.first + column.count]
-                    for column, window in zip(cut.columns.pieces, windows, strict=True)
-                ],
-                axis=3,
-            )
-            for row, windows in zip(cut.rows.pieces, cut.windows, strict=True)
-        ],
-        axis=2,
-    )
+    strips = [
+        np.concatenate([_array(window)[:, :, row.cells, column.cells] for window, row, column in parts], axis=3)
+        for parts in cut.parts
+    ]
+    cells = np.concatenate(strips, axis=2)
     return _between(_between(cells, cut.rows, 2), cut.columns, 3)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Context, Manifest
 from ..bundle.store import Bundle
 from ..engines.base import Engine, graphs_for
-from ..tiling.lattice import Lattice, Place
+from ..tiling.lattice import Lattice, Piece, Place
 from ..tiling.merge import FinishedRows, Merger
 from ..tiling.turns import UPRIGHT, Turn, Windows
 from ..tiling.windows import Region, Window
@@ -63,6 +63,14 @@ class Cut(NamedTuple):
     rows: Place
     columns: Place
     windows: tuple[tuple[Features, ...], ...]
+
+    @property
+    def parts(self) -> list[list[tuple[Features, Piece, Piece]]]:
+        """By piece of `rows` and piece of `columns`: a window, and which rows and columns of its cells are taken."""
+        return [
+            [(window, row, column) for column, window in zip(self.columns.pieces, windows, strict=True)]
+            for row, windows in zip(self.rows.pieces, self.windows, strict=True)
+        ]
 
 
 class Accumulator(Protocol):

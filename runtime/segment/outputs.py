@@ -88,36 +88,17 @@ def _is_unicode(path: Path) -> bool:
     return True
 
 
-def tags_of(
-    manifest: Manifest,
-    engine: Engine,
-    turns: int,
-    bands: Sequence[int] | None,
-    scale_range: str | None = None,
-    *,
-    where: Where = EVERYWHERE,
-    resolution: str = "auto",
-    once: bool = False,
-) -> dict[str, str]:
-    """What made an output, and what its numbers mean: GeoTIFF has no other place for class names.
+def made_tags(manifest: Manifest, engine: Engine) -> dict[str, str]:
+    """What made an output, beside what was asked, and what its numbers mean: GeoTIFF has no other place for names.
 
     Args:
         manifest: The bundle's manifest.
-        engine: What runs it.
-        turns: In how many ways each patch is segmented.
-        bands: Numbers of the bands that were named, or None.
-        scale_range: Which values became the lowest and the highest of the network's, or None.
-        where: Which part of the image was wanted.
-        resolution: At which distance from pixel to pixel the network was to work.
-        once: Whether contexts were encoded once a raster.
+        engine: What ran it.
 
     Returns:
         Text by the name of a tag.
     """
-    asked = asked_tags(
-        manifest, engine.precision, turns, bands, scale_range, where=where, resolution=resolution, once=once
-    )
-    return asked | {
+    return {
         "FCTL_ENGINE": engine.name,
         "FCTL_DEVICE": engine.device,
         "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
@@ -135,7 +116,21 @@ def asked_tags(
     resolution: str = "auto",
     once: bool = False,
 ) -> dict[str, str]:
-    """The tags that tell what was asked, whichever engine did it; arguments as in `tags_of`."""
+    """What was asked, whichever engine did it.
+
+    Args:
+        manifest: The bundle's manifest.
+        precision: In what precision it runs.
+        turns: In how many ways each patch is segmented.
+        bands: Numbers of the bands that were named, or None.
+        scale_range: Which values became the lowest and the highest of the network's, or None.
+        where: Which part of the image was wanted.
+        resolution: At which distance from pixel to pixel the network was to work.
+        once: Whether contexts were encoded once a raster.
+
+    Returns:
+        Text by the name of a tag.
+    """
     scenes = {context.name: context.scene for context in manifest.contexts if context.scene}
     tags = {
         "FCTL_BUNDLE": manifest.name,

@@ -80,7 +80,7 @@ class PictureScale:
             return PicturePart.nothing()
         rows = _Bins.of(part.y - self.y, part.height, self.height, self.size[0])
         columns = _Bins.of(part.x - self.x, part.width, self.width, self.size[1])
-        here = np.s_[part.y - window.y : part.bottom - window.y, part.x - window.x : part.right - window.x]
+        here = part.inside(window)
         shown = pixels[:, :, :_BANDS][here].astype(np.float32)
         has_data = np.ones(shown.shape[:2], np.float32) if valid is None else valid[here].astype(np.float32)
         sums = rows.sums(columns.sums(shown * has_data[:, :, None], 1), 0)

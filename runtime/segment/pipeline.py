@@ -160,9 +160,9 @@ class Pipeline:
         yield from accumulator.flush()
 
     def _forget_lattices(self) -> None:
-        """Forget windows and features of contexts that are encoded once a raster: no later region begins above them.
+        """Forget windows and features of contexts that are encoded once a raster, before a region begins.
 
-        Panels run from top to bottom, so the windows at the lower border would never be forgotten otherwise.
+        Those at the lower border of a panel would never be forgotten otherwise: no later tile lies below them.
         """
         self._cutter.forget_lattices()
         for key in [key for key in self._cache if key.context in self._network.lattices]:
@@ -208,18 +208,10 @@ class Pipeline:
         """Whether any pixel of a tile has data: the scores of others are of no use to anybody."""
         inside = tile.within(self._source.height, self._source.width)
         valid = self._source.valid(inside) if inside else None
-        if (valid is None or valid.any()) and self._is_wanted(inside):
+        if valid is None or valid.any():
             return True
         self.skipped += 1
         return False
-
-    def _is_wanted(self, inside: Window | None) -> bool:
-        """Whether any pixel of a rescaled raster is wanted that lies in a window of the working grid."""
-        if not isinstance(self._source, RescaledSource) or not self._source.is_part or inside is None:
-            return True
-        window = self._source.rescale.raster_window(inside)
-        valid = self._raster.valid(window) if window else None
-        return window is not None and (valid is None or bool(valid.any()))
 
     def _block(self, strip: FinishedRows, look: _Look) -> Block:
         """Finished pixels of the raster, as blocks have them."""

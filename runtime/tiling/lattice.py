@@ -32,6 +32,11 @@ class Piece:
     first: int
     count: int
 
+    @property
+    def cells(self) -> slice:
+        """These cells, among all cells of the window."""
+        return slice(self.first, self.first + self.count)
+
 
 @dataclass(frozen=True, slots=True)
 class Place:

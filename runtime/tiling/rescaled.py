@@ -62,7 +62,6 @@ class RescaledSource(HostSource):
 
     Attributes:
         raster: The raster, without data where nothing is wanted.
-        is_part: Whether that is a part of it.
         rescale: Its grid, and the working grid.
         name: What messages call the raster.
         implausible: None are counted; the raster counts its own pixels.
@@ -70,7 +69,7 @@ class RescaledSource(HostSource):
 
     def __init__(self, raster: Source, rescale: Rescale, held: int, *, wanted: Source | None = None) -> None:
         self.raster, self.rescale, self.name = wanted or raster, rescale, raster.name
-        self._whole, self.is_part = raster, wanted is not None and wanted is not raster
+        self._whole = raster
         self._tiles, self._held, self._size = dict[tuple[int, int], _Tile](), held, 0
 
     @property
@@ -88,11 +87,24 @@ class RescaledSource(HostSource):
         return self._joined(window, lambda tile: tile.pixels)
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
-        """Where a window of the working grid has data, (height, width); None where all of it has."""
+        """Where a window of the working grid has data, (height, width); None where all of it has.
+
+        Nothing has where no pixel of the raster is wanted.
+        """
+        if not self._is_wanted(window):
+            return np.zeros((window.height, window.width), np.bool_)
         if all(tile.valid is None for tile in self._touched(window)):
             return None
         valid: NDArray[np.bool_] = self._joined(window, lambda tile: _everywhere(tile.pixels, tile.valid)) != 0
         return valid
+
+    def _is_wanted(self, window: Window) -> bool:
+        """Whether any pixel of the raster is wanted, where only a part of it may be."""
+        if self.raster is self._whole:
+            return True
+        part = self.rescale.raster_window(window)
+        valid = self.raster.valid(part) if part else None
+        return part is not None and (valid is None or bool(valid.any()))
 
     def _joined(self, window: Window, layer: Callable[[_Tile], Pixels]) -> NDArray[np.generic]:
         """A layer of all tiles that a window touches, cut to the window."""
@@ -101,11 +113,9 @@ class RescaledSource(HostSource):
             part = layer(tile)
             if found is None:
                 found = np.zeros((window.height, window.width, *part.shape[2:]), part.dtype)
-            top, left = max(tile.window.y, window.y), max(tile.window.x, window.x)
-            bottom, right = min(tile.window.bottom, window.bottom), min(tile.window.right, window.right)
-            found[top - window.y : bottom - window.y, left - window.x : right - window.x] = part[
-                top - tile.window.y : bottom - tile.window.y, left - tile.window.x : right - tile.window.x
-            ]
+            common = tile.window.shared(window)
+            assert common is not None, "these tiles touch the window"
+            found[common.inside(window)] = part[common.inside(tile.window)]
         assert found is not None, "a window has pixels"
         return found
 

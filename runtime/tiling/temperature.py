@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+COOLEST, HOTTEST = 0.01, 100.0
+"""Between which temperatures a bundle may have one."""
+
 
 def tempered(probabilities: NDArray[np.float32], temperature: float | None) -> NDArray[np.float32]:
     """Probabilities to the power of 1 / temperature, so scaled that they sum to 1 again.

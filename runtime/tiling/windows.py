@@ -45,6 +45,11 @@ class Window:
         inside = self.moved(-other.y, -other.x).within(other.height, other.width)
         return inside.moved(other.y, other.x) if inside else None
 
+    def inside(self, other: Window) -> tuple[slice, slice]:
+        """The rows and columns of another window that this one covers; it must lie in the other."""
+        y, x = self.y - other.y, self.x - other.x
+        return slice(y, y + self.height), slice(x, x + self.width)
+
     def moved(self, rows: int, columns: int) -> Window:
         """The window of that size so many rows below and columns to the right."""
         return Window(self.y + rows, self.x + columns, self.height, self.width)

@@ -231,13 +231,13 @@ def _input(value: object) -> Input:
 def _patchwork(cut: Cut, dtype: np.dtype[np.generic]) -> list[Patchwork]:
     """The rectangles of cells that a patch needs."""
     parts, y = list[Patchwork](), 0
-    for row, windows in zip(cut.rows.pieces, cut.windows, strict=True):
+    for strip in cut.parts:
         x = 0
-        for column, cells in zip(cut.columns.pieces, windows, strict=True):
+        for cells, row, column in strip:
             assert isinstance(cells, Tensor) and cells.dtype == dtype, "features as the segmenter takes them"
             parts.append(Patchwork(cells, (row.first, column.first), (row.count, column.count), (y, x)))
             x += column.count
-        y += row.count
+        y += strip[0][1].count
     return parts
 
 

@@ -98,9 +98,8 @@ class Mosaic:
         rows = Window(top, box.x, pieces[0].window.height, box.width)
         ids = np.empty((rows.height, rows.width), np.uint8)
         for window, part, index in pieces:
-            if window.right > box.x and window.x < box.right:  # some begin or end beyond the box, with all they finish
-                there, here = _overlap(window, rows), _overlap(rows, window)
-                ids[here] = part.ids(index)[there]
+            if common := window.shared(rows):  # some lie beside the box, with all that they finish
+                ids[common.inside(rows)] = part.ids(index)[common.inside(window)]
         return ids
 
     def _probabilities(self, window: Window) -> NDArray[np.float32]:
@@ -108,13 +107,13 @@ class Mosaic:
         found: NDArray[np.float32] | None = None
         for top in self._touching(window.y, window.bottom):
             for piece, part, index in self._rows[top]:
-                if piece.right <= window.x or piece.x >= window.right:
+                common = piece.shared(window)
+                if common is None:
                     continue
                 scores = part.probabilities(index)
                 if found is None:
                     found = np.empty((len(scores), window.height, window.width), np.float32)
-                there, here = _overlap(piece, window), _overlap(window, piece)
-                found[:, here[0], here[1]] = scores[:, there[0], there[1]]
+                found[(slice(None), *common.inside(window))] = scores[(slice(None), *common.inside(piece))]
         assert found is not None, "the shards cover the raster"
         return found
 
@@ -125,14 +124,6 @@ class Mosaic:
         found = np.empty((window.height, window.width), np.uint8)
         for top in self._touching(window.y, window.bottom):
             for piece, part, index in self._rows[top]:
-                if piece.right > window.x and piece.x < window.right:
-                    there, here = _overlap(piece, window), _overlap(window, piece)
-                    found[here] = part.confidence(index)[there]
+                if common := piece.shared(window):
+                    found[common.inside(window)] = part.confidence(index)[common.inside(piece)]
         return found
-
-
-def _overlap(window: Window, other: Window) -> tuple[slice, slice]:
-    """The rows and columns of a window that another one covers."""
-    top, bottom = max(window.y, other.y), min(window.bottom, other.bottom)
-    left, right = max(window.x, other.x), min(window.right, other.right)
-    return slice(top - window.y, bottom - window.y), slice(left - window.x, right - window.x)

@@ -169,7 +169,7 @@ def _count(outlines: Outlines, each: _Counts, block: Block) -> None:
     box = outlines.box
     for cell in outlines.cells(block.window.moved(box.y, box.x)):
         here = cell.moved(-box.y, -box.x)
-        ids = block.ids[here.y - block.y : here.bottom - block.y, here.x - block.x : here.right - block.x]
+        ids = block.ids[here.inside(block.window)]
         for numbers in outlines.layers(cell):
             each.add(numbers - 1, ids, here)
 
