@@ -68,6 +68,35 @@ def merge_pads(model: onnx.ModelProto) -> None:
     drop_unread(graph)
 
 
+def spell_out_softmax(model: onnx.ModelProto) -> None:
+    """Replace each Softmax over an axis that is not the last, in place, by the five steps that it stands for.
+
+    ONNX Runtime moves such an axis to the end and back: for the default bundle's weights over U (Eq. 4) this took a
+    fifteenth of the segmenter's time. The results are the same up to rounding.
+
+    Args:
+        model: The model, which is changed in place.
+    """
+    graph = model.graph
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
+    for node in [node for node in graph.node if node.op_type == "Softmax"]:
+        axis = next((int(attribute.i) for attribute in node.attribute if attribute.name == "axis"), -1)
+        if axis in (-1, ranks.get(node.input[0], 0) - 1) or node.input[0] not in ranks:
+            continue
+        name, place = node.name, list(graph.node).index(node)
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([axis]), f"{name}/axis"))
+        steps = (
+            ("ReduceMax", [node.input[0], f"{name}/axis"], f"{name}/max"),
+            ("Sub", [node.input[0], f"{name}/max"], f"{name}/below"),
+            ("Exp", [f"{name}/below"], f"{name}/exp"),
+            ("ReduceSum", [f"{name}/exp", f"{name}/axis"], f"{name}/sum"),
+            ("Div", [f"{name}/exp", f"{name}/sum"], node.output[0]),
+        )
+        graph.node.remove(node)
+        for offset, (op, inputs, output) in enumerate(steps):
+            graph.node.insert(place + offset, onnx.helper.make_node(op, inputs, [output], name=f"{name}/{op}"))
+
+
 def store_half(model: onnx.ModelProto) -> None:
     """Store weights as fp16 behind a Cast, in place, where that changes no value; engines fold the Cast on loading.
 

@@ -26,6 +26,7 @@ from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.segment.batches import PatchBatch
 
 from .card import ExportOptions, completed_card
+from .framing import framed
 from .gate import gated
 from .graphs import EncoderGraph, FusedGraph, OnceGraph, SegmenterGraph, encoder_roles, frozen, round_weights
 from .patches import PARITY_PATCHES, parity_images
@@ -63,6 +64,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     exported = frozen(network)
     if options.half_weights:
         round_weights(exported)
+    framed(exported)
     images, source = parity_images(card.network.bands, options.patches)
     with atomic_write(out) as folder, torch.inference_mode():
         folder.mkdir()

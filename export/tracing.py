@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fctl.runtime.bundle.manifest import BATCH, TensorSpec
 
-from .onnx_graph import OPSET, merge_pads, save_model, store_half
+from .onnx_graph import OPSET, merge_pads, save_model, spell_out_softmax, store_half
 
 _SCRIPT_OPSET = 17  # of PyTorch's former exporter
 
@@ -40,6 +40,7 @@ def export_onnx(
     """
     model = trace(module, inputs, output)
     merge_pads(model)
+    spell_out_softmax(model)
     if half_weights:
         store_half(model)
     return save_model(model, path)

@@ -88,8 +88,25 @@ def _positions(view: View) -> Iterator[str]:
 
 
 def _softmax(view: View) -> Iterator[str]:
-    """Softmax: its exponentials span more than fp16, and weights spread over many cells lie in fp16's subnormals."""
-    return (node.name for node in view.nodes if node.op_type in ("Softmax", "LogSoftmax"))
+    """Softmax: its exponentials span more than fp16, and weights spread over many cells lie in fp16's subnormals.
+
+    A softmax may be spelled out: exp(x - max x), divided by its sum.
+    """
+    for node in view.nodes:
+        if node.op_type in ("Softmax", "LogSoftmax"):
+            yield node.name
+        elif node.op_type == "Div":
+            yield from _spelled_out(view, node)
+
+
+def _spelled_out(view: View, div: onnx.NodeProto) -> Iterator[str]:
+    """The nodes of a softmax that ends with this Div; none where it is no softmax."""
+    exp, total = (view.made_by.get(name) for name in div.input)
+    below = view.made_by.get(exp.input[0]) if exp is not None else None
+    highest = view.made_by.get(below.input[1]) if below is not None and below.op_type == "Sub" else None
+    nodes = (highest, below, exp, total, div)
+    if [node and node.op_type for node in nodes] == ["ReduceMax", "Sub", "Exp", "ReduceSum", "Div"]:
+        yield from (node.name for node in nodes if node is not None)
 
 
 def _unscaled_attention(view: View) -> Iterator[str]:

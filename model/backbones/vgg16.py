@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..config import ConfigError
 from .base import Backbone, Stage, scaled
 
-_PADDING = 100
+PADDING = 100
 _CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # between two pools
 _POOLS = {"pool3": 3, "pool4": 4, "pool5": 5}  # pools up to and including each stage
 
@@ -43,7 +43,7 @@ class Vgg16(Backbone):
                 for channels in convolutions:
                     outputs = scaled(channels, width)
                     first = not self.blocks and not layers
-                    layers += [nn.Conv2d(inputs, outputs, 3, padding=_PADDING if first else 1), nn.ReLU(inplace=True)]
+                    layers += [nn.Conv2d(inputs, outputs, 3, padding=PADDING if first else 1), nn.ReLU(inplace=True)]
                     inputs = outputs
                 layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
             self.blocks[stage.name] = nn.Sequential(*layers)
@@ -91,7 +91,7 @@ class Vgg16(Backbone):
     @classmethod
     def grid(cls, size: int, stage: Stage) -> int:
         """The padded size, halved and rounded up by every pool."""
-        side = size + 2 * _PADDING - 2
+        side = size + 2 * PADDING - 2
         for _ in range(_POOLS[stage.name]):
             side = -(-side // 2)
         return side
@@ -99,7 +99,7 @@ class Vgg16(Backbone):
     @classmethod
     def inside_grid(cls, size: int, stage: Stage) -> tuple[int, float]:
         """The cells that `inside` gives: the first one begins with the image."""
-        return cls.grid(size - 2 * (_PADDING - 1), stage), stage.offset + _PADDING - 1
+        return cls.grid(size - 2 * (PADDING - 1), stage), stage.offset + PADDING - 1
 
     def freeze(self, stage: str) -> None:
         """Freeze every block up to `stage`."""

@@ -532,7 +532,8 @@ def test_layers_of_networks(name: str, bundles: Made) -> None:
             Counter(layer.op for layer in layers(model)), Counter(float_layers(model).values())
         )  # fmt: skip
         sizes = [path.stat().st_size for path in (fp32.folder / graph.file, int8.folder / f"{graph.role}.int8.onnx")]
-        assert sizes[1] < {"default": 0.75, "lcc-vgg16": 0.3, "segformer-b0": 0.5}[name] * sizes[0]
+        # The frames of VGG16's cells (export/framing.py) stay fp32, which counts in a network that is 8 channels wide.
+        assert sizes[1] < {"default": 0.75, "lcc-vgg16": 0.35, "segformer-b0": 0.5}[name] * sizes[0]
     assert found == EXPECTED[name]
 
 
