@@ -50,7 +50,7 @@ class ModuleNetwork(Network):
     def gather(self, context: Context, cuts: Sequence[Cut]) -> Tensor:
         """Features (N, C, H, W) of a context, from the cells that each patch needs."""
         with torch.inference_mode():
-            return torch.cat([_gathered(cut) for cut in cuts])
+            return torch.cat([gathered(cut) for cut in cuts])
 
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Tensor:
         """Logits (N, classes, P, P) of raw patches (N, bands, P, P); on a GPU they are still on their way."""
@@ -74,8 +74,16 @@ class ModuleNetwork(Network):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
 
-def _gathered(cut: Cut) -> Tensor:
-    """Features (1, C, H, W) that one patch needs, interpolated between cells."""
+def gathered(cut: Cut) -> Tensor:
+    """Features that patches need of a context which is encoded once a raster, interpolated between cells.
+
+    Args:
+        cut: Where they lie. In training, its windows hold features (N, C, h, w) of N patches that lie alike on their
+            lattices.
+
+    Returns:
+        Features (1, C, H, W), or (N, C, H, W).
+    """
     strips = [
         torch.cat([_tensor_of(window)[:, :, row.cells, column.cells] for window, row, column in parts], dim=3)
         for parts in cut.parts

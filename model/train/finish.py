@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fctl.runtime.evaluate.metrics import IGNORE, Confusion
-from fctl.runtime.tiling.contexts import ContextWindow
 
 from ..network import FCtL
+from .lattices import Windows
 from .optimise import predict, train_mode
 from .recipe import Recipe
 from .sampling import Sampler
@@ -24,9 +24,7 @@ from .scenes import Scene
 _STEPS = (0.4, 0.2, 0.1)  # of the search for offsets, in logits
 
 
-def recalibrate(
-    network: FCtL, scenes: Sequence[Scene], windows: Mapping[str, ContextWindow], recipe: Recipe, batches: int = 100
-) -> None:
+def recalibrate(network: FCtL, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int = 100) -> None:
     """Measure the decoder's batch statistics anew.
 
     Averaged weights have statistics of their own, and those of balanced patches are not those of a raster.
@@ -50,7 +48,7 @@ def recalibrate(
 
 
 def fit_class_offsets(
-    network: FCtL, scenes: Sequence[Scene], windows: Mapping[str, ContextWindow], recipe: Recipe, batches: int = 50
+    network: FCtL, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int = 50
 ) -> None:
     """Shift the score of each class so that the mIoU on training patches is highest.
 

@@ -14,6 +14,7 @@ from ..backbones import stage_of
 from ..config import ConfigError, NetworkConfig, ServingConfig
 from ..presets import Preset, preset
 from .config import stage_settings
+from .lattices import LatticeWindows, context_windows
 from .settings import PATCH, WHOLE, TrainingConfig
 
 T = TypeVar("T", NetworkConfig, ServingConfig)
@@ -47,6 +48,7 @@ def network_of(config: TrainingConfig, classes: int) -> Preset:
     if not 0 <= serving.overlap < network.patch:
         raise InputError(subject="network.serving.overlap", expected=f"0 to {network.patch - 1}", found=serving.overlap)
     _check_stages(config, network)
+    _check_contexts(config, network, serving)
     return Preset(network=network, serving=serving)
 
 
@@ -94,6 +96,16 @@ def _check_scene(config: TrainingConfig, network: NetworkConfig, serving: Servin
             f"{largest} pixels",
             found=serving.scene,
         )
+
+
+def _check_contexts(config: TrainingConfig, network: NetworkConfig, serving: ServingConfig) -> None:
+    """Check that some context can be encoded once a raster, where that is asked for."""
+    cut = context_windows(network, serving, once=True).values()
+    if config.contexts == "shared" and not any(isinstance(window, LatticeWindows) for window in cut):
+        raise InputError(
+            subject="contexts", expected="'exact': no context of this network can be encoded once a raster",
+            found="'shared'",
+        )  # fmt: skip
 
 
 def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fctl.runtime.evaluate.metrics import IGNORE
 
 from ..network import FCtL
+from .lattices import LatticePlace
 from .losses import weighted_focal_loss
 from .recipe import Recipe
 from .sampling import Sampler, TrainingBatch
@@ -171,11 +172,28 @@ def predict(network: FCtL, batch: TrainingBatch, colour: float) -> Tensor:
         Logits (N, classes, P, P).
     """
     device = next(network.parameters()).device
-    images = [image.to(device) for image in (batch.patch, *batch.contexts.values())]
-    patch, *windows = jitter(images, colour)
+    windows = {name: _windows_of(batch, name) for name in batch.contexts}
+    images = [image.to(device) for image in (batch.patch, *itertools.chain(*windows.values()))]
+    patch, *rest = jitter(images, colour)
+    left, features = iter(rest), dict[str, Tensor]()
+    for name, many in windows.items():
+        features[name] = _encoded(network, name, list(itertools.islice(left, len(many))), batch.places.get(name))
     positions = {name: place.to(device) for name, place in batch.positions.items()}
-    logits: Tensor = network(patch, dict(zip(batch.contexts, windows, strict=True)), positions)
+    logits: Tensor = network.segment(patch, features, positions)
     return logits
+
+
+def _windows_of(batch: TrainingBatch, name: str) -> list[Tensor]:
+    """The windows (N, bands, S, S) of a context: one for each patch, or several of its lattice."""
+    found = batch.contexts[name]
+    return list(found.unbind(dim=1)) if name in batch.places else [found]
+
+
+def _encoded(network: FCtL, name: str, windows: list[Tensor], place: LatticePlace | None) -> Tensor:
+    """Features (N, C, H, W) of a context from its windows (N, bands, S, S)."""
+    if place is None:
+        return network.encode(name, windows[0])
+    return place.features(network.encode_once(name, torch.cat(windows)).chunk(len(windows)))
 
 
 def jitter(images: list[Tensor], strength: float) -> list[Tensor]:

@@ -22,15 +22,15 @@ from fctl.runtime.bundle.records import encode
 from fctl.runtime.errors import DeviceMemoryError, InputError
 from fctl.runtime.evaluate.plots import check_matplotlib
 from fctl.runtime.progress import StageProgress
-from fctl.runtime.tiling.contexts import ContextWindow
 
 from ..presets import Preset
-from ..serving.manifest import input_spec, served_contexts
+from ..serving.manifest import input_spec
 from ..weights.checkpoints import Card, save_checkpoint
 from .checks import check_trainable, choose_device
 from .config import read_config
 from .finish import fit_class_offsets, recalibrate
 from .images import Images, check_images, class_labels, open_images
+from .lattices import Windows, context_windows
 from .networks import network_of, part_of
 from .optimise import Training
 from .recipe import Recipe, recipe_of
@@ -180,11 +180,9 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
             })  # fmt: skip
 
 
-def _windows(job: _Job, training: Training) -> dict[str, ContextWindow]:
+def _windows(job: _Job, training: Training) -> Windows:
     """By name, how the contexts of a stage's network are cut."""
-    config = training.network.config
-    contexts = served_contexts(config, job.model.serving, dict.fromkeys(config.context_names))
-    return {context.name: context.window for context in contexts}
+    return context_windows(training.network.config, job.model.serving, once=job.config.contexts == "shared")
 
 
 def _finish(job: _Job, training: Training, records: Records) -> None:
@@ -213,7 +211,10 @@ def _keep(job: _Job, stage: str, part: str, epoch: int, training: Training, reco
     """Validate and save the averaged network; its mIoU, and whether it is the best of whole networks."""
     card = _card(job, stage, part, epoch, training)
     data = job.config.data
-    confusion = validate(training.averaged, card, job.images.validation, data.bands, scale_range=data.scale_range)
+    confusion = validate(
+        training.averaged, card, job.images.validation, data.bands, scale_range=data.scale_range,
+        once=job.config.contexts == "shared",
+    )  # fmt: skip
     miou = confusion.miou(job.images.description.counted)
     card = replace(card, training=card.training | {"validation_miou": miou if math.isfinite(miou) else None})
     state = {key: value.cpu() for key, value in training.averaged.state_dict().items()}

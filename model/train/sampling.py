@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from fctl.runtime.tiling.windows import Window
 from ..backbones import backbone_class, stage_of
 from ..config import NetworkConfig
 from ..geometry import cells_of_patch
+from .lattices import LatticePlace, LatticeWindows, Windows
 from .recipe import Recipe
 from .scenes import Scene
 
@@ -31,21 +32,23 @@ class TrainingBatch:
 
     Attributes:
         patch: Patches (N, bands, P, P) uint8.
-        contexts: By name the contexts' windows (N, bands, S, S) uint8.
+        contexts: By name the contexts' windows (N, bands, S, S) uint8; (N, windows, bands, S, S) of those in `places`.
         positions: By name of the contexts that are placed (`NetworkConfig.placed`), positions (N, 2, h) float32 of the
             patch's cells, rows then columns, in cells of the context.
         labels: Class ids (N, P, P) int64, 255 where unlabelled.
+        places: By name of the contexts that are encoded once a raster, where the patches lie on the context's lattice.
     """
 
     patch: Tensor
     contexts: dict[str, Tensor]
     positions: dict[str, Tensor]
     labels: Tensor
+    places: dict[str, LatticePlace] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """One patch (P, P, bands) of a batch: contexts (S, S, bands) and positions (2, h) by name, labels (P, P)."""
+    """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P)."""
 
     patch: Pixels
     contexts: dict[str, Pixels]
@@ -66,9 +69,7 @@ class Sampler:
         recipe: How patches are drawn.
     """
 
-    def __init__(
-        self, scenes: Sequence[Scene], config: NetworkConfig, windows: Mapping[str, ContextWindow], recipe: Recipe
-    ) -> None:
+    def __init__(self, scenes: Sequence[Scene], config: NetworkConfig, windows: Windows, recipe: Recipe) -> None:
         self.windows, self.recipe, self.config = dict(windows), recipe, config
         turns = 8 if recipe.turns else 1
         self.views = [view for scene in scenes for view in itertools.islice(_dihedral(scene), turns)]
@@ -84,9 +85,11 @@ class Sampler:
         Returns:
             The batch.
         """
-        random, dropped = (np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,)))
-        items = [self._patch(random) for _ in range(self.recipe.batch)]
-        for item in items:  # drawn apart: patches are the same whatever contexts there are
+        # Drawn apart: patches are the same whatever contexts there are, and however they are encoded.
+        random, dropped, placed = (np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,), (2,)))
+        places = {name: cut.draw(placed) for name, cut in self.windows.items() if isinstance(cut, LatticeWindows)}
+        items = [self._patch(random, places) for _ in range(self.recipe.batch)]
+        for item in items:
             for name, context in item.contexts.items():
                 if dropped.random() < self.recipe.context_dropout:
                     item.contexts[name] = np.zeros_like(context)
@@ -95,6 +98,7 @@ class Sampler:
             contexts={name: _stack([item.contexts[name] for item in items]) for name in self.windows},
             positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
             labels=torch.from_numpy(np.stack([item.labels for item in items]).astype(np.int64)),
+            places=places,
         )
 
     def batches(self, seeds: Sequence[int], workers: int = 1) -> Iterator[TrainingBatch]:
@@ -115,7 +119,7 @@ class Sampler:
                 pending += [pool.submit(self.batch, seed) for seed in itertools.islice(waiting, 1)]
                 yield batch
 
-    def _patch(self, random: np.random.Generator) -> _Drawn:
+    def _patch(self, random: np.random.Generator, places: Mapping[str, LatticePlace]) -> _Drawn:
         """Draw one patch."""
         index = random.choice(len(self.views), p=self.chances)
         source, labels = self.views[index]
@@ -124,8 +128,11 @@ class Sampler:
         tile = Window(y, x, side, side)
         return _Drawn(
             patch=resample(read_padded(source, tile), self.config.patch, "box"),
-            contexts={name: cut_context(source, tile, window) for name, window in self.windows.items()},
-            positions={name: self._positions(tile, source, self.windows[name]) for name in self.config.placed},
+            contexts={
+                name: places[name].windows(source, tile) if name in places else cut_context(source, tile, _of(window))
+                for name, window in self.windows.items()
+            },
+            positions={name: self._positions(tile, source, _of(self.windows[name])) for name in self.config.placed},
             labels=_cut_labels(labels, tile, self.config.patch),
         )
 
@@ -173,6 +180,12 @@ def _cut_labels(labels: NDArray[np.uint8], tile: Window, side: int) -> NDArray[n
     return cut
 
 
+def _of(window: ContextWindow | LatticeWindows) -> ContextWindow:
+    """A context that is cut for each patch."""
+    assert isinstance(window, ContextWindow), "the places of the others were drawn"
+    return window
+
+
 def _stack(images: list[Pixels]) -> Tensor:
-    """Images (H, W, bands) as one tensor (N, bands, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2)))
+    """Images (..., H, W, bands) as one tensor (N, ..., bands, H, W)."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.stack(images), -1, -3)))

@@ -178,6 +178,8 @@ class TrainingConfig:
         finish: What follows the last stage.
         licence: Licence of the weights, for the checkpoint, or None.
         ground_sample_distance: Metres per pixel of the images, for the checkpoint, or None.
+        contexts: Whether contexts are encoded for each patch ("exact") or, where they can be, in windows from which
+            those of many patches are cut ("shared"), as in serving.
     """
 
     out: str
@@ -194,3 +196,4 @@ class TrainingConfig:
     finish: Finish
     licence: str | None
     ground_sample_distance: float | None
+    contexts: Literal["exact", "shared"] = field(default="exact", metadata=OPTIONAL)

@@ -26,6 +26,8 @@ def validate(
     bands: Sequence[int] | None = None,
     progress: StageProgress | None = None,
     scale_range: str | None = None,
+    *,
+    once: bool = False,
 ) -> Confusion:
     """Segment all images of a data set, one by one and in fp32, and compare them with their masks.
 
@@ -36,6 +38,7 @@ def validate(
         bands: Bands of the images, from 1, or None for all but alpha.
         progress: Called after every image.
         scale_range: Which values become the lowest and the highest of the network's, or None.
+        once: Whether contexts that can be are encoded once an image.
 
     Returns:
         The confusion, pooled over the images.
@@ -44,7 +47,7 @@ def validate(
         RasterError: An image is damaged.
     """
     encoders = {name: name for name in card.network.context_names}
-    module = ModuleNetwork(draft_manifest("in training", card, encoders), network.eval())
+    module = ModuleNetwork(draft_manifest("in training", card, encoders), network.eval(), once=once)
     classes, labels = len(card.classes), dataset.description.labels
     total = Confusion.empty(classes)
     for index, sample in enumerate(dataset.samples):
