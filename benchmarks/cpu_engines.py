@@ -9,6 +9,7 @@ of pixels that get the same class.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,9 @@ from fctl.runtime.bundle.manifest import BATCH, GraphSpec
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.base import Arrays, HostEngine, Request, RunPrecision, Session
 from fctl.runtime.engines.choose import choose_engine
+from fctl.runtime.engines.processor import cores
 from fctl.runtime.segment.batches import grid_of
+from fctl.runtime.segment.fastest import USUAL_BATCH
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.tiling.resampling import Pixels
 
@@ -41,62 +44,66 @@ class Setting:
     """How an engine is set.
 
     Attributes:
-        options: Properties of OpenVINO, or attributes and configuration entries of a session of ONNX Runtime.
+        options: Properties of OpenVINO, or attributes and configuration entries of a session of ONNX Runtime, beside
+            those that follow from `parts`.
         batch: Patches at once.
-        parts: Into how many parts a batch is divided, which run at the same time.
-        halves: How many parts of the image run at the same time, each in a network of its own.
+        parts: Into how many parts a batch is divided, which run at the same time; None leaves threads to the library.
+        flights: How many parts of the image run at the same time, each in a network of its own.
     """
 
     options: Options = field(default_factory=dict)
     batch: int = 4
-    parts: int = 1
-    halves: int = 1
+    parts: int | None = 1
+    flights: int = 1
 
+
+_CORES = cores()
+_SPIN, _THREADS = "session.intra_op.allow_spinning", "intra_op_num_threads"
 
 ONNX_RUNTIME: dict[str, Setting] = {
-    "1 thread": Setting(options={"intra_op_num_threads": 1}),
-    "a thread more than cores": Setting(options={"intra_op_num_threads": 3}),
-    "threads do not spin": Setting(options={"session.intra_op.allow_spinning": "0"}),
-    "no arena": Setting(options={"enable_cpu_mem_arena": False}),
-    "no memory pattern": Setting(options={"enable_mem_pattern": False}),
-    "parallel execution": Setting(
-        options={"execution_mode": ort.ExecutionMode.ORT_PARALLEL, "inter_op_num_threads": 2}
+    "its defaults: all threads on one patch, spinning": Setting(parts=None),
+    "1 thread": Setting(parts=None, options={_THREADS: 1}),
+    "all threads on one patch, not spinning": Setting(),
+    "a thread more": Setting(options={_THREADS: _CORES + 1}),
+    "in parts": Setting(parts=_CORES),
+    "in parts, spinning": Setting(parts=_CORES, options={_SPIN: "1"}),
+    "in parts, no arena": Setting(parts=_CORES, options={"enable_cpu_mem_arena": False}),
+    "in parts, no memory pattern": Setting(parts=_CORES, options={"enable_mem_pattern": False}),
+    "in parts, parallel execution": Setting(
+        parts=_CORES, options={"execution_mode": ort.ExecutionMode.ORT_PARALLEL, "inter_op_num_threads": _CORES}
     ),
-    "basic optimisation": Setting(options={"graph_optimization_level": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC}),
-    "extended optimisation": Setting(
-        options={"graph_optimization_level": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
+    "in parts, basic optimisation": Setting(
+        parts=_CORES, options={"graph_optimization_level": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC}
     ),
-    "denormals are zero": Setting(options={"session.set_denormal_as_zero": "1"}),
-    **{f"batch {batch}": Setting(batch=batch) for batch in (1, 2, 8, 16)},
-    **{
-        f"batch {batch} in 2 parts of 1 thread": Setting(batch=batch, parts=2, options={"intra_op_num_threads": 1})
-        for batch in (2, 4, 8)
-    },
-    "2 batches in flight, 1 thread each": Setting(halves=2, options={"intra_op_num_threads": 1}),
-    "2 batches in flight, 2 threads each": Setting(halves=2),
-    "2 batches in flight, 2 threads each that do not spin": Setting(
-        halves=2, options={"session.intra_op.allow_spinning": "0"}
+    "in parts, extended optimisation": Setting(
+        parts=_CORES, options={"graph_optimization_level": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED}
     ),
+    "in parts, denormals are zero": Setting(parts=_CORES, options={"session.set_denormal_as_zero": "1"}),
+    "batch 1": Setting(batch=1),
+    **{f"batch {batch} in parts": Setting(batch=batch, parts=_CORES) for batch in (2, 8, 16)},
+    "2 batches in flight, half of the threads each": Setting(flights=2, options={_THREADS: max(1, _CORES // 2)}),
+    "2 batches in flight, all threads each": Setting(flights=2),
 }
 """Settings of ONNX Runtime, by name."""
 
 OPENVINO: dict[str, Setting] = {
-    "1 thread": Setting(options={"INFERENCE_NUM_THREADS": 1}),
-    "hint LATENCY": Setting(options={"PERFORMANCE_HINT": "LATENCY"}),
-    "hint THROUGHPUT": Setting(options={"PERFORMANCE_HINT": "THROUGHPUT"}),
-    "threads pinned": Setting(options={"ENABLE_CPU_PINNING": True}),
-    "threads not pinned": Setting(options={"ENABLE_CPU_PINNING": False}),
-    "no hyper-threading": Setting(options={"ENABLE_HYPER_THREADING": False}),
-    "denormals are zero": Setting(options={"CPU_DENORMALS_OPTIMIZATION": True}),
-    **{f"batch {batch}": Setting(batch=batch) for batch in (1, 2, 8, 16)},
-    **{
-        f"batch {batch} in {parts} parts, {parts} streams": Setting(
-            batch=batch, parts=parts, options={"NUM_STREAMS": parts}
-        )
-        for batch, parts in ((2, 2), (4, 2), (8, 2), (3, 3), (6, 3))
-    },
-    "2 batches in flight, 1 thread each": Setting(halves=2, options={"INFERENCE_NUM_THREADS": 1}),
-    "2 batches in flight, 2 threads each": Setting(halves=2),
+    "its defaults: all threads on one patch": Setting(parts=None),
+    "1 thread": Setting(parts=None, options={"INFERENCE_NUM_THREADS": 1}),
+    "hint LATENCY": Setting(parts=None, options={"PERFORMANCE_HINT": "LATENCY"}),
+    "hint THROUGHPUT": Setting(parts=None, options={"PERFORMANCE_HINT": "THROUGHPUT"}),
+    "all threads on one patch, not pinned": Setting(options={"ENABLE_CPU_PINNING": False}),
+    "in parts": Setting(parts=_CORES),
+    "in parts, pinned": Setting(parts=_CORES, options={"ENABLE_CPU_PINNING": True}),
+    "in parts, not pinned": Setting(parts=_CORES, options={"ENABLE_CPU_PINNING": False}),
+    "in parts, no hyper-threading": Setting(parts=_CORES, options={"ENABLE_HYPER_THREADING": False}),
+    "in parts, denormals are zero": Setting(parts=_CORES, options={"CPU_DENORMALS_OPTIMIZATION": True}),
+    "batch 1": Setting(batch=1),
+    **{f"batch {batch} in parts": Setting(batch=batch, parts=_CORES) for batch in (2, 8, 16)},
+    "batch 3 in 3 parts": Setting(batch=3, parts=3),
+    "2 batches in flight, half of the threads each": Setting(
+        flights=2, options={"INFERENCE_NUM_THREADS": max(1, _CORES // 2)}
+    ),
+    "2 batches in flight, all threads each": Setting(flights=2),
 }
 """Settings of OpenVINO, by name."""
 
@@ -139,14 +146,15 @@ class Tuned(HostEngine):
 
     def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
         """Load one graph; what is run one by one is not divided."""
-        parts = self._setting.parts if batch % self._setting.parts == 0 else 1
+        parts = math.gcd(self._setting.parts or 1, batch)
         make = self._openvino if self.name == "openvino" else self._onnxruntime
         return Parts(graph, batch, make(path, graph, batch // parts, parts))
 
     def _onnxruntime(self, path: Path, graph: GraphSpec, batch: int, parts: int) -> list[Callable[[Arrays], Arrays]]:
         options = ort.SessionOptions()
         options.log_severity_level = 3
-        for name, value in self._setting.options.items():
+        own: Options = {} if self._setting.parts is None else {_THREADS: _CORES - parts + 1, _SPIN: "0"}
+        for name, value in {**own, **self._setting.options}.items():
             if "." in name:
                 options.add_session_config_entry(name, str(value))
             else:
@@ -159,7 +167,8 @@ class Tuned(HostEngine):
         model = self._core.read_model(path)
         model.reshape({spec.name: [batch if n == BATCH else n for n in spec.shape] for spec in graph.inputs})
         kind = ov.Type.bf16 if self.precision == "bf16" else ov.Type.f32
-        options = {"INFERENCE_PRECISION_HINT": kind, **self._setting.options}
+        own: Options = {} if self._setting.parts is None else {"NUM_STREAMS": parts, "INFERENCE_NUM_THREADS": _CORES}
+        options = {"INFERENCE_PRECISION_HINT": kind, **own, **self._setting.options}
         compiled = self._core.compile_model(model, "CPU", options)
         names = [spec.name for spec in graph.outputs]
 
@@ -206,32 +215,29 @@ def main() -> None:
     parser.add_argument("--precision", choices=("fp32", "bf16", "int8"), default="fp32")
     parser.add_argument("--contexts", choices=("exact", "shared"), default="exact")
     parser.add_argument("--only", default="", help="settings whose names hold this text")
-    parser.add_argument("--side", type=int, default=1216, help="of the image in pixels")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", type=int, default=832, help="of the image in pixels; 832 has 16 patches of default")
+    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     bundle = read_bundle(arguments.bundle)
     image = mosaic(bundle.manifest, shipped_images(), arguments.side, arguments.side)
     known = OPENVINO if arguments.backend == "openvino" else ONNX_RUNTIME
-    settings = {name: setting for name, setting in known.items() if arguments.only in name}
-    once = arguments.contexts == "shared"
-    engine = choose_engine(arguments.backend, arguments.precision)
-    base = HostNetwork(bundle, engine, 4, once=once)  # type: ignore[arg-type]
-    timed = {"as fctl runs it, batch 4": Timed(run=lambda: mask_of(base, image))}
-    for name, setting in settings.items():
-        timed[name] = Timed(run=_runner(bundle, arguments.backend, arguments.precision, setting, once, image))
+    once, engine = arguments.contexts == "shared", choose_engine(arguments.backend, arguments.precision)
+    assert isinstance(engine, HostEngine)
+    ours = HostNetwork(bundle, engine, USUAL_BATCH, once=once)
+    timed = {"as fctl runs it": Timed(run=lambda: mask_of(ours, image))}
+    for name, setting in known.items():
+        if arguments.only in name:
+            timed[name] = Timed(run=_runner(bundle, engine, setting, once, image))
     _report(timed, arguments.rounds, len(grid_of(bundle.manifest, *image.shape[:2])))
 
 
-def _runner(
-    bundle: Bundle, backend: str, precision: RunPrecision, setting: Setting, once: bool, image: Pixels
-) -> Callable[[], Mask]:
+def _runner(bundle: Bundle, engine: HostEngine, setting: Setting, once: bool, image: Pixels) -> Callable[[], Mask]:
+    """What makes the mask of an image with a setting."""
     networks = [
-        HostNetwork(bundle, Tuned(backend, precision, setting), setting.batch, once=once) for _ in range(setting.halves)
+        HostNetwork(bundle, Tuned(engine.name, engine.precision, setting), setting.batch, once=once)
+        for _ in range(setting.flights)
     ]
-    if len(networks) == 1:
-        return lambda: mask_of(networks[0], image)
-    pool = ThreadPoolExecutor(len(networks))
-    pieces = np.array_split(image, len(networks))
+    pool, pieces = ThreadPoolExecutor(len(networks)), np.array_split(image, len(networks))
     return lambda: np.concatenate(list(pool.map(mask_of, networks, pieces)))
 
 

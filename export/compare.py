@@ -70,9 +70,10 @@ class Way:
 
     def run(self, bundle: Bundle) -> Run:
         """The same, as an evaluation takes it."""
+        label = f"{self.precision}, {'shared' if self.once else 'exact'} contexts"
         return Run(
-            bundle=bundle, label=f"{self.precision} {self.once}", backend=self.engine, precision=self.precision,
-            tta=False, black=(), batch=_BATCH, once=self.once,
+            bundle=bundle, label=label, backend=self.engine, precision=self.precision, tta=False, black=(),
+            batch=_BATCH, once=self.once,
         )  # fmt: skip
 
 

@@ -83,12 +83,12 @@ class _Compiled(GraphSession):
         super().__init__(graph, batch)
         self._core, self._path, self._options = core, path, options
         key = self._key(batch)
-        blob = kept(_KIND, key) if key else None
-        self.model = self._imported(blob) or self._compiled(batch)
+        imported = self._imported(kept(_KIND, key)) if key else None
+        self.model = imported or self._compiled(batch)
         runs, asked = self.model.get_property("INFERENCE_PRECISION_HINT"), options["INFERENCE_PRECISION_HINT"]
         if runs != asked:
             raise EngineError(f"OpenVINO was asked for {_named(asked)} and would run {_named(runs)}")
-        if key and blob is None:
+        if key and imported is None:
             keep(_KIND, key, self.model.export_model().getvalue())
 
     def _key(self, batch: int) -> Key | None:

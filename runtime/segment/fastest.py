@@ -103,7 +103,7 @@ def fastest(bundle: Bundle, backend: str, precision: PrecisionChoice, batch: Bat
     seconds = _seconds(bundle, settings, opening) if len(settings) > 1 else [0.0]
     best = settings[seconds.index(min(seconds))]
     if len(settings) == 1:
-        log.info("%s at batch %d is taken: there is nothing else to choose from", best.precision, best.batch)
+        log.info("%s at batch %d is taken: bundle and machine leave no other choice", best.precision, best.batch)
         return Chosen(best.precision, best.batch)
     told = ", ".join(
         f"{one.precision} at batch {one.batch} {1000 * taken:.1f}"
