@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,5 +61,8 @@ class _Parted(Session):
             for index, session in enumerate(self._sessions)
         )
         running = [self._threads.submit(session.run, pieces) for session, pieces in others]
-        found = [first.run(part), *(one.result() for one in running)]
+        try:
+            found = [first.run(part), *(one.result() for one in running)]
+        finally:
+            wait(running)  # whatever happens, Ctrl-C too: nothing runs on behind the caller's back
         return {name: np.concatenate([outputs[name] for outputs in found]) for name in self._given}

@@ -107,6 +107,7 @@ class Segmenter:
         self._network: EngineNetwork | None = open_network(
             self.bundle, backend, chosen.precision, chosen.batch, build_engines, isolate=isolate, once=self.once
         )
+        self._free_batch = batch == "auto"
         engine = self.engine = self._network.engine
         log.info("bundle %s runs on %s, %s, %s", self.manifest.name, engine.name, engine.device, engine.precision)
 
@@ -287,6 +288,26 @@ class Segmenter:
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)
+
+    @property
+    def batch(self) -> int:
+        """Patches for each run of the engine."""
+        return self._loaded().batch
+
+    def resume_batch(self, batch: int) -> None:
+        """Go on in the batch of an earlier run, unless another one was asked for.
+
+        Where several threads share a patch, the last bit of a score may depend on how many do.
+
+        Args:
+            batch: Patches for each run of the engine.
+
+        Raises:
+            EngineError: The engine cannot be opened so.
+        """
+        network = self._loaded()
+        if self._free_batch and batch != network.batch:
+            self._reopen(network, batch)
 
     def close(self) -> None:
         """Release the engine; the segmenter cannot be used afterwards."""

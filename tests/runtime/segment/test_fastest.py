@@ -6,12 +6,13 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rasterio
 
-from fctl.runtime import Segmenter
+from fctl.runtime import Paths, Segmenter
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.bundle.verdicts import Bf16Verdict
 from fctl.runtime.cli.run import run_app
@@ -97,7 +98,7 @@ def test_the_trial_is_made_once(written: list[tuple[str, Key, bytes]], caplog: p
 
 def batch_taken(backend: str = "onnxruntime", bundle: Path | Bundle = tiny.TINY) -> int:
     with Segmenter(bundle, backend=backend, batch="auto") as segmenter:
-        return segmenter._loaded().batch
+        return segmenter.batch
 
 
 @pytest.mark.parametrize("fast", [0, 1, 2])
@@ -178,6 +179,35 @@ def test_an_unknown_precision_is_refused() -> None:
         Segmenter(tiny.TINY, precision="fp8")  # type: ignore[arg-type]
 
 
+# --- runs that go on --------------------------------------------------------------------------------------------------
+
+
+class EndedError(Exception):
+    """Ends a run after some tiles."""
+
+
+@pytest.mark.parametrize("asked", ["auto", 2])
+def test_a_run_that_goes_on_keeps_its_batch_unless_another_was_asked_for(
+    asked: Any, tmp_path: Path, rng: np.random.Generator, written: list[tuple[str, Key, bytes]]
+) -> None:
+    image = write_geotiff(tmp_path / "image.tif", rng.integers(0, 256, (2400, 40, 3), np.uint8))
+    paths = Paths(mask=tmp_path / "mask.tif")
+
+    def stop(done: int, total: int) -> None:
+        if done > 0.9 * total:
+            raise EndedError
+
+    with Segmenter(tiny.TINY, backend="onnxruntime", batch=4) as segmenter, pytest.raises(EndedError):
+        segmenter.segment_file(image, paths, progress=stop)
+    batch_taken()
+    figures = [0.5 if batch == 1 else 1.0 for batch in module._batches()]
+    keep(*written[0][:2], json.dumps(figures).encode())
+    with Segmenter(tiny.TINY, backend="onnxruntime", batch=asked) as segmenter:
+        assert segmenter.batch == (1 if asked == "auto" else 2)
+        segmenter.segment_file(image, paths, resume=True)
+        assert segmenter.batch == (4 if asked == "auto" else 2)
+
+
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
@@ -204,4 +234,4 @@ def test_a_wrong_batch_exits_with_two(batch: str, tmp_path: Path, in_process: In
 def test_the_default_batch_is_the_usual_one() -> None:
     choose_engine("onnxruntime", "fp32").close()
     with Segmenter(tiny.TINY, backend="onnxruntime") as segmenter:
-        assert segmenter._loaded().batch == module.USUAL_BATCH
+        assert segmenter.batch == module.USUAL_BATCH
