@@ -64,7 +64,7 @@ ONNX_RUNTIME: dict[str, Setting] = {
     "its defaults: all threads on one patch, spinning": Setting(parts=None),
     "1 thread": Setting(parts=None, options={_THREADS: 1}),
     "all threads on one patch, not spinning": Setting(),
-    "a thread more": Setting(options={_THREADS: _CORES + 1}),
+    "all threads on one patch, one more than cores": Setting(options={_THREADS: _CORES + 1}),
     "in parts": Setting(parts=_CORES),
     "in parts, spinning": Setting(parts=_CORES, options={_SPIN: "1"}),
     "in parts, no arena": Setting(parts=_CORES, options={"enable_cpu_mem_arena": False}),
