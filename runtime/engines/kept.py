@@ -65,9 +65,11 @@ def kept(kind: str, key: Key) -> bytes | None:
         if not _is_ours(folder) or regular_size(path) > LARGEST + _DIGEST:
             return None
         found = path.read_bytes()
-        if found[:_DIGEST] == _digest(key, found[_DIGEST:]):
-            os.utime(path)  # those that were used last are kept longest
-            return found[_DIGEST:]
+        digest, content = found[:_DIGEST], found[_DIGEST:]
+        if digest == _digest(key, content):
+            with contextlib.suppress(OSError):  # a folder that may be read alone
+                os.utime(path)  # those that were used last are kept longest
+            return content
         log.debug("%s is damaged, and made anew", path)
     return None
 
