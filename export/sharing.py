@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import logging
-import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from fctl.calib.sample import find_images
 from fctl.model.config import NetworkConfig
 from fctl.model.serving.manifest import shared_encoder
 from fctl.runtime.atomic import atomic_write, refuse_existing
@@ -19,46 +13,25 @@ from fctl.runtime.bundle.manifest import SCHEMA, Context, GraphSpec, Manifest, P
 from fctl.runtime.bundle.records import RecordError, decode
 from fctl.runtime.bundle.store import Bundle, write_manifest
 from fctl.runtime.bundle.verdicts import SharedVerdict
-from fctl.runtime.engines.choose import choose_engine
-from fctl.runtime.errors import BundleError, InputError
-from fctl.runtime.evaluate.datasets import Dataset
-from fctl.runtime.evaluate.evaluation import evaluate
-from fctl.runtime.evaluate.runs import plan_runs
+from fctl.runtime.errors import BundleError
 from fctl.runtime.progress import StageProgress
-from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import grid_of, rows_in_work
-from fctl.runtime.segment.opening import load_network
-from fctl.runtime.segment.pipeline import segment_rows
-from fctl.runtime.tiling.merge import NODATA
 
+from .compare import ComparedOn, Way, difference
 from .copies import copy_files
 from .reshape import reshaped
 
 log = logging.getLogger(__name__)
 
-_ENGINE, _BATCH = "onnxruntime", 4
+_ENGINE = "onnxruntime"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SharedOptions:
-    """On what contexts that are encoded once a raster are compared with exact ones.
-
-    Attributes:
-        images: Images, or folders of images.
-        labelled: Labelled images, which also tell how much mIoU is lost; None for none.
-    """
-
-    images: Sequence[Path] = ()
-    labelled: Dataset | None = None
-
-
-def share_contexts(bundle: Bundle, out: Path, options: SharedOptions, progress: StageProgress | None = None) -> Bundle:
+def share_contexts(bundle: Bundle, out: Path, on: ComparedOn, progress: StageProgress | None = None) -> Bundle:
     """Copy a bundle, with graphs that encode its contexts once a raster, and what that changes on some images.
 
     Args:
         bundle: A bundle with centred contexts.
         out: The folder of the copy.
-        options: What to compare on.
+        on: What to compare on.
         progress: Called with the patches of each run.
 
     Returns:
@@ -76,17 +49,17 @@ def share_contexts(bundle: Bundle, out: Path, options: SharedOptions, progress: 
         copy_files(bundle.folder, folder)
         manifest = replace(_with_encoders(bundle, folder), schema=SCHEMA, name=out.stem)
         write_manifest(folder, manifest)
-        verdict = measured(Bundle(folder, manifest), options, progress)
+        verdict = measured(Bundle(folder, manifest), on, progress)
         write_manifest(folder, replace(manifest, sharing=verdict))
     return Bundle(out, replace(manifest, sharing=verdict))
 
 
-def measured(bundle: Bundle, options: SharedOptions, progress: StageProgress | None = None) -> SharedVerdict:
+def measured(bundle: Bundle, on: ComparedOn, progress: StageProgress | None = None) -> SharedVerdict:
     """Compare contexts that are encoded once a raster with exact ones, in ONNX Runtime.
 
     Args:
         bundle: The bundle.
-        options: What to compare on; labelled images alone, where there are some.
+        on: What to compare on; labelled images alone, where there are some.
         progress: Called with the patches of each run.
 
     Returns:
@@ -96,59 +69,12 @@ def measured(bundle: Bundle, options: SharedOptions, progress: StageProgress | N
         InputError: There are no images.
         RasterError: An image cannot be read, or does not fit the bundle.
     """
-    verdict = (
-        _on_labels(bundle, options.labelled, progress) if options.labelled else _on_images(bundle, options, progress)
+    found = difference(bundle, (Way(engine=_ENGINE), Way(engine=_ENGINE, once=True)), on, progress)
+    verdict = SharedVerdict(
+        agreement=found.agreement, lost=found.lost, pixels=found.pixels, source=on.source, engine=_ENGINE
     )
-    log.info(
-        "shared contexts: %.2f %% of %d pixels keep their class%s", 100 * verdict.agreement, verdict.pixels,
-        "" if verdict.lost is None else f", {verdict.lost:+.2f} points of mIoU lost",
-    )  # fmt: skip
+    log.info("shared contexts: %s", verdict.in_words)
     return verdict
-
-
-def _on_images(bundle: Bundle, options: SharedOptions, progress: StageProgress | None) -> SharedVerdict:
-    """Masks of both ways, compared row by row."""
-    same = total = 0
-    images = find_images(options.images)
-    with ExitStack() as stack:
-        networks = [
-            stack.enter_context(
-                closing(load_network(bundle, choose_engine(_ENGINE, "fp32", bundle), _BATCH, once=once))
-            )
-            for once in (False, True)
-        ]
-        for image in images:
-            with ExitStack() as opened:
-                runs = []
-                for network in networks:
-                    rows = rows_in_work(bundle.manifest, network.lattices)
-                    source = opened.enter_context(open_raster(image, bundle.manifest.input, None, rows))
-                    tiles = len(grid_of(bundle.manifest, source.height, source.width))
-                    runs.append(segment_rows(network, source))
-                for exact, shared in zip(*runs, strict=True):
-                    found = exact.ids != NODATA
-                    same += int(np.count_nonzero((exact.ids == shared.ids) & found))
-                    total += int(np.count_nonzero(found))
-            if progress:
-                progress(f"both ways, {Path(image).name}", tiles, tiles)
-    if not total:
-        raise InputError(f"no pixel of {', '.join(map(str, options.images))} has data", remedy="choose other images")
-    return SharedVerdict(
-        agreement=same / total, lost=None, pixels=total, source=", ".join(Path(place).name for place in options.images),
-        engine=_ENGINE,
-    )  # fmt: skip
-
-
-def _on_labels(bundle: Bundle, dataset: Dataset, progress: StageProgress | None) -> SharedVerdict:
-    """What `fctl-eval --contexts exact,shared` tells."""
-    runs = plan_runs([bundle], backends=(_ENGINE,), encodings=("exact", "shared"), batch=_BATCH)
-    with tempfile.TemporaryDirectory(prefix="fctl-shared-") as folder:
-        exact, shared = evaluate(dataset, runs, Path(folder), progress=progress).results
-    scores = [100 * result.confusion.miou(dataset.description.counted) for result in (exact, shared)]
-    return SharedVerdict(
-        agreement=shared.agreement, lost=scores[0] - scores[1], pixels=sum(image.compared for image in shared.images),
-        source=f"{dataset.description.name}, {len(dataset.samples)} images", engine=_ENGINE,
-    )  # fmt: skip
 
 
 def _with_encoders(bundle: Bundle, folder: Path) -> Manifest:

@@ -14,6 +14,12 @@ Precision = Literal["fp32", "fp16", "int8"]
 RunPrecision = Literal["fp32", "bf16", "fp16", "int8"]
 """What a run computes in: bf16 is how an engine runs fp32 graphs."""
 
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+"""What a run is asked to compute in; "auto" is the fastest that the bundle was validated for."""
+
+BatchChoice = int | Literal["auto"]
+"""How many patches are run at once; "auto" is the number with which this machine is fastest."""
+
 Backend = Literal[
     "auto", "tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "openvino", "onnxruntime", "onnxruntime-tensorrt"
 ]

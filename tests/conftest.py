@@ -20,6 +20,14 @@ SHARED = Path(__file__).parents[2] / "shared"
 """Imagery that only the developers have; tests that need it skip without it."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests neither use nor fill what this machine keeps between runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FCTL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)

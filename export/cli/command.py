@@ -101,6 +101,8 @@ def _check(job: Job) -> None:
         raise usage("--out: expected where to write; only --fmt trt of a bundle can do without it")
     if wanted.share_contexts is not None:
         _check_sharing(job)
+    elif wanted.validate_bf16 is not None:
+        _check_bf16(job)
     elif is_bundle and wanted.fmt == "onnx" and wanted.precision == "fp32" and job.said.revision().is_empty:
         raise usage("a bundle holds its fp32 graphs already: give --precision fp16 or int8, --fmt trt or --fmt triton")
     job.tensorrt.build_options()  # before anything is made, which takes minutes
@@ -110,8 +112,8 @@ def _check_budget(job: Job) -> None:
     """Raise a usage error for options of int8 and of labelled images that mean nothing here."""
     if job.wanted.precision != "int8":
         refuse(Int8, "--precision int8")
-        if job.wanted.share_contexts is None:
-            refuse(Int8Budget, "--precision int8 and --share-contexts")
+        if job.wanted.share_contexts is None and job.wanted.validate_bf16 is None:
+            refuse(Int8Budget, "--precision int8, --share-contexts and --validate-bf16")
     elif job.budget.evaluation:
         refuse_one("min_agreement", "int8 without --eval")
     else:
@@ -128,6 +130,16 @@ def _check_sharing(job: Job) -> None:
         or (job.kind == "bundle" and not job.said.revision().is_empty)
     ):
         raise usage("--share-contexts: expected a run of its own: first this, then anything else of its bundle")
+    if job.wanted.validate_bf16 is not None:
+        raise usage("--validate-bf16: expected a run of its own, after --share-contexts")
+
+
+def _check_bf16(job: Job) -> None:
+    """Raise a usage error where bf16 cannot be validated in the same go."""
+    if job.kind != "bundle":
+        raise usage("--validate-bf16: expected a bundle: export the network first")
+    if job.wanted.precision != "fp32" or job.wanted.fmt != "onnx" or not job.said.revision().is_empty:
+        raise usage("--validate-bf16: expected a run of its own: first this, then anything else of its bundle")
 
 
 app = command(

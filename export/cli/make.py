@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from fctl.runtime.engines.tensorrt.plans import StoredPlan
     from fctl.runtime.evaluate.datasets import Dataset
 
+    from ..compare import ComparedOn
     from ..precision.int8 import Int8Options
-    from ..sharing import SharedOptions
 
 Kind = Literal["bundle", "checkpoint", "own"]
 
@@ -121,6 +121,9 @@ def _with_graphs(job: Job, out: Path | None, scratch: Path) -> Bundle:
             if job.int8.calib:
                 raise InputError(f"{job.network} holds int8 graphs already: leave --calib out")
             return bundle
+        if job.wanted.validate_bf16 is not None:
+            assert out is not None  # _check saw to it
+            return _validate_bf16(job, bundle, out)
         _require(_FOR_ONNX, "quant,cpu")
         if job.wanted.share_contexts is None:
             from ..precision.add import check_fp32
@@ -248,12 +251,22 @@ def _labelled(budget: Int8Budget) -> Dataset | None:
         raise InputError(error.worded({"data": "`eval`", "form": "form with fctl-eval"})) from error
 
 
-def _shared_options(job: Job) -> SharedOptions:
+def _shared_options(job: Job) -> ComparedOn:
     """On what shared contexts are compared. Opens labelled images."""
     _require(_FOR_TORCH, "export,cpu")  # which knows where the cells of a backbone lie
-    from ..sharing import SharedOptions
+    from ..compare import ComparedOn
 
-    return SharedOptions(images=tuple(job.wanted.share_contexts or ()), labelled=_labelled(job.budget))
+    return ComparedOn(images=tuple(job.wanted.share_contexts or ()), labelled=_labelled(job.budget))
+
+
+def _validate_bf16(job: Job, bundle: Bundle, out: Path) -> Bundle:
+    """Write a copy that says what bf16 changes."""
+    from ..bf16 import validate_bf16
+    from ..compare import ComparedOn
+
+    on = ComparedOn(images=tuple(job.wanted.validate_bf16 or ()), labelled=_labelled(job.budget))
+    with progress_bars() as progress:
+        return validate_bf16(bundle, out, on, progress)
 
 
 def _quantise(bundle: Bundle, out: Path, options: Int8Options) -> None:

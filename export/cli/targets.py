@@ -57,6 +57,14 @@ class Wanted(OptionGroup):
             "that fctl-run knows whether to; repeatable. With --eval, labelled images decide.",
         ),
     ] = None
+    validate_bf16: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="PATH",
+            help="Images or folders on which to compare bf16 with fp32, so that fctl-run --precision auto knows "
+            "whether to take it; repeatable. With --eval, labelled images decide.",
+        ),
+    ] = None
 
     @property
     def images(self) -> tuple[Path, ...]:

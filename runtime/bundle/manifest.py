@@ -18,13 +18,13 @@ from ..tiling.resampling import Resampling
 from ..tiling.windows import TilePlan
 from .parity import Parity
 from .records import OPTIONAL
-from .verdicts import EngineVerdict, SelfCheck, SharedVerdict
+from .verdicts import Bf16Verdict, EngineVerdict, SelfCheck, SharedVerdict
 
-SCHEMA = "1.2"
+SCHEMA = "1.3"
 """The format that is written.
 
 1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines` and `Manifest.check`; 1.2 `Context.sharing`,
-`Manifest.sharing` and `Manifest.temperature`.
+`Manifest.sharing` and `Manifest.temperature`; 1.3 `Manifest.bf16`.
 """
 
 SEGMENTER = "segmenter"
@@ -253,6 +253,7 @@ class Manifest:
         sharing: How contexts that are encoded once a raster compared with exact ones; None where nobody has measured.
         temperature: What makes probabilities surer (below 1) or less sure (above 1) than the scores tell, see
             `fctl.runtime.tiling.temperature`; None leaves them as they are.
+        bf16: How the fp32 graphs compared with themselves in bf16; None where nobody has measured, and before 1.3.
     """
 
     schema: str
@@ -272,6 +273,7 @@ class Manifest:
     check: SelfCheck | None = field(default=None, metadata=OPTIONAL)
     sharing: SharedVerdict | None = field(default=None, metadata=OPTIONAL)
     temperature: float | None = field(default=None, metadata=OPTIONAL)
+    bf16: Bf16Verdict | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def class_names(self) -> tuple[str, ...]:

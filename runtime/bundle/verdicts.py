@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from .. import choices
 
-_LEAST_AGREEMENT = 0.985
+_LEAST_SHARED, _LEAST_BF16 = 0.985, 0.99  # share of the pixels that keep their class
 _MOST_LOST = 0.2  # points of mIoU
 
 
@@ -55,8 +55,8 @@ class SelfCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SharedVerdict:
-    """How contexts that are encoded once a raster compared with those that are encoded for each patch.
+class Compared:
+    """How one way to run a bundle compared with the exact one.
 
     Attributes:
         agreement: Share of the pixels with the same class, from 0 to 1.
@@ -73,6 +73,31 @@ class SharedVerdict:
     engine: str
 
     @property
+    def in_words(self) -> str:
+        """The figures."""
+        lost = "" if self.lost is None else f", {self.lost:.2f} points of mIoU lost"
+        return f"{self.agreement:.2%} of {self.pixels} pixels keep their class{lost} ({self.source})"
+
+    def _keeps(self, least: float) -> bool:
+        """Whether enough pixels keep their class, or little enough mIoU is lost."""
+        return self.agreement >= least or (self.lost is not None and self.lost <= _MOST_LOST)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedVerdict(Compared):
+    """How contexts that are encoded once a raster compared with those that are encoded for each patch."""
+
+    @property
     def passed(self) -> bool:
         """Whether "auto" encodes contexts once a raster."""
-        return self.agreement >= _LEAST_AGREEMENT or (self.lost is not None and self.lost <= _MOST_LOST)
+        return self._keeps(_LEAST_SHARED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bf16Verdict(Compared):
+    """How the fp32 graphs, computed in bf16, compared with fp32."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether "auto" may compute in bf16."""
+        return self._keeps(_LEAST_BF16)

@@ -12,7 +12,7 @@ from .tables import print_table
 
 if TYPE_CHECKING:
     from ..bundle.manifest import Context, Manifest
-    from ..bundle.verdicts import SharedVerdict
+    from ..bundle.verdicts import Bf16Verdict, SharedVerdict
     from ..engines.tensorrt.plans import StoredPlan
 
 
@@ -71,7 +71,9 @@ def print_parity(manifest: Manifest) -> None:
             (f"change when {effect.name} is another patch's", f"{effect.change:.2e}") for effect in parity.contexts
         ]
     if manifest.sharing:
-        rows.append(("contexts encoded once a raster", _sharing_summary(manifest.sharing)))
+        rows.append(("contexts encoded once a raster", _summary_of(manifest.sharing)))
+    if manifest.bf16:
+        rows.append(("computed in bf16", _summary_of(manifest.bf16)))
     rows += [
         (
             f"{verdict.engine} {verdict.version}, {verdict.precision}",
@@ -131,11 +133,9 @@ def _context_summary(context: Context, tile: int) -> str:
     return f"{context.window.describe(tile)}, at {context.size} pixels ({context.resampling}); {encoder}"
 
 
-def _sharing_summary(verdict: SharedVerdict) -> str:
-    """What contexts that are encoded once a raster change."""
-    lost = "" if verdict.lost is None else f", {verdict.lost:.2f} points of mIoU lost"
-    found = f"{verdict.agreement:.2%} of {verdict.pixels} pixels keep their class{lost} ({verdict.source})"
-    return f"{found}; {'taken' if verdict.passed else 'never taken'} by auto"
+def _summary_of(verdict: SharedVerdict | Bf16Verdict) -> str:
+    """What another way to run a bundle changes, and whether "auto" takes it."""
+    return f"{verdict.in_words}; {'taken' if verdict.passed else 'never taken'} by auto"
 
 
 def _print_graphs(manifest: Manifest) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar, get_args
 
 import typer
 
+from ..choices import BatchChoice
 from .console import usage
 
 _Word = TypeVar("_Word", bound=str)
@@ -35,6 +36,12 @@ Colours = Annotated[
     typer.Option(metavar="LIST", help="Colours of classes by name, as water=#2060c0,road=grey."),
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Tiles per run of the engine.")]
+BatchOrAuto = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto", help="Tiles per run of the engine. auto: the fastest here, by a trial that is kept (seconds)."
+    ),
+]
 BuildEngines = Annotated[
     bool,
     typer.Option("--build-engines", help="TensorRT: build engines that are missing, which takes minutes."),
@@ -68,6 +75,16 @@ def numbers(option: str, text: str, example: str) -> tuple[int, ...]:
     if min(found) < 1:
         raise usage(f"{option}: expected numbers from 1 as in {example}, found {text!r}")
     return found
+
+
+def batch_size(text: str) -> BatchChoice:
+    """The value of ``--batch``: a number from 1, or "auto"."""
+    if text == "auto":
+        return "auto"
+    found = numbers("--batch", text, "4, or auto")
+    if len(found) > 1:
+        raise usage(f"--batch: expected one number as in 4, or auto, found {text!r}")
+    return found[0]
 
 
 def band_numbers(text: str | None) -> tuple[int, ...] | None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..choices import Backend, ContextEncoding, OnBadBlock, RunPrecision
+from ..choices import Backend, ContextEncoding, OnBadBlock, PrecisionChoice
 from .area import AreaOptions
 from .console import command
 from .groups import OptionGroup
 from .images import images_of
 from .interrupts import ending_at_once
-from .options import Bands, Batch, BuildEngines, Resolution, ScaleRange, band_numbers, one_of
+from .options import Bands, BatchOrAuto, BuildEngines, Resolution, ScaleRange, band_numbers, batch_size, one_of
 from .outputs import SPELLINGS, Outputs
 from .reports import Results, name_of
 from .spellings import Spellings
@@ -42,10 +42,14 @@ class EngineOptions(OptionGroup):
         typer.Option(metavar="ENGINE", help=f"{one_of(Backend)}. auto: the fastest that is installed and ready."),
     ] = "auto"
     precision: Annotated[
-        RunPrecision,
-        typer.Option(help="bf16 needs OpenVINO and a processor that can; fp16 and int8 a bundle that has them."),
+        PrecisionChoice,
+        typer.Option(
+            metavar="PRECISION",
+            help=f"{one_of(PrecisionChoice)}. bf16 needs OpenVINO and a processor that can; fp16 and int8 a bundle "
+            "that has them. auto: the fastest here of those that the bundle was validated for.",
+        ),
     ] = "fp32"
-    batch: Batch = 4
+    batch: BatchOrAuto = "4"
     build_engines: BuildEngines = False
     isolate: Annotated[
         bool,
@@ -166,6 +170,7 @@ def run(
     from ..raster.resolution import Resolution
 
     Resolution.parsed(segmentation.resolution)  # raises before anything is read
+    batch_size(engine.batch)  # likewise
     how = _How(
         bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range,
         resolution=segmentation.resolution, where=area.where(),
@@ -230,7 +235,7 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
         segmentation.bundle,
         backend=engine.backend,
         precision=engine.precision,
-        batch=engine.batch,
+        batch=batch_size(engine.batch),
         build_engines=engine.build_engines,
         tta=segmentation.tta,
         scene_size=segmentation.scene_size,

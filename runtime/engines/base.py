@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -70,12 +70,15 @@ class GraphSession:
     def _check_graph(self, path: Path, inputs: Declared, outputs: Declared) -> None:
         """Raise EngineError unless a file has the inputs and outputs of the manifest; it may have other outputs too."""
         given = {name: declared for name, declared in outputs.items() if name in self._given} or outputs
-        for kind, expected, found in (("inputs", self._expected, inputs), ("outputs", self._given, given)):
+        for kind, specs, expected, found in (
+            ("inputs", self._graph.inputs, self._expected, inputs),
+            ("outputs", self._graph.outputs, self._given, given),
+        ):
             same = expected.keys() == found.keys()
             if not same or not all(_fits(declared, *expected[name]) for name, declared in found.items()):
                 raise EngineError(
                     subject=path,
-                    expected=f"{kind} {_listed(expected)}",
+                    expected=f"{kind} {_listed(_stated(specs))}",
                     found=_listed(found) or "none",
                     remedy="export the bundle again",
                 )
@@ -268,6 +271,11 @@ def _fits(declared: tuple[str, tuple[int | None, ...] | None], dtype: str, shape
     if found != dtype or sides is None:
         return found == dtype
     return len(sides) == len(shape) and all(side in (None, one) for side, one in zip(sides, shape, strict=True))
+
+
+def _stated(specs: Iterable[TensorSpec]) -> Declared:
+    """What a manifest tells of tensors; a side may be any batch."""
+    return {spec.name: (spec.dtype, tuple(n if isinstance(n, int) else None for n in spec.shape)) for spec in specs}
 
 
 def _listed(tensors: Declared) -> str:

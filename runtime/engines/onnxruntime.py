@@ -33,7 +33,8 @@ from .base import (
     lacks_memory,
     shape_of,
 )
-from .processor import adds_int8_exactly
+from .parts import parted
+from .processor import adds_int8_exactly, cores
 from .tensorrt.plans import cache_folder
 
 _CPU = "CPUExecutionProvider"
@@ -63,13 +64,15 @@ class OnnxRuntime(HostEngine):
 
     def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
         """Load one graph."""
-        return _OnnxRuntimeSession(path, graph, batch)
+        return parted(graph, batch, lambda size, parts: [_OnnxRuntimeSession(path, graph, size, parts)] * parts)
 
 
 class _OnnxRuntimeSession(Session):
-    def __init__(self, path: Path, graph: GraphSpec, batch: int) -> None:
+    """One graph, which several threads may run at the same time."""
+
+    def __init__(self, path: Path, graph: GraphSpec, batch: int, parts: int) -> None:
         super().__init__(graph, batch)
-        self._session = _load(path, [_CPU])
+        self._session = _load(path, [_CPU], threads=cores() - parts + 1)  # beside those that call it
         self._check_graph(path, _declared(self._session.get_inputs()), _declared(self._session.get_outputs()))
         self._outputs = [spec.name for spec in graph.outputs]
 
@@ -201,12 +204,15 @@ class OnnxRuntimeDeviceSession(DeviceSession):
         del self._session
 
 
-def _load(path: Path, providers: list[str] | Providers) -> ort.InferenceSession:
-    """A session of ONNX Runtime on exactly these providers."""
+def _load(path: Path, providers: list[str] | Providers, threads: int = 0) -> ort.InferenceSession:
+    """A session of ONNX Runtime on exactly these providers; a run uses so many threads, the one that calls included."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors; its warnings are about its own optimiser
-    if providers == [_CPU] and not adds_int8_exactly():
-        options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ as written, layers in fp32
+    if providers == [_CPU]:
+        options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it would take the reader's core
+        if not adds_int8_exactly():
+            options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ as written, layers in fp32
     try:
         return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
     except Exception as error:  # its exceptions share no base class of their own

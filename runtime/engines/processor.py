@@ -1,7 +1,9 @@
-"""What the processor can do exactly."""
+"""What the processor can do exactly, how many cores of it there are for this process, and which one it is."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -9,6 +11,9 @@ from pathlib import Path
 _X86 = ("x86_64", "amd64")
 _EXACT = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _FLAGS = Path("/proc/cpuinfo")
+_CORES = Path("/sys/devices/system/cpu")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_TELLING = ("model name", "flags", "features", "cpu implementer", "cpu part")  # lines that tell processors apart
 
 
 @cache
@@ -21,3 +26,40 @@ def adds_int8_exactly() -> bool:
     if platform.machine().lower() not in _X86:
         return True
     return _FLAGS.is_file() and not _EXACT.isdisjoint(_FLAGS.read_text(encoding="utf-8").split())
+
+
+def cores() -> int:
+    """How many cores this process may keep busy.
+
+    Two hardware threads of one core count once, for they share its arithmetic. The cores that the process is bound to
+    and, in a container, the share of time that it is granted are heeded.
+    """
+    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(1, min(len({_siblings(number) for number in bound}), _granted()))
+
+
+@cache
+def identity() -> str:
+    """What tells this kind of processor from others: a digest of its name and of what it can do."""
+    lines = {platform.machine(), platform.processor()}
+    if _FLAGS.is_file():
+        text = _FLAGS.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines.update(line for line in text if line.lower().startswith(_TELLING))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+
+
+def _siblings(number: int) -> str:
+    """The hardware threads of the core that one of them belongs to; itself alone where the system does not tell."""
+    try:
+        return (_CORES / f"cpu{number}" / "topology" / "thread_siblings_list").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return str(number)
+
+
+def _granted() -> int:
+    """Cores' worth of time that the control group of this process is granted, rounded up; no limit is a large one."""
+    try:
+        quota, period = _QUOTA.read_text(encoding="ascii").split()
+        return -(-int(quota) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+        return 1 << 20

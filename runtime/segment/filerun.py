@@ -65,8 +65,9 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         ))  # fmt: skip
         frame = frame_of(job, manifest, raster)
         foreseen, box = foresee(worker, job, raster, frame), frame.area.box
-        request, numbers = request_of(worker, job), foreseen.plan.numbers()
+        request, numbers = request_of(worker, job), foreseen.plan.numbers() | {"batch": worker.batch}
         folder = stack.enter_context(run_folder(job.paths.mask, request, numbers, resume=job.resume))
+        worker.resume_batch(folder.journal.plan.get("batch", worker.batch))
         plan = foreseen.plan.as_in(folder.journal.plan)
         if plan != foreseen.plan:  # of the run to resume, which may have had another limit
             foreseen = foresee(worker, job, raster, frame, plan)

@@ -50,6 +50,15 @@ class Worker(Protocol):
         """Whether contexts are encoded once a raster."""
         ...
 
+    @property
+    def batch(self) -> int:
+        """Patches at once."""
+        ...
+
+    def resume_batch(self, batch: int) -> None:
+        """Go on in the batch of an earlier run, unless another one was asked for."""
+        ...
+
     def retried(self, work: Callable[[Network], None]) -> None:
         """Do some work with the network; where memory runs out, again with half the batch."""
         ...

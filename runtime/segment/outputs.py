@@ -120,7 +120,7 @@ def asked_tags(
 
     Args:
         manifest: The bundle's manifest.
-        precision: In what precision it runs.
+        precision: In what precision it runs; for `is_finished`, "auto" for any that the bundle was validated for.
         turns: In how many ways each patch is segmented.
         bands: Numbers of the bands that were named, or None.
         scale_range: Which values became the lowest and the highest of the network's, or None.
@@ -135,7 +135,7 @@ def asked_tags(
     tags = {
         "FCTL_BUNDLE": manifest.name,
         "FCTL_CHECKPOINT_SHA256": manifest.provenance.checkpoint_sha256,
-        "FCTL_PRECISION": precision,
+        _PRECISION: precision,
         "FCTL_TURNS": str(turns),
     }
     tags |= {"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {}
@@ -149,8 +149,9 @@ def asked_tags(
 
 
 _SCENE = "FCTL_MOSAIC"
+_PRECISION = "FCTL_PRECISION"
 _ASKED = (
-    "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", "FCTL_PRECISION", "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
+    "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", _PRECISION, "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
     "FCTL_SCALE_RANGE", "FCTL_RESOLUTION", "FCTL_TEMPERATURE", "FCTL_CONTEXTS", AREA,
 )  # fmt: skip
 
@@ -184,4 +185,5 @@ def is_finished(image: Place, paths: Paths, asked: Mapping[str, str]) -> bool:
     except (OSError, RasterError):
         return False
     wanted = {**asked, **paths.options.tags(), **scene_tags(image)}
-    return all(found.get(name) == wanted.get(name) for name in (*_ASKED, OPTIONS, _SCENE))
+    names = {*_ASKED, OPTIONS, _SCENE} - ({_PRECISION} if asked.get(_PRECISION) == "auto" else set())
+    return all(found.get(name) == wanted.get(name) for name in names)

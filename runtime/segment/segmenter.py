@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import numpy as np
 
 from ..bundle.store import Bundle, read_bundle
-from ..choices import ContextEncoding
-from ..engines.base import GpuEngine, RunPrecision
+from ..choices import BatchChoice, ContextEncoding, PrecisionChoice
+from ..engines.base import GpuEngine
 from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
 from ..raster.access import Access, Sources
@@ -23,6 +23,7 @@ from ..raster.places import Place, placed
 from ..tiling.resampling import Pixels
 from ..tiling.sources import ArraySource
 from ..tiling.turns import DIHEDRAL, UPRIGHT
+from .fastest import USUAL_BATCH, Opening, fastest
 from .filerun import run_file
 from .foresight import estimate_file
 from .jobs import FileJob
@@ -49,8 +50,10 @@ class Segmenter:
     Args:
         bundle: A bundle folder, "default" for the one shipped with fctl, or a bundle that was read.
         backend: The engine, see docs/engines.md; the one that was chosen is in `engine`.
-        precision: In what precision to run.
-        batch: Tiles for each run of the engine, unless the bundle fixes it. The result does not depend on it.
+        precision: In what precision to run; "auto" for the fastest on this machine of those that the bundle was
+            validated for. `engine.precision` is what was taken.
+        batch: Tiles for each run of the engine, unless the bundle fixes it; "auto" for the fastest number on this
+            machine. Classes do not depend on it.
         tta: Test-time augmentation: every patch is segmented in all eight turns (§4.2), which is eight times the work.
         scene_size: Side in pixels of the scene blocks that a global context shows of large rasters, instead of the
             bundle's own (§4.2, DeepGlobe).
@@ -75,8 +78,8 @@ class Segmenter:
         bundle: str | Path | Bundle = "default",
         *,
         backend: str = "auto",
-        precision: RunPrecision = "fp32",
-        batch: int = 4,
+        precision: PrecisionChoice = "fp32",
+        batch: BatchChoice = USUAL_BATCH,
         tta: bool = False,
         scene_size: int | None = None,
         build_engines: bool = False,
@@ -84,8 +87,12 @@ class Segmenter:
         isolate: bool = False,
         sources: Sources | Access = "local",
     ) -> None:
-        if batch < 1:
-            raise InputError(f"batch must be at least 1, found {batch}")
+        if batch != "auto" and (not isinstance(batch, int) or batch < 1):
+            raise InputError(subject="`batch`", expected='a number from 1, or "auto"', found=repr(batch))
+        if precision not in get_args(PrecisionChoice):
+            raise InputError(
+                subject="`precision`", expected=" or ".join(get_args(PrecisionChoice)), found=repr(precision)
+            )
         self.bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         if scene_size is not None:
             self.bundle = with_scene_size(self.bundle, scene_size)
@@ -96,9 +103,11 @@ class Segmenter:
         self._isolate, self.once = isolate, encodes_once(self.bundle, contexts)
         if self.once:
             warn_of_sharing(self.bundle)
+        chosen = fastest(self.bundle, backend, precision, batch, Opening(once=self.once, isolate=isolate))
         self._network: EngineNetwork | None = open_network(
-            self.bundle, backend, precision, batch, build_engines, isolate=isolate, once=self.once
+            self.bundle, backend, chosen.precision, chosen.batch, build_engines, isolate=isolate, once=self.once
         )
+        self._free_batch = batch == "auto"
         engine = self.engine = self._network.engine
         log.info("bundle %s runs on %s, %s, %s", self.manifest.name, engine.name, engine.device, engine.precision)
 
@@ -279,6 +288,26 @@ class Segmenter:
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)
+
+    @property
+    def batch(self) -> int:
+        """Patches for each run of the engine."""
+        return self._loaded().batch
+
+    def resume_batch(self, batch: int) -> None:
+        """Go on in the batch of an earlier run, unless another one was asked for.
+
+        Where several threads share a patch, the last bit of a score may depend on how many do.
+
+        Args:
+            batch: Patches for each run of the engine.
+
+        Raises:
+            EngineError: The engine cannot be opened so.
+        """
+        network = self._loaded()
+        if self._free_batch and batch != network.batch:
+            self._reopen(network, batch)
 
     def close(self) -> None:
         """Release the engine; the segmenter cannot be used afterwards."""

@@ -23,8 +23,9 @@ from PIL import Image
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.card import ExportOptions
 from fctl.export.cli.command import app
+from fctl.export.compare import ComparedOn
 from fctl.export.pipeline import export_bundle
-from fctl.export.sharing import SharedOptions, share_contexts
+from fctl.export.sharing import share_contexts
 from fctl.export.verify import verify_shared
 from fctl.model.config import NetworkConfig
 from fctl.model.presets import narrow, preset
@@ -156,7 +157,7 @@ def bare(bundle: Bundle, folder: Path) -> Bundle:
 
 def test_a_bundle_of_before_gets_the_same_graphs(exported: Bundle, images: Path, tmp_path: Path) -> None:
     before = bare(exported, tmp_path / "before.fctl")
-    made = share_contexts(before, tmp_path / "after.fctl", SharedOptions(images=[images]))
+    made = share_contexts(before, tmp_path / "after.fctl", ComparedOn(images=[images]))
     assert read_bundle(made.folder).manifest == made.manifest
     assert made.manifest.contexts == exported.manifest.contexts
     assert [graph.role for graph in made.manifest.graphs][-1] == "segmenter"
@@ -219,13 +220,13 @@ def test_the_limits_of_auto(verdict: dict[str, float | None], passed: bool) -> N
 def test_a_folder_that_exists_is_kept(exported: Bundle, images: Path, tmp_path: Path) -> None:
     (tmp_path / "there.fctl").mkdir()
     with pytest.raises(OutputError, match="exists already"):
-        share_contexts(exported, tmp_path / "there.fctl", SharedOptions(images=[images]))
+        share_contexts(exported, tmp_path / "there.fctl", ComparedOn(images=[images]))
 
 
 def test_no_images_leave_nothing_behind(exported: Bundle, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError):
-        share_contexts(exported, tmp_path / "out.fctl", SharedOptions(images=[tmp_path / "none"]))
+        share_contexts(exported, tmp_path / "out.fctl", ComparedOn(images=[tmp_path / "none"]))
     assert [path.name for path in tmp_path.iterdir()] == ["none"]
 
 
@@ -235,7 +236,7 @@ def test_no_images_leave_nothing_behind(exported: Bundle, tmp_path: Path) -> Non
 )
 def test_networks_of_others_are_refused(bundle: Path, message: str, images: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=message):
-        share_contexts(read_bundle(bundle), tmp_path / "out.fctl", SharedOptions(images=[images]))
+        share_contexts(read_bundle(bundle), tmp_path / "out.fctl", ComparedOn(images=[images]))
 
 
 def test_a_graph_that_depends_on_the_size_is_refused(exported: Bundle, images: Path, tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_a_graph_that_depends_on_the_size_is_refused(exported: Bundle, images: P
     )
     write_manifest(before.folder, replace(before.manifest, graphs=graphs))
     with pytest.raises(BundleError, match=r"depends on the size of its window.*export the checkpoint again"):
-        share_contexts(read_bundle(before.folder), tmp_path / "out.fctl", SharedOptions(images=[images]))
+        share_contexts(read_bundle(before.folder), tmp_path / "out.fctl", ComparedOn(images=[images]))
 
 
 @pytest.mark.parametrize(

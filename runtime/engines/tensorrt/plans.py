@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,6 +20,7 @@ from ...bundle.manifest import GraphSpec, Manifest
 from ...bundle.records import decode, encode
 from ...bundle.store import bundle_argument, sha256
 from ...errors import EngineError
+from ..kept import cache_root
 from .flavours import Flavour
 from .records import SCHEMA, BuildOptions, Machine, PlanRecord, misfit
 
@@ -85,8 +85,7 @@ def batches_of(manifest: Manifest, graph: GraphSpec, batches: Iterable[int]) -> 
 
 def cache_folder() -> Path:
     """Where plans of this machine are kept: in FCTL_CACHE, or else in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("FCTL_CACHE") or Path(base) / "fctl") / ENGINES
+    return cache_root() / ENGINES
 
 
 def plan_name(graph: GraphSpec, options: BuildOptions, machine: Machine) -> str:

@@ -124,9 +124,9 @@ def test_an_array_that_does_not_fit(segmenter: Segmenter, wrong: Array) -> None:
     assert f"{wrong.shape} of {wrong.dtype}" in str(caught.value)
 
 
-@pytest.mark.parametrize("batch", [0, -1])
-def test_a_batch_of_nothing_is_refused(batch: int) -> None:
-    with pytest.raises(InputError, match=f"at least 1, found {batch}"):
+@pytest.mark.parametrize("batch", [0, -1, "fast"])
+def test_a_batch_of_nothing_is_refused(batch: Any) -> None:
+    with pytest.raises(InputError, match=f'`batch`: expected a number from 1, or "auto", found {batch!r}'):
         Segmenter(tiny.TINY, backend="onnxruntime", batch=batch)
 
 
