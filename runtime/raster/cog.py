@@ -49,7 +49,7 @@ def create_cog(
     """
     plain = path.with_name(f"{path.stem}.plain.tif")
     try:
-        with create_raster(plain, spec, georeference) as writer:
+        with create_raster(plain, spec, georeference, passing=True) as writer:
             yield writer
         _copy(plain, path, creation)
         check_complete(path)

@@ -47,7 +47,7 @@ class PartWriter:
     def __init__(self, path: Path, keep: Keep = KEEP_ALL) -> None:
         self._path, self._temporary, self._keep = path, path.with_suffix(".part"), keep
         self._file = self._temporary.open("wb")
-        self._archive = zipfile.ZipFile(self._file, "w", compresslevel=1)
+        self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
 
     def add(self, block: Block) -> None:
         """Append a block, whose window becomes the name of its arrays."""
@@ -90,9 +90,9 @@ class PartWriter:
         self._temporary.unlink(missing_ok=True)
 
     def _store(self, layer: str, place: str, array: NDArray[np.generic], unique: str = "") -> None:
-        entry = zipfile.ZipInfo(f"{layer}/{place}" + (f"@{unique}" if unique else ""))
+        name = f"{layer}/{place}" + (f"@{unique}" if unique else "")
         packed = array.dtype == np.uint8 or _is_constant(array)  # floats hardly shrink, but where there is no data
-        entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        entry: str | zipfile.ZipInfo = name if packed else zipfile.ZipInfo(name)  # of which the latter is stored
         with self._archive.open(entry, "w", force_zip64=array.nbytes > 1 << 30) as file:
             np.lib.format.write_array(cast(BinaryIO, file), np.ascontiguousarray(array), allow_pickle=False)
 
