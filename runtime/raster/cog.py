@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,9 @@ from .files import open_any
 from .georeference import NOWHERE, Georeference
 from .silence import ignored
 from .writer import CACHE, RasterSpec, RasterWriter, check_complete, create_raster
+
+THREADS = min(4, os.cpu_count() or 1)
+"""Threads with which GDAL compresses a finished mask and shrinks it; the bytes do not depend on them."""
 
 _OPTIONS = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER", "OVERVIEW_RESAMPLING": "MODE"}
 _KEPT = ("RESAMPLING", "OVERVIEW_RESAMPLING", "WARP_RESAMPLING")  # whatever else would mix ids
@@ -65,7 +69,7 @@ def _copy(plain: Path, path: Path, creation: Mapping[str, str]) -> None:
     """
     options = _OPTIONS | {name.upper(): value for name, value in creation.items()}
     try:
-        with decoded_cache(CACHE), rasterio.Env(GDAL_NUM_THREADS=1), ignored(NotGeoreferencedWarning):
+        with decoded_cache(CACHE), rasterio.Env(GDAL_NUM_THREADS=THREADS), ignored(NotGeoreferencedWarning):
             rasterio.shutil.copy(str(plain), str(path), driver="COG", **options)
     except CPLE_BaseError as error:
         raise OSError(str(error)) from error

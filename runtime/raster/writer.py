@@ -24,8 +24,8 @@ from .source import Georeference
 
 BLOCK = 256
 """Side of a block of the files that are written, in pixels."""
-CACHE = 64 << 20
-"""Bytes of blocks that GDAL holds while files are written."""
+CACHE = 16 << 20
+"""Bytes of blocks that GDAL holds while files are written: they come whole, and none is needed again."""
 
 
 class RasterWriter:

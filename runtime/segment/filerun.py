@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from ..progress import TileProgress
 from ..raster.cache import decoded_cache
@@ -143,7 +144,7 @@ def _keep_shards(
             while following and following.y < bottom:
                 with folder.writing():
                     writer.add(following)
-                pixels += np.bincount(following.ids.ravel(), minlength=NODATA + 1)
+                pixels += Image.fromarray(following.ids).histogram()  # NumPy would make int64 of all ids
                 not_finite += following.not_finite
                 implausible += following.implausible
                 following = next(blocks, None)

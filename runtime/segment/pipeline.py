@@ -7,7 +7,7 @@ so a source need not be safe for several.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -121,7 +121,7 @@ class Pipeline:
         with ThreadPoolExecutor(1, "fctl-read") as reader:
             for strip in self.strips(region, accumulator, reader, progress):
                 for rows in self._in_raster(strip):
-                    yield self._block(rows, reader.submit(self._look, rows.window).result())
+                    yield self._block(rows, reader.submit(self._look, rows.window))
 
     def strips(
         self,
@@ -213,10 +213,12 @@ class Pipeline:
         self.skipped += 1
         return False
 
-    def _block(self, strip: FinishedRows, look: _Look) -> Block:
-        """Finished pixels of the raster, as blocks have them."""
-        ids, valid, agreement = strip.ids(), look.valid, strip.agreement
+    def _block(self, strip: FinishedRows, looking: Future[_Look]) -> Block:
+        """Finished pixels of the raster, as blocks have them; made while the reader looks at them once more."""
+        ids, agreement = strip.ids(), strip.agreement
         found = tempered(strip.probabilities(), self._network.manifest.temperature) if self._probabilities else None
+        look = looking.result()
+        valid = look.valid
         lost = ids == NODATA
         if valid is not None:
             lost &= valid
