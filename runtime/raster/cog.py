@@ -25,6 +25,7 @@ from .writer import CACHE, RasterSpec, RasterWriter, check_complete, create_rast
 THREADS = min(4, os.cpu_count() or 1)
 """Threads with which GDAL compresses a finished mask and shrinks it; the bytes do not depend on them."""
 
+_COPYING = {"GDAL_NUM_THREADS": THREADS, "GDAL_OVR_CHUNK_MAX_SIZE": 1 << 20}  # bytes that each thread shrinks at once
 _OPTIONS = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER", "OVERVIEW_RESAMPLING": "MODE"}
 _KEPT = ("RESAMPLING", "OVERVIEW_RESAMPLING", "WARP_RESAMPLING")  # whatever else would mix ids
 _REFUSED = ("TILING_SCHEME", "TARGET_SRS", "EXTENT", "RES", "ALIGNED_LEVELS", "ADD_ALPHA")  # another grid, other bands
@@ -69,7 +70,7 @@ def _copy(plain: Path, path: Path, creation: Mapping[str, str]) -> None:
     """
     options = _OPTIONS | {name.upper(): value for name, value in creation.items()}
     try:
-        with decoded_cache(CACHE), rasterio.Env(GDAL_NUM_THREADS=THREADS), ignored(NotGeoreferencedWarning):
+        with decoded_cache(CACHE), rasterio.Env(**_COPYING), ignored(NotGeoreferencedWarning):
             rasterio.shutil.copy(str(plain), str(path), driver="COG", **options)
     except CPLE_BaseError as error:
         raise OSError(str(error)) from error

@@ -24,7 +24,7 @@ from .source import Georeference
 
 BLOCK = 256
 """Side of a block of the files that are written, in pixels."""
-CACHE = 16 << 20
+CACHE = 8 << 20
 """Bytes of blocks that GDAL holds while files are written: they come whole, and none is needed again."""
 
 

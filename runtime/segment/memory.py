@@ -27,7 +27,7 @@ from .picture import PictureScale
 from .shards.mosaic import COLUMNS
 from .shards.plan import PANEL, ShardPlan
 
-_LEAST_CACHE = 16 << 20  # bytes of decoded blocks
+_LEAST_CACHE = 8 << 20  # bytes of decoded blocks
 _MOST_CACHE = 256 << 20  # beyond it, a raster in awkward blocks is copied first
 _SLACK = 1.15  # what Python, NumPy and the allocator add
 

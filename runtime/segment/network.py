@@ -76,6 +76,11 @@ class Cut(NamedTuple):
 class Accumulator(Protocol):
     """Averages the scores of tiles over turns, merges overlapping tiles, and hands out what is finished."""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether finished pixels are ready when they are handed out; else the next batch should be under way first."""
+        ...
+
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
         """Add a batch.
 
@@ -295,6 +300,8 @@ def segmenter_inputs(
 
 class HostAccumulator:
     """Averages and merges in the host's memory, the scores of any network; it can count how far tiles agree."""
+
+    at_once = True
 
     def __init__(self, network: Network, region: Region, turns: tuple[Turn, ...], *, votes: bool = False) -> None:
         manifest = network.manifest

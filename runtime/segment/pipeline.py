@@ -132,7 +132,7 @@ class Pipeline:
     ) -> Iterator[FinishedRows]:
         """Finished pixels of a region, top to bottom.
 
-        They are handed out one batch late: on a GPU, the next batch is under way while somebody waits for them.
+        On a GPU they are handed out one batch late: the next batch is under way while somebody waits for them.
 
         Args:
             region: The region.
@@ -149,7 +149,9 @@ class Pipeline:
         for batch in self._batches(region, reader):
             if batch:
                 _forget_unused(self._cache, batch)
-                finished, ready = ready, list(accumulator.add(batch.tiles, partial(self._infer, batch)))
+                finished = accumulator.add(batch.tiles, partial(self._infer, batch))
+                if not accumulator.at_once:
+                    finished, ready = iter(ready), list(finished)
                 yield from finished
                 inferred += len(batch.tiles)
             so_far = min(inferred + self.skipped - before, total)
