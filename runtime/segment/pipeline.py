@@ -1,7 +1,7 @@
-"""Raster -> tiles -> batches -> scores -> finished blocks: the only composition, and the only place with threads.
+"""Raster -> tiles -> batches -> scores -> finished blocks: the only composition.
 
 One thread reads and resamples the next batch while the engine works on this one. Only that thread touches the source,
-so a source need not be safe for several.
+so a source need not be safe for several. On the host, another thread runs the engine, while the batch before is merged.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..tiling.temperature import tempered
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
 from .batches import BatchCutter, PatchBatch, grid_of
+from .beside import Beside
 from .network import Accumulator, FeatureCache, HostAccumulator, Network, Scores
 from .notices import warn_of_scene_blocks, warn_of_scores, warn_of_values
 from .picture import PicturePart, PictureScale
@@ -146,20 +147,22 @@ class Pipeline:
         self._forget_lattices()
         inferred = done = 0
         total, ready, before = len(region), list[FinishedRows](), self.skipped
-        for batch in self._batches(region, reader):
-            if batch:
-                _forget_unused(self._cache, batch)
-                finished = accumulator.add(batch.tiles, partial(self._infer, batch))
-                if not accumulator.at_once:
-                    finished, ready = iter(ready), list(finished)
-                yield from finished
-                inferred += len(batch.tiles)
-            so_far = min(inferred + self.skipped - before, total)
-            if progress and so_far > done:
-                progress(so_far, total)
-            done = so_far
-        yield from ready
-        yield from accumulator.flush()
+        with ThreadPoolExecutor(1, "fctl-engine") as engine:
+            if isinstance(accumulator, HostAccumulator) and self._network.in_any_thread:
+                accumulator = Beside(accumulator, engine)
+            for batch in self._batches(region, reader):
+                if batch:
+                    finished = accumulator.add(batch.tiles, partial(self._infer, batch))
+                    if not accumulator.at_once:
+                        finished, ready = iter(ready), list(finished)
+                    yield from finished
+                    inferred += len(batch.tiles)
+                so_far = min(inferred + self.skipped - before, total)
+                if progress and so_far > done:
+                    progress(so_far, total)
+                done = so_far
+            yield from ready
+            yield from accumulator.flush()
 
     def _forget_lattices(self) -> None:
         """Forget windows and features of contexts that are encoded once a raster, before a region begins.
@@ -178,6 +181,7 @@ class Pipeline:
 
     def _infer(self, batch: PatchBatch, turn: Turn) -> Scores:
         """The scores of a batch in one turn."""
+        _forget_unused(self._cache, batch)
         return self._network.run(batch, turn, self._cache)
 
     def _batches(self, region: Region, reader: ThreadPoolExecutor) -> Iterator[PatchBatch | None]:
