@@ -25,6 +25,9 @@ from .writer import CACHE, RasterSpec, RasterWriter, check_complete, create_rast
 THREADS = min(4, os.cpu_count() or 1)
 """Threads with which GDAL compresses a finished mask and shrinks it; the bytes do not depend on them."""
 
+MEMORY = CACHE + THREADS * (10 << 20)
+"""Bytes that GDAL takes while it makes a mask, about."""
+
 _COPYING = {"GDAL_NUM_THREADS": THREADS, "GDAL_OVR_CHUNK_MAX_SIZE": 1 << 20}  # bytes that each thread shrinks at once
 _OPTIONS = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER", "OVERVIEW_RESAMPLING": "MODE"}
 _KEPT = ("RESAMPLING", "OVERVIEW_RESAMPLING", "WARP_RESAMPLING")  # whatever else would mix ids
