@@ -168,10 +168,11 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     spool = needs_spooling(raster, read[1], read[0], _MOST_CACHE, part)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
     cache = max(_LEAST_CACHE, _touched(raster, block, *read) * block_bytes)
-    windows = [context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid) for context in manifest.contexts]
-    beside = (load.batch - 1) * manifest.tile  # windows of a batch are read together
-    whole = [w.height * (w.width + beside) for w in windows]
-    whole += [int(found.span) ** 2 for found in load.lattices.values()]
+    whole = [int(found.span) ** 2 for found in load.lattices.values()]
+    for context in manifest.contexts:
+        window = context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid)
+        together = 0 if context.window.shared else (load.batch - 1) * manifest.tile  # of a batch, cut in one go
+        whole.append(window.height * (window.width + together))
     scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
     sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (4 * classes if load.probabilities else 0))
