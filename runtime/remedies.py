@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from importlib.metadata import PackageNotFoundError, distribution
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 ON_JETSON = (
     "on a Jetson it comes with JetPack (apt install python3-libnvinfer) and is seen by virtual environments made with "
@@ -44,6 +41,8 @@ def export(bundle: str, **options: object) -> str:
 
 def _origin() -> dict[str, object]:
     """Where pip took fctl from (PEP 610); empty for the package index."""
+    from importlib.metadata import PackageNotFoundError, distribution  # only for a message: loading them takes 40 ms
+
     try:
         text = distribution("fctl").read_text("direct_url.json")
     except PackageNotFoundError:
@@ -53,6 +52,9 @@ def _origin() -> dict[str, object]:
 
 def _requirement(origin: dict[str, object], extra: str) -> str:
     """fctl with an extra, as pip takes it, quoted for a shell."""
+    from urllib.parse import urlparse
+    from urllib.request import url2pathname
+
     url = str(origin.get("url", ""))
     folder, repository = origin.get("dir_info"), origin.get("vcs_info")
     if isinstance(folder, dict):

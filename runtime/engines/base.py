@@ -192,7 +192,13 @@ class Engine(ABC):
 
 
 class HostEngine(Engine):
-    """An engine whose inputs and outputs are host arrays."""
+    """An engine whose inputs and outputs are host arrays.
+
+    Attributes:
+        interruptible: Whether an interrupt may end a run; it must run in the thread that is interrupted then.
+    """
+
+    interruptible = False
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)

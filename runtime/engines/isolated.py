@@ -48,6 +48,8 @@ class Isolated(HostEngine):
         EngineError: The child could not be started.
     """
 
+    interruptible = True
+
     def __init__(self, engine: HostEngine) -> None:
         super().__init__(Request(precision=engine.precision))
         self.name, self._device = engine.name, engine.device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +22,13 @@ from .georeference import NOWHERE, Georeference
 from .silence import ignored
 from .writer import CACHE, RasterSpec, RasterWriter, check_complete, create_raster
 
+THREADS = min(4, os.cpu_count() or 1)
+"""Threads with which GDAL compresses a finished mask and shrinks it; the bytes do not depend on them."""
+
+MEMORY = CACHE + THREADS * (10 << 20)
+"""Bytes that GDAL takes while it makes a mask, about."""
+
+_COPYING = {"GDAL_NUM_THREADS": THREADS, "GDAL_OVR_CHUNK_MAX_SIZE": 1 << 20}  # bytes that each thread shrinks at once
 _OPTIONS = {"COMPRESS": "DEFLATE", "BIGTIFF": "IF_SAFER", "OVERVIEW_RESAMPLING": "MODE"}
 _KEPT = ("RESAMPLING", "OVERVIEW_RESAMPLING", "WARP_RESAMPLING")  # whatever else would mix ids
 _REFUSED = ("TILING_SCHEME", "TARGET_SRS", "EXTENT", "RES", "ALIGNED_LEVELS", "ADD_ALPHA")  # another grid, other bands
@@ -49,7 +57,7 @@ def create_cog(
     """
     plain = path.with_name(f"{path.stem}.plain.tif")
     try:
-        with create_raster(plain, spec, georeference) as writer:
+        with create_raster(plain, spec, georeference, passing=True) as writer:
             yield writer
         _copy(plain, path, creation)
         check_complete(path)
@@ -65,7 +73,7 @@ def _copy(plain: Path, path: Path, creation: Mapping[str, str]) -> None:
     """
     options = _OPTIONS | {name.upper(): value for name, value in creation.items()}
     try:
-        with decoded_cache(CACHE), rasterio.Env(GDAL_NUM_THREADS=1), ignored(NotGeoreferencedWarning):
+        with decoded_cache(CACHE), rasterio.Env(**_COPYING), ignored(NotGeoreferencedWarning):
             rasterio.shutil.copy(str(plain), str(path), driver="COG", **options)
     except CPLE_BaseError as error:
         raise OSError(str(error)) from error

@@ -39,6 +39,12 @@ class Missing:
         self.opacity = Opacity(bands.opaque, bands.between)  # a run that is resumed does not read all of the raster
         self._plausible = self._range() if self.floating else None
 
+    @property
+    def declares(self) -> bool:
+        """Whether a nodata value, a mask, alpha or a palette may declare samples as missing."""
+        palette = self._bands.palette
+        return bool(self._masked or self._bands.alpha or (palette and not palette.is_opaque))
+
     def declared(self, window: Window) -> Samples | None:
         """Where samples have data by declaration: nodata values, masks and alpha.
 
@@ -48,11 +54,9 @@ class Missing:
         Returns:
             An array (height, width, bands); None where nothing is declared.
         """
-        palette = self._bands.palette
-        if palette and palette.is_opaque:
-            palette = None
-        if not self._masked and not self._bands.alpha and not palette:
+        if not self.declares:
             return None
+        palette = self._bands.palette
         found = np.ones((window.height, window.width, len(self._bands.used)), np.bool_)
         if self._masked:
             numbers = [self._bands.used[index] for index in self._masked]
@@ -62,7 +66,7 @@ class Missing:
             alpha = self._blocks.read([self._bands.alpha], window)[0]
             self.opacity.add(alpha)
             found &= (alpha > 0)[:, :, None]
-        if palette:
+        if palette and not palette.is_opaque:
             found &= palette.opaque(self._blocks.read(self._bands.used[:1], window)[0])[:, :, None]
         return found
 

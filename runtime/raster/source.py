@@ -232,6 +232,8 @@ class RasterSource(HostSource):
             return self._blocks.read(self._bands.used, rasterio_window(window)).transpose(1, 2, 0)
 
     def _declared(self, window: Window) -> NDArray[np.bool_] | None:
+        if not self._missing.declares:
+            return None
         with reading(self._path, place_in(window)):
             return self._missing.declared(rasterio_window(window))
 

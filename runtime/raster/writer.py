@@ -24,8 +24,8 @@ from .source import Georeference
 
 BLOCK = 256
 """Side of a block of the files that are written, in pixels."""
-CACHE = 64 << 20
-"""Bytes of blocks that GDAL holds while files are written."""
+CACHE = 8 << 20
+"""Bytes of blocks that GDAL holds while files are written: they come whole, and none is needed again."""
 
 
 class RasterWriter:
@@ -76,13 +76,16 @@ class RasterSpec:
 
 
 @contextlib.contextmanager
-def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> Iterator[RasterWriter]:
+def create_raster(
+    path: Path, spec: RasterSpec, georeference: Georeference, *, passing: bool = False
+) -> Iterator[RasterWriter]:
     """Create a tiled, compressed GeoTIFF.
 
     Args:
         path: The file.
         spec: What it holds.
         georeference: Where it lies.
+        passing: Whether the file is read once and removed, so that it is worth little work to make it small.
 
     Yields:
         What takes the pixels.
@@ -94,7 +97,7 @@ def create_raster(path: Path, spec: RasterSpec, georeference: Georeference) -> I
         "driver": "GTiff", "height": spec.height, "width": spec.width, "count": len(spec.descriptions),
         "dtype": spec.dtype, "nodata": spec.nodata, "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK,
         "compress": "deflate", "predictor": 3 if spec.dtype == "float32" else 1, "bigtiff": "if_safer",
-        "interleave": "band", **_placed(georeference),
+        "interleave": "band", **_placed(georeference), **({"zlevel": 1} if passing else {}),
     }  # fmt: skip
     with ignored(NotGeoreferencedWarning):  # the outputs of a PNG or JPEG have no place either
         dataset = rasterio.open(path, "w", **profile)

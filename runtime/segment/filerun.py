@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from ..progress import TileProgress
 from ..raster.cache import decoded_cache
@@ -32,6 +34,7 @@ from .results import Report
 from .shards.folder import RunFolder, run_folder
 from .shards.journal import Done
 from .shards.mosaic import Mosaic
+from .shards.parts import WriterBehind
 from .shards.plan import ShardPlan
 from .sinks import MaskedRaster, companions_of
 
@@ -135,33 +138,34 @@ def _keep_shards(
     blocks: Iterator[Block], source: FileSource, folder: RunFolder, bottoms: Mapping[int, int], job: FileJob
 ) -> None:
     """Write blocks that come top to bottom into the files of their shards."""
-    following = next(blocks, None)
-    for shard, bottom in bottoms.items():
-        with folder.writing():
-            writer = folder.writer(shard, job.keep)
-        pixels, not_finite, implausible = np.zeros(NODATA + 1, np.int64), 0, 0
-        try:
-            while following and following.y < bottom:
-                with folder.writing():
-                    writer.add(following)
-                pixels += np.bincount(following.ids.ravel(), minlength=NODATA + 1)
-                not_finite += following.not_finite
-                implausible += following.implausible
-                following = next(blocks, None)
-            source.check_unchanged()
+    with ThreadPoolExecutor(1, "fctl-write") as thread:
+        following = next(blocks, None)
+        for shard, bottom in bottoms.items():
             with folder.writing():
-                size = writer.finish()
-        except BaseException:
-            writer.abandon()
-            raise
-        done = Done(
-            shard=shard, size=size, not_finite=not_finite, implausible=implausible,
-            pixels={index: int(count) for index, count in enumerate(pixels[:NODATA].tolist()) if count},
-            bad_blocks=tuple((w.y, w.x, w.height, w.width) for w in source.bad_blocks),
-        )  # fmt: skip
-        with folder.writing():
-            folder.add(done)
-        check_limit(job.memory)
+                writer = WriterBehind(folder.writer(shard, job.keep), thread)
+            pixels, not_finite, implausible = np.zeros(NODATA + 1, np.int64), 0, 0
+            try:
+                while following and following.y < bottom:
+                    with folder.writing():
+                        writer.add(following)
+                    pixels += Image.fromarray(following.ids).histogram()  # NumPy would make int64 of all ids
+                    not_finite += following.not_finite
+                    implausible += following.implausible
+                    following = next(blocks, None)
+                source.check_unchanged()
+                with folder.writing():
+                    size = writer.finish()
+            except BaseException:
+                writer.abandon()
+                raise
+            done = Done(
+                shard=shard, size=size, not_finite=not_finite, implausible=implausible,
+                pixels={index: int(count) for index, count in enumerate(pixels[:NODATA].tolist()) if count},
+                bad_blocks=tuple((w.y, w.x, w.height, w.width) for w in source.bad_blocks),
+            )  # fmt: skip
+            with folder.writing():
+                folder.add(done)
+            check_limit(job.memory)
 
 
 def _write_outputs(

@@ -26,7 +26,7 @@ class HostNetwork(EngineNetwork):
 
     def __init__(self, bundle: Bundle, engine: HostEngine, batch: int, *, once: bool = False) -> None:
         super().__init__(bundle, engine, batch, once=once)
-        self._host = engine
+        self._host, self.in_any_thread = engine, not engine.interruptible
         self._sessions: dict[tuple[str, int], Session] = {}
         self._session(SEGMENTER, self.batch)
         for context in self.manifest.contexts:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from ..bundle.manifest import Manifest
 from ..errors import InputError
+from ..raster.cog import MEMORY as COPYING
 from ..raster.places import file_of
 from ..raster.source import RasterSource
 from ..raster.spool import needs_spooling, spool_memory
-from ..raster.writer import BLOCK, CACHE
+from ..raster.writer import BLOCK
 from ..tiling.contexts import Extent
 from ..tiling.lattice import Lattice
 from ..tiling.merge import PIECE
@@ -27,7 +28,7 @@ from .picture import PictureScale
 from .shards.mosaic import COLUMNS
 from .shards.plan import PANEL, ShardPlan
 
-_LEAST_CACHE = 16 << 20  # bytes of decoded blocks
+_LEAST_CACHE = 8 << 20  # bytes of decoded blocks
 _MOST_CACHE = 256 << 20  # beyond it, a raster in awkward blocks is copied first
 _SLACK = 1.15  # what Python, NumPy and the allocator add
 
@@ -167,14 +168,17 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     spool = needs_spooling(raster, read[1], read[0], _MOST_CACHE, part)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
     cache = max(_LEAST_CACHE, _touched(raster, block, *read) * block_bytes)
-    windows = [context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid) for context in manifest.contexts]
-    whole = [w.height * w.width for w in windows] + [int(found.span) ** 2 for found in load.lattices.values()]
+    whole = [int(found.span) ** 2 for found in load.lattices.values()]
+    for context in manifest.contexts:
+        window = context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid)
+        together = 0 if context.window.shared else (load.batch - 1) * manifest.tile  # of a batch, cut in one go
+        whole.append(window.height * (window.width + together))
     scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
     sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
-    piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (3 * classes if load.probabilities else 0))
+    piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (4 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
     sides += [lattice.side for lattice in load.lattices.values()]
-    batches = load.batch * (2 * pixel * sum(side * side for side in sides) + 8 * classes * manifest.tile**2)
+    batches = load.batch * (3 * pixel * sum(side * side for side in sides) + 12 * classes * manifest.tile**2)
     picture = PictureScale.of(box).size if load.picture else (0, 0)
     drawn = 40 * math.prod(picture)
     ids = 2 * manifest.tile * box.width
@@ -191,7 +195,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         + (0 if rescale.is_identity else resampling_memory(rescale, raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
-        assembling=int(_SLACK * (ids + block_of_all + CACHE + drawn + outlines + load.outputs)),
+        assembling=int(_SLACK * (ids + block_of_all + COPYING + drawn + outlines + load.outputs)),
     )
 
 

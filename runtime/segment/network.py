@@ -76,6 +76,11 @@ class Cut(NamedTuple):
 class Accumulator(Protocol):
     """Averages the scores of tiles over turns, merges overlapping tiles, and hands out what is finished."""
 
+    @property
+    def at_once(self) -> bool:
+        """Whether finished pixels are ready when they are handed out; else the next batch should be under way first."""
+        ...
+
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
         """Add a batch.
 
@@ -100,7 +105,12 @@ class Network(ABC):
         manifest: How its windows are cut, and what its classes are.
         batch: How many patches it takes at once.
         lattices: By name, the windows of contexts that it encodes once a raster instead of once for each patch.
+
+    Attributes:
+        in_any_thread: Whether it may run in another thread than the one that loaded it, and its scores stay valid.
     """
+
+    in_any_thread = False
 
     def __init__(self, manifest: Manifest, batch: int, lattices: Mapping[str, Lattice] | None = None) -> None:
         self.manifest, self.batch, self.lattices = manifest, batch, lattices or {}
@@ -296,6 +306,8 @@ def segmenter_inputs(
 class HostAccumulator:
     """Averages and merges in the host's memory, the scores of any network; it can count how far tiles agree."""
 
+    at_once = True
+
     def __init__(self, network: Network, region: Region, turns: tuple[Turn, ...], *, votes: bool = False) -> None:
         manifest = network.manifest
         self._on_host, self._turns = network.on_host, turns
@@ -303,13 +315,17 @@ class HostAccumulator:
 
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
         """Add a batch; yields what lies above its tiles."""
-        return self._merger.add(tiles, self._averaged(infer))
+        return self.merge(tiles, self.averaged(infer))
 
     def flush(self) -> Iterator[FinishedRows]:
         """What is left after the last tile."""
         return self._merger.flush()
 
-    def _averaged(self, infer: Callable[[Turn], Scores]) -> NDArray[np.float32]:
+    def merge(self, tiles: Sequence[Window], scores: NDArray[np.float32]) -> Iterator[FinishedRows]:
+        """Add what `averaged` gives for some tiles; yields what lies above them."""
+        return self._merger.add(tiles, scores)
+
+    def averaged(self, infer: Callable[[Turn], Scores]) -> NDArray[np.float32]:
         """Scores (N, classes, P, P) of a batch in each turn, turned back and averaged."""
         first, *others = self._turns
         total = first.back(self._on_host(infer(first)))

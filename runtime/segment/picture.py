@@ -81,10 +81,14 @@ class PictureScale:
         rows = _Bins.of(part.y - self.y, part.height, self.height, self.size[0])
         columns = _Bins.of(part.x - self.x, part.width, self.width, self.size[1])
         here = part.inside(window)
-        shown = pixels[:, :, :_BANDS][here].astype(np.float32)
-        has_data = np.ones(shown.shape[:2], np.float32) if valid is None else valid[here].astype(np.float32)
-        sums = rows.sums(columns.sums(shown * has_data[:, :, None], 1), 0)
-        return PicturePart(rows.first, columns.first, sums, rows.sums(columns.sums(has_data, 1), 0))
+        shown = pixels[:, :, :_BANDS][here].astype(np.float32, order="C")
+        if valid is None:
+            weights = columns.sums(np.ones((1, part.width), np.float32), 1).repeat(part.height, axis=0)
+        else:
+            has_data = valid[here].astype(np.float32)
+            shown *= has_data[:, :, None]
+            weights = columns.sums(has_data, 1)
+        return PicturePart(rows.first, columns.first, rows.sums(columns.sums(shown, 1), 0), rows.sums(weights, 0))
 
     def picture(self, parts: Iterable[PicturePart], dtype: str) -> Pixels:
         """Put the parts of a picture together.
@@ -137,14 +141,20 @@ class _Bins:
         )  # fmt: skip
 
     def sums(self, values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-        """Sums of values along an axis, one more than there are rows in `starts` where the last one reaches beyond."""
+        """Sums of values along an axis, one more than there are rows in `starts` where the last one reaches beyond.
+
+        The values are overwritten: only the last row in each one of the picture may reach into the next.
+        """
+        last = np.append(self.starts[1:], len(self.here)) - 1
         along = [1] * values.ndim
         along[axis] = -1
-        inside = np.add.reduceat(values * self.here.reshape(along), self.starts, axis=axis)
-        beyond = np.add.reduceat(values * self.next.reshape(along), self.starts, axis=axis)
-        pad = [(0, 0)] * values.ndim
-        pad[axis] = (0, 1)
-        total = np.pad(inside, pad)
-        pad[axis] = (1, 0)
-        total += np.pad(beyond, pad)
-        return total if self.next[-1] > 0 else np.delete(total, -1, axis)
+        ends = values.take(last, axis)
+        np.moveaxis(values, axis, 0)[last] = np.moveaxis(ends * self.here[last].reshape(along), axis, 0)
+        inside = np.add.reduceat(values, self.starts, axis=axis)
+        shape = list(inside.shape)
+        shape[axis] += bool(self.next[-1] > 0)
+        total = np.zeros(shape, np.float32)
+        found, beyond = np.moveaxis(total, axis, 0), np.moveaxis(ends * self.next[last].reshape(along), axis, 0)
+        found[: len(last)] = np.moveaxis(inside, axis, 0)
+        found[1:] += beyond[: len(found) - 1]
+        return total

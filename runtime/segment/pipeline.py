@@ -1,13 +1,13 @@
-"""Raster -> tiles -> batches -> scores -> finished blocks: the only composition, and the only place with threads.
+"""Raster -> tiles -> batches -> scores -> finished blocks: the only composition.
 
 One thread reads and resamples the next batch while the engine works on this one. Only that thread touches the source,
-so a source need not be safe for several.
+so a source need not be safe for several. On the host, another thread runs the engine, while the batch before is merged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -23,6 +23,7 @@ from ..tiling.temperature import tempered
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
 from .batches import BatchCutter, PatchBatch, grid_of
+from .beside import Beside
 from .network import Accumulator, FeatureCache, HostAccumulator, Network, Scores
 from .notices import warn_of_scene_blocks, warn_of_scores, warn_of_values
 from .picture import PicturePart, PictureScale
@@ -121,7 +122,7 @@ class Pipeline:
         with ThreadPoolExecutor(1, "fctl-read") as reader:
             for strip in self.strips(region, accumulator, reader, progress):
                 for rows in self._in_raster(strip):
-                    yield self._block(rows, reader.submit(self._look, rows.window).result())
+                    yield self._block(rows, reader.submit(self._look, rows.window))
 
     def strips(
         self,
@@ -132,7 +133,7 @@ class Pipeline:
     ) -> Iterator[FinishedRows]:
         """Finished pixels of a region, top to bottom.
 
-        They are handed out one batch late: on a GPU, the next batch is under way while somebody waits for them.
+        On a GPU they are handed out one batch late: the next batch is under way while somebody waits for them.
 
         Args:
             region: The region.
@@ -146,18 +147,22 @@ class Pipeline:
         self._forget_lattices()
         inferred = done = 0
         total, ready, before = len(region), list[FinishedRows](), self.skipped
-        for batch in self._batches(region, reader):
-            if batch:
-                _forget_unused(self._cache, batch)
-                finished, ready = ready, list(accumulator.add(batch.tiles, partial(self._infer, batch)))
-                yield from finished
-                inferred += len(batch.tiles)
-            so_far = min(inferred + self.skipped - before, total)
-            if progress and so_far > done:
-                progress(so_far, total)
-            done = so_far
-        yield from ready
-        yield from accumulator.flush()
+        with ThreadPoolExecutor(1, "fctl-engine") as engine:
+            if isinstance(accumulator, HostAccumulator) and self._network.in_any_thread:
+                accumulator = Beside(accumulator, engine)
+            for batch in self._batches(region, reader):
+                if batch:
+                    finished = accumulator.add(batch.tiles, partial(self._infer, batch))
+                    if not accumulator.at_once:
+                        finished, ready = iter(ready), list(finished)
+                    yield from finished
+                    inferred += len(batch.tiles)
+                so_far = min(inferred + self.skipped - before, total)
+                if progress and so_far > done:
+                    progress(so_far, total)
+                done = so_far
+            yield from ready
+            yield from accumulator.flush()
 
     def _forget_lattices(self) -> None:
         """Forget windows and features of contexts that are encoded once a raster, before a region begins.
@@ -176,6 +181,7 @@ class Pipeline:
 
     def _infer(self, batch: PatchBatch, turn: Turn) -> Scores:
         """The scores of a batch in one turn."""
+        _forget_unused(self._cache, batch)
         return self._network.run(batch, turn, self._cache)
 
     def _batches(self, region: Region, reader: ThreadPoolExecutor) -> Iterator[PatchBatch | None]:
@@ -213,10 +219,12 @@ class Pipeline:
         self.skipped += 1
         return False
 
-    def _block(self, strip: FinishedRows, look: _Look) -> Block:
-        """Finished pixels of the raster, as blocks have them."""
-        ids, valid, agreement = strip.ids(), look.valid, strip.agreement
+    def _block(self, strip: FinishedRows, looking: Future[_Look]) -> Block:
+        """Finished pixels of the raster, as blocks have them; made while the reader looks at them once more."""
+        ids, agreement = strip.ids(), strip.agreement
         found = tempered(strip.probabilities(), self._network.manifest.temperature) if self._probabilities else None
+        look = looking.result()
+        valid = look.valid
         lost = ids == NODATA
         if valid is not None:
             lost &= valid

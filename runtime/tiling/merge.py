@@ -93,13 +93,12 @@ def best_classes(scores: Scores) -> NDArray[np.uint8]:
     """The id of the class with the highest of the scores (classes, rows, columns), see `Strip.ids`."""
     best = scores[0].copy()
     ids = np.zeros(best.shape, np.uint8)
-    finite = np.isfinite(best)
     for index in range(1, len(scores)):  # class by class: argmax over the first axis is several times slower
         better = scores[index] > best
-        ids[better] = index
-        finite &= np.isfinite(scores[index])
+        np.maximum(ids, better.view(np.uint8) * np.uint8(index), out=ids)  # ids rise, so the last better one is highest
         np.maximum(best, scores[index], out=best)
-    ids[~finite] = NODATA
+    if not (np.isfinite(scores.min()) and np.isfinite(scores.max())):  # NaN is handed on by both
+        ids[~np.isfinite(scores).all(axis=0)] = NODATA
     return ids
 
 

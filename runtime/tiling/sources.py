@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -71,7 +71,7 @@ class HostSource:
         self: Source, windows: Sequence[Window], side: int, resampling: Resampling, count: int
     ) -> NDArray[np.generic]:
         """Cut and shrink several windows into an array (count, bands, side, side), see `Source.stack`."""
-        images = [resample(read_padded(self, window), side, resampling) for window in windows]
+        images = [resample(pixels, side, resampling) for pixels in _cut(self, windows)]
         like = images[0] if images else self.read(Window(0, 0, 1, 1))
         stacked = np.zeros((count, like.shape[2], side, side), like.dtype)
         for index, image in enumerate(images):
@@ -128,6 +128,28 @@ class ArraySource(HostSource):
 
     def _view(self, window: Window) -> Pixels:
         return self.pixels[window.y : window.bottom, window.x : window.right]
+
+
+def _cut(source: Source, windows: Sequence[Window]) -> Iterator[Pixels]:
+    """Pixels of windows; those side by side that touch are read in one go, for batches are rows of tiles."""
+    row = list[Window]()
+    for window in windows:
+        if row and not (
+            (row[-1].y, row[-1].height) == (window.y, window.height) and row[-1].x <= window.x <= row[-1].right
+        ):
+            yield from _cut_row(source, row)
+            row = []
+        row.append(window)
+    if row:
+        yield from _cut_row(source, row)
+
+
+def _cut_row(source: Source, row: Sequence[Window]) -> Iterator[Pixels]:
+    """Pixels of windows that follow each other from left to right."""
+    first = row[0]
+    around = Window(first.y, first.x, first.height, row[-1].right - first.x)
+    pixels = read_padded(source, around)
+    return (pixels[window.inside(around)] for window in row)
 
 
 def read_padded(source: Source, window: Window) -> Pixels:

@@ -55,6 +55,8 @@ class DeviceAccumulator:
         DeviceMemoryError: The sums do not fit into the GPU's memory.
     """
 
+    at_once = False
+
     def __init__(
         self,
         work: GpuWork,

@@ -8,6 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -47,7 +48,7 @@ class PartWriter:
     def __init__(self, path: Path, keep: Keep = KEEP_ALL) -> None:
         self._path, self._temporary, self._keep = path, path.with_suffix(".part"), keep
         self._file = self._temporary.open("wb")
-        self._archive = zipfile.ZipFile(self._file, "w", compresslevel=1)
+        self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
 
     def add(self, block: Block) -> None:
         """Append a block, whose window becomes the name of its arrays."""
@@ -90,11 +91,46 @@ class PartWriter:
         self._temporary.unlink(missing_ok=True)
 
     def _store(self, layer: str, place: str, array: NDArray[np.generic], unique: str = "") -> None:
-        entry = zipfile.ZipInfo(f"{layer}/{place}" + (f"@{unique}" if unique else ""))
+        name = f"{layer}/{place}" + (f"@{unique}" if unique else "")
         packed = array.dtype == np.uint8 or _is_constant(array)  # floats hardly shrink, but where there is no data
-        entry.compress_type = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
+        entry: str | zipfile.ZipInfo = name if packed else zipfile.ZipInfo(name)  # of which the latter is stored
         with self._archive.open(entry, "w", force_zip64=array.nbytes > 1 << 30) as file:
             np.lib.format.write_array(cast(BinaryIO, file), np.ascontiguousarray(array), allow_pickle=False)
+
+
+class WriterBehind:
+    """Writes the blocks of one shard in a thread, one at a time, while the caller makes the next one.
+
+    An error of a block is raised by the call that follows.
+
+    Args:
+        writer: What writes.
+        thread: The thread, an executor of one worker.
+    """
+
+    def __init__(self, writer: PartWriter, thread: ThreadPoolExecutor) -> None:
+        self._writer, self._thread = writer, thread
+        self._adding: Future[None] | None = None
+
+    def add(self, block: Block) -> None:
+        """Append a block, once the one before it was."""
+        self._wait()
+        self._adding = self._thread.submit(self._writer.add, block)
+
+    def finish(self) -> int:
+        """Complete the file, see `PartWriter.finish`."""
+        self._wait()
+        return self._writer.finish()
+
+    def abandon(self) -> None:
+        """Remove what was written."""
+        if self._adding:
+            wait([self._adding])
+        self._writer.abandon()
+
+    def _wait(self) -> None:
+        if self._adding:
+            self._adding.result()
 
 
 def _is_constant(array: NDArray[np.generic]) -> bool:

@@ -21,6 +21,9 @@ from rasterio.transform import Affine, from_origin
 from fctl.runtime import Paths, Segmenter
 from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.errors import RasterError
+from fctl.runtime.raster import cog
+from fctl.runtime.raster.files import open_any
+from fctl.runtime.raster.georeference import NOWHERE
 from fctl.runtime.raster.source import Georeference, open_raster
 from fctl.runtime.raster.writer import RasterSpec, create_raster
 from fctl.runtime.segment.options import OutputOptions
@@ -505,3 +508,18 @@ def test_a_png_that_ends_early_is_no_black_image(
     with pytest.raises(RasterError, match="damaged or cut short"):
         mask_of(segmenter, path)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_mask_is_the_same_however_many_threads_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = np.random.default_rng(0).integers(0, 5, (1, 1300, 1500), np.uint8)
+    spec = RasterSpec(
+        height=1300, width=1500, dtype="uint8", descriptions=("class",), nodata=255, colours=None, tags={}
+    )  # fmt: skip
+    for threads in (1, 4):
+        monkeypatch.setitem(cog._COPYING, "GDAL_NUM_THREADS", threads)
+        with cog.create_cog(tmp_path / f"{threads}.tif", spec, NOWHERE, {}) as writer:
+            writer.write(ids, 0)
+    with open_any(tmp_path / "1.tif") as mask:
+        assert mask.overviews(1) == [2, 4]
+        np.testing.assert_array_equal(mask.read(), ids)
+    assert (tmp_path / "1.tif").read_bytes() == (tmp_path / "4.tif").read_bytes()

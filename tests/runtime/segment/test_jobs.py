@@ -27,6 +27,7 @@ from fctl.runtime.segment import memory
 from fctl.runtime.segment.batches import grid_of
 from fctl.runtime.segment.pipeline import Pipeline
 from fctl.runtime.segment.shards import plan as plans
+from fctl.runtime.segment.shards.parts import PartWriter
 from fctl.runtime.segment.shards.plan import ShardPlan
 from fctl.runtime.segment.sinks import SINKS
 from fctl.runtime.tiling.merge import Merger
@@ -238,12 +239,14 @@ def failing(real: Callable[..., Any], at: int, error: BaseException) -> Callable
 
 
 FAULTS: list[tuple[str, object, str, int, BaseException]] = [
-    ("reading", RasterSource, "_read", 130, RasterError("damaged")),
+    ("reading", RasterSource, "_read", 60, RasterError("damaged")),
     ("looking", RasterSource, "valid", 70, RasterError("damaged")),
     ("engine", Session, "run", 31, EngineError("broken")),
     ("bug in the engine", Session, "run", 31, ZeroDivisionError("bug")),
     ("merger", Merger, "_add", 50, ZeroDivisionError("bug")),
     ("strip", Merger, "_strip", 9, ZeroDivisionError("bug")),
+    ("shard", PartWriter, "add", 9, OSError(28, "No space left on device")),
+    ("end of a shard", PartWriter, "finish", 2, OSError(28, "No space left on device")),
     ("source", RasterSource, "check_unchanged", 3, RasterError("it changed")),
     *[
         (f"sink {name}", type(SINKS[name]), "open", 1, OSError(28, "No space left on device"))

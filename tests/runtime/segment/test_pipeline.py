@@ -10,6 +10,7 @@ import pytest
 
 from fctl.runtime import Segmenter
 from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.engines.base import Session
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.pipeline import Block, segment_rows
@@ -134,3 +135,37 @@ def test_progress_counts_every_tile(batch: int) -> None:
         pass
     tiles = len(stride_starts(40)) * len(stride_starts(30))
     assert steps == [(min(done, tiles), tiles) for done in range(batch, tiles + batch, batch)]
+
+
+@pytest.mark.parametrize(("isolate", "thread"), [(False, "fctl-engine_0"), (True, "MainThread")])
+def test_the_engine_runs_beside_the_merger_unless_an_interrupt_must_end_it(
+    monkeypatch: pytest.MonkeyPatch, isolate: bool, thread: str
+) -> None:
+    threads, run = set[str](), Session.run
+
+    def noted(session: Session, inputs: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return run(session, inputs)
+
+    with Segmenter(tiny.TINY, backend="onnxruntime", isolate=isolate) as segmenter:
+        monkeypatch.setattr(Session, "run", noted)
+        segmenter.segment(image_of(61, 47))
+    assert threads == {thread}
+
+
+@pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL])
+def test_a_network_that_stays_in_its_thread_gives_the_same(bundle: Path) -> None:
+    source = ArraySource(image_of(61, 47))
+
+    def blocks(*, in_any_thread: bool) -> list[Block]:
+        network = HostNetwork(read_bundle(bundle), choose_engine("onnxruntime", "fp32"), 2)
+        network.in_any_thread = in_any_thread
+        try:
+            return list(segment_rows(network, source, probabilities=True))
+        finally:
+            network.close()
+
+    for one, other in zip(blocks(in_any_thread=True), blocks(in_any_thread=False), strict=True):
+        assert (one.y, one.x) == (other.y, other.x)
+        np.testing.assert_array_equal(one.ids, other.ids)
+        np.testing.assert_array_equal(one.probabilities, other.probabilities)
