@@ -25,7 +25,7 @@ ROOMS = {
     "evaluate": {"tiling", "bundle", "raster", "cuda", "engines", "segment"},
     "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate"},
 }
-GROUND = {"atomic", "choices", "errors", "progress", "remedies"}
+GROUND = {"atomic", "choices", "errors", "progress", "remedies", "stopwatch"}
 FORMER = {"contexts", "datasets", "evaluation", "merge", "pipeline"}  # documented once; nobody here imports them
 COMMAND_LINES = ("runtime/cli/", "export/cli/", "model/train/cli.py", "runtime/remedies.py")
 

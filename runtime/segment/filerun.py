@@ -61,7 +61,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         reading = stack.enter_context(ExitStack())
         raster = reading.enter_context(open_raster(
             job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
-            scale_range=job.scale_range,
+            scale_range=job.scale_range, stopwatch=job.stopwatch,
         ))  # fmt: skip
         frame = frame_of(job, manifest, raster)
         foreseen, box = foresee(worker, job, raster, frame), frame.area.box
@@ -74,7 +74,8 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         if len(folder.done) < len(plan.shards):
             if foreseen.spool:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
-                source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
+                with job.stopwatch.stage("read"):
+                    source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
             reading.enter_context(decoded_cache(foreseen.cache))
             left = plan.left(folder.done)
             worker.retried(
@@ -86,7 +87,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         bounds = {"FCTL_SCALE_BOUNDS": str(raster.scaling)} if raster.scaling else {}
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
-        with folder.writing():
+        with folder.writing(), job.stopwatch.stage("write"):
             _write_outputs(worker, georeference, frame, job, folder, plan, bounds)
         done = folder.journal.done.values()
     report = replace(
@@ -114,7 +115,7 @@ def _segment_shards(
     scale = PictureScale.of(frame.area.box) if job.picture else None
     pipeline = Pipeline(
         network, frame.source(source, foreseen.working), probabilities=job.probabilities, turns=turns,
-        votes=job.keep.votes, picture=scale,
+        votes=job.keep.votes, picture=scale, stopwatch=job.stopwatch,
     )  # fmt: skip
     plan = foreseen.plan
     shards, runs = plan.shards, list(plan.runs(folder.done))
@@ -136,19 +137,19 @@ def _keep_shards(
     """Write blocks that come top to bottom into the files of their shards."""
     following = next(blocks, None)
     for shard, bottom in bottoms.items():
-        with folder.writing():
+        with folder.writing(), job.stopwatch.stage("write"):
             writer = folder.writer(shard, job.keep)
         pixels, not_finite, implausible = np.zeros(NODATA + 1, np.int64), 0, 0
         try:
             while following and following.y < bottom:
-                with folder.writing():
+                with folder.writing(), job.stopwatch.stage("write"):
                     writer.add(following)
                 pixels += np.bincount(following.ids.ravel(), minlength=NODATA + 1)
                 not_finite += following.not_finite
                 implausible += following.implausible
                 following = next(blocks, None)
             source.check_unchanged()
-            with folder.writing():
+            with folder.writing(), job.stopwatch.stage("write"):
                 size = writer.finish()
         except BaseException:
             writer.abandon()
@@ -158,7 +159,7 @@ def _keep_shards(
             pixels={index: int(count) for index, count in enumerate(pixels[:NODATA].tolist()) if count},
             bad_blocks=tuple((w.y, w.x, w.height, w.width) for w in source.bad_blocks),
         )  # fmt: skip
-        with folder.writing():
+        with folder.writing(), job.stopwatch.stage("write"):
             folder.add(done)
         check_limit(job.memory)
 
