@@ -83,19 +83,16 @@ class Stopwatch:
         self._now, self._own, self._foreground = now, threading.local(), _Laps(now)
         self._own.laps, self._all = self._foreground, [self._foreground]
 
-    @contextmanager
-    def stage(self, name: Stage) -> Iterator[None]:
-        """Count the time in which the block runs for a stage, and not for the one around it.
+    def stage(self, name: Stage) -> AbstractContextManager[None]:
+        """Count the time in which a block runs for a stage, and not for the one around it.
 
         Args:
             name: The stage.
+
+        Returns:
+            What the block is run in.
         """
-        laps = self._laps()
-        laps.begin(name)
-        try:
-            yield
-        finally:
-            laps.end()
+        return self._laps().stage(name)
 
     def each(self, name: Stage, items: Iterator[_Item]) -> Iterator[_Item]:
         """Count the time in which an iterator makes its items for a stage, and not what is done with them.
@@ -192,15 +189,16 @@ class _Laps:
         self._running: list[Stage] = []
         self._now, self._since = now, Taken()
 
-    def begin(self, name: Stage) -> None:
-        """Let a stage run, and the one around it stand still."""
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Let a stage run, while the one around it stands still."""
         self._lap()
         self._running.append(name)
-
-    def end(self) -> None:
-        """End the innermost stage."""
-        self._lap()
-        self._running.pop()
+        try:
+            yield
+        finally:
+            self._lap()
+            self._running.pop()
 
     def _lap(self) -> None:
         """Count what passed since the last time for the innermost stage."""
