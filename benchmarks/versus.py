@@ -11,6 +11,8 @@ Medians are printed, with the ratio to the first row, and the share of pixels th
 from __future__ import annotations
 
 import argparse
+import copy
+import logging
 import shutil
 import statistics
 import tempfile
@@ -22,7 +24,6 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from PIL import Image
 
 from fctl.model.config import NetworkConfig
@@ -40,8 +41,8 @@ from fctl.runtime.errors import FctlError
 
 from .parts import peers
 from .parts.procedures import Took, elsewhere, plain, release, timed
-from .parts.pytorch import channels_last, compile_steps
-from .parts.random_weights import make_network, stirred
+from .parts.pytorch import compile_steps
+from .parts.random_weights import make_network
 
 _ENGINES: tuple[tuple[Backend, RunPrecision], ...] = (
     ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"),
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--monai", type=Path, help="a Python with monai, torch and Pillow")
     parser.add_argument("--peers-side", type=int, default=6000, help="of the image for other tools")
     arguments = parser.parse_args()
+    logging.getLogger("fctl").setLevel(logging.ERROR)  # random weights are validated for nothing
     print(f"{processor()}, {cores()} cores, load {load()}")
     with tempfile.TemporaryDirectory(prefix="fctl-versus-") as folder:
         _procedures(Path(folder), arguments)
@@ -120,7 +122,7 @@ def _in_pytorch(network: FCtL, alone: FCtL, bundle: Bundle, folder: Path, small:
         "plain loop without contexts, PyTorch fp32": plain(alone, manifest),
     }
     if shutil.which("g++") or shutil.which("clang++"):
-        compiled = channels_last(stirred(network.config))
+        compiled = copy.deepcopy(network)
         compile_steps(compiled)
         steps["release's procedure, torch.compile"] = release(compiled, manifest)
     else:
@@ -181,11 +183,7 @@ def _print(title: str, contenders: Sequence[Contender]) -> None:
 
 def _mask(path: Path) -> np.ndarray:
     """Class ids (height, width) of a mask."""
-    if path.suffix == ".png":
-        return np.array(Image.open(path))
-    with rasterio.open(path) as dataset:
-        found: np.ndarray = dataset.read(1)
-    return found
+    return np.array(Image.open(path))
 
 
 def _peers(folder: Path, arguments: argparse.Namespace) -> None:
