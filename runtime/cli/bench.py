@@ -62,12 +62,15 @@ class Measurement(OptionGroup):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files(OptionGroup):
-    """What is written."""
+class Report(OptionGroup):
+    """What is told."""
 
-    panel = "Files"
+    panel = "Report"
 
-    json: Annotated[Path | None, typer.Option(metavar="FILE", help="All figures, of every round too.")] = None
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print all figures, of every round too, as JSON on standard output, no tables."),
+    ] = False
     chart: Annotated[Path | None, typer.Option(metavar="FILE", help="Seconds by stage as a picture: .png or .svg.")] = (
         None
     )
@@ -84,7 +87,7 @@ def bench(
     ],
     compared: Combinations,
     measurement: Measurement,
-    files: Files,
+    report: Report,
 ) -> None:
     """Time bundles on an image as fctl-run segments it: by stage, side by side in one run.
 
@@ -95,7 +98,7 @@ def bench(
     precisions = listed("--precision", compared.precision, get_args(RunPrecision))
     encodings = listed("--contexts", compared.contexts, get_args(ContextEncoding))
     batches = tuple(dict.fromkeys(numbers("--batch", compared.batch, "1,4,8")))
-    _check_files(files)
+    _check_chart(report)
 
     from ..bench.cases import plan_cases
     from ..bench.rounds import Plan, compare
@@ -113,14 +116,14 @@ def bench(
     )  # fmt: skip
     with ExitStack() as stack:
         stack.enter_context(ending_at_once())
-        document = stack.enter_context(_written(files.json, "json"))
-        chart = stack.enter_context(_written(files.chart, "chart"))
+        chart = stack.enter_context(_written(report.chart))
         with progress_bars("runs") as progress:
             comparison = compare(cases, plan, progress)
-        _print(comparison)
-        _write(comparison, document, chart)
-    for path in filter(None, (files.json, files.chart)):
-        echo(f"wrote {path}")
+        if chart:
+            _draw(comparison, chart)
+    _print(comparison, as_json=report.json)
+    if report.chart and not report.json:
+        echo(f"wrote {report.chart}")
 
 
 def _arguments(arguments: Sequence[str]) -> tuple[list[str], str | None]:
@@ -139,55 +142,55 @@ def _is_bundle(name: str) -> bool:
     return name == "default" or name.endswith(".fctl") or Path(name).is_dir()
 
 
-def _check_files(files: Files) -> None:
-    """Refuse files that could not be written, before anything is measured."""
-    if files.chart:
-        if files.chart.suffix.lower() not in _PICTURES:
-            raise usage(f"--chart: expected a name that ends in {' or '.join(_PICTURES)}, found {str(files.chart)!r}")
-        from ..evaluate.plots import check_matplotlib
+def _check_chart(report: Report) -> None:
+    """Refuse a chart that could not be drawn or written, before anything is measured."""
+    path = report.chart
+    if path is None:
+        return
+    if path.suffix.lower() not in _PICTURES:
+        raise usage(f"--chart: expected a name that ends in {' or '.join(_PICTURES)}, found {str(path)!r}")
+    from ..evaluate.plots import check_matplotlib
 
-        check_matplotlib()
-    for path in filter(None, (files.json, files.chart)):
-        if path.is_dir():
-            raise OutputError(subject=path, expected="a file to write", found="a folder")
-        if path.exists() and not files.overwrite:
-            raise OutputError(f"{path} exists already", remedy="use --overwrite to replace it")
+    check_matplotlib()
+    if path.is_dir():
+        raise OutputError(subject=path, expected="a file to write", found="a folder", remedy="choose another --chart")
+    if path.exists() and not report.overwrite:
+        raise OutputError(f"{path} exists already", remedy="use --overwrite to replace it")
 
 
 @contextmanager
-def _written(path: Path | None, argument: str) -> Iterator[Path | None]:
-    """A name for a file while it is made; it appears whole. None where it is not wanted."""
+def _written(path: Path | None) -> Iterator[Path | None]:
+    """A name for the chart while it is made; it appears whole. None where it is not wanted."""
     if path is None:
         yield None
         return
     from ..atomic import atomic_write
 
-    with atomic_write(path, argument) as place:
+    with atomic_write(path, "chart") as place:
         yield place
 
 
-def _print(comparison: Comparison) -> None:
+def _draw(comparison: Comparison, place: Path) -> None:
+    from ..bench.chart import draw
+
+    draw(comparison).save(place)
+
+
+def _print(comparison: Comparison, *, as_json: bool) -> None:
+    from ..bench.document import document
     from ..bench.tables import tables
 
+    if as_json:
+        typer.echo(json.dumps(document(comparison)))
+        return
     for table in tables(comparison):
         print_table(table.title, table.rows, table.header)
-
-
-def _write(comparison: Comparison, document_place: Path | None, chart_place: Path | None) -> None:
-    from ..bench.chart import draw
-    from ..bench.document import document
-
-    if document_place:
-        text = json.dumps(document(comparison), indent=2, ensure_ascii=False)
-        document_place.write_text(text + "\n", encoding="utf-8")
-    if chart_place:
-        draw(comparison).save(chart_place)
 
 
 bench_app = command(
     bench,
     examples=(
         "default image.tif --backend onnxruntime,openvino --contexts exact,shared",
-        "city.fctl small.fctl --size 5000 --frames 100 --json bench.json --chart bench.png",
+        "city.fctl small.fctl --size 5000 --frames 100 --chart bench.png",
     ),
 )

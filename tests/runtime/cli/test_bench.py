@@ -41,19 +41,16 @@ def bench(folder: Path, monkeypatch: pytest.MonkeyPatch, in_process: InProcess) 
     return run
 
 
-def read(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
+def read(result: Result) -> Any:
+    assert_fine(result)
+    return json.loads(result.stdout)
 
 
 def test_cases_side_by_side(folder: Path, bench: Bench) -> None:
-    result = bench(
+    found = read(bench(
         tiny.TINY_ONCE, "image.tif", "--backend", "onnxruntime", "--rounds", "2", "--contexts", "exact,shared",
-        "--batch", "1,4", "--frames", "3", "--frame-size", "40", "--json", "out/bench.json",
-    )  # fmt: skip
-    assert_fine(result)
-    assert "Speed: image.tif, tiny_once, onnxruntime fp32; medians of 2 rounds" in result.stdout
-    assert result.stdout.splitlines()[-1] == "wrote out/bench.json"
-    found = read(folder / "out" / "bench.json")
+        "--batch", "1,4", "--frames", "3", "--frame-size", "40", "--json",
+    ))  # fmt: skip
     assert (found["schema"], found["image"], found["frame"], found["skipped"]) == (1, "image.tif", 40, [])
     cases = found["cases"]
     assert [(case["contexts"], case["batch"]) for case in cases] == [
@@ -71,7 +68,20 @@ def test_cases_side_by_side(folder: Path, bench: Bench) -> None:
                 0 < one["outside_processor_seconds"] < one["processor_seconds"]
             )
     assert cases[0]["rounds"][0]["patches"] == cases[2]["rounds"][0]["patches"] > 0
-    assert files_in(folder) == ["image.tif", "out/bench.json"]
+    assert files_in(folder) == ["image.tif"]
+
+
+def test_tables_say_what_cases_have_in_common(bench: Bench) -> None:
+    result = bench(tiny.TINY, "image.tif", *ONNX, "--batch", "1,4", "--frames", "2")
+    assert_fine(result)
+    assert "Speed: image.tif, tiny, onnxruntime fp32, exact contexts; medians of 1 rounds" in result.stdout
+    for title in ("Speed", "Seconds by stage", "Latency"):
+        rows = [
+            line.split("│")[1].strip()
+            for line in result.stdout.split(title)[1].split("└")[0].splitlines()
+            if "│" in line
+        ]
+        assert rows == ["batch 1", "batch 4"]
 
 
 @pytest.mark.skipif(not find_spec("matplotlib"), reason="charts need matplotlib")
@@ -79,18 +89,18 @@ def test_a_mosaic_and_charts(folder: Path, bench: Bench) -> None:
     for name, magic in (("chart.png", b"\x89PNG"), ("chart.svg", b"<?xml")):
         assert_fine(bench(tiny.TINY_PLAIN, *ONNX, "--size", "100", "--chart", name))
         assert (folder / name).read_bytes().startswith(magic)
-    result = bench(tiny.TINY_PLAIN, *ONNX, "--size", "100", "--chart", "chart.png")
-    assert_one_error(result, "chart.png exists already", "--overwrite")
+        assert_one_error(bench(tiny.TINY_PLAIN, *ONNX, "--chart", name), f"{name} exists already", "--overwrite")
+    (folder / "folder.png").mkdir()
+    assert_one_error(bench(tiny.TINY_PLAIN, *ONNX, "--chart", "folder.png"), "found a folder", "--chart")
+    result = bench(tiny.TINY_PLAIN, *ONNX, "--size", "50", "--chart", "chart.png/chart.png")
+    assert_one_error(result, "cannot write", "choose another --chart")
 
 
-def test_what_cannot_run_is_skipped(folder: Path, bench: Bench) -> None:
-    result = bench(
-        tiny.TINY, "image.tif", *ONNX, "--precision", "fp32,int8", "--contexts", "exact,shared", "--json", "j"
-    )
-    assert_fine(result)
+def test_what_cannot_run_is_skipped(bench: Bench) -> None:
+    result = bench(tiny.TINY, "image.tif", *ONNX, "--precision", "fp32,int8", "--contexts", "exact,shared", "--json")
+    found = read(result)
     skips = [line for line in result.stderr.splitlines() if "skipped" in line]
     assert len(skips) == 3 and all(line.startswith("warning: skipped ") for line in skips)
-    found = read(folder / "j")
     assert [(case["precision"], case["contexts"]) for case in found["cases"]] == [("fp32", "exact")]
     assert [(one["precision"], one["contexts"]) for one in found["skipped"]] == [
         ("fp32", "shared"), ("int8", "exact"), ("int8", "shared")
@@ -142,11 +152,7 @@ def test_wrong_calls(bench: Bench, arguments: tuple[str, ...], told: str) -> Non
 def test_wrong_files(folder: Path, bench: Bench) -> None:
     assert_one_error(bench("default", "gone.tif"), "gone.tif")
     assert_one_error(bench("gone.fctl", *ONNX), "gone.fctl")
-    (folder / "notes").write_text("precious")
-    assert_one_error(bench(tiny.TINY, "image.tif", *ONNX, "--json", "notes"), "notes exists already", "--overwrite")
-    assert_one_error(bench(tiny.TINY, "image.tif", *ONNX, "--json", "."), "found a folder")
-    assert_one_error(bench(tiny.TINY, "image.tif", *ONNX, "--json", "notes/a.json"), "choose another --json")
-    assert files_in(folder) == ["image.tif", "notes"]
+    assert files_in(folder) == ["image.tif"]
 
 
 def test_it_loads_no_engine_itself_and_needs_neither_torch_nor_onnx(folder: Path) -> None:
