@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -114,9 +114,7 @@ def bench(
         image=image, side=measurement.size, rounds=measurement.rounds, frames=measurement.frames,
         frame=measurement.frame_size,
     )  # fmt: skip
-    with ExitStack() as stack:
-        stack.enter_context(ending_at_once())
-        chart = stack.enter_context(_written(report.chart))
+    with ending_at_once(), _written(report.chart) as chart:
         with progress_bars("runs") as progress:
             comparison = compare(cases, plan, progress)
         if chart:
