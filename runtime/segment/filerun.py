@@ -137,19 +137,19 @@ def _keep_shards(
     """Write blocks that come top to bottom into the files of their shards."""
     following = next(blocks, None)
     for shard, bottom in bottoms.items():
-        with folder.writing(), job.stopwatch.stage("write"):
-            writer = folder.writer(shard, job.keep)
+        with folder.writing():
+            writer = folder.writer(shard, job.keep, job.stopwatch)
         pixels, not_finite, implausible = np.zeros(NODATA + 1, np.int64), 0, 0
         try:
             while following and following.y < bottom:
-                with folder.writing(), job.stopwatch.stage("write"):
+                with folder.writing():
                     writer.add(following)
                 pixels += np.bincount(following.ids.ravel(), minlength=NODATA + 1)
                 not_finite += following.not_finite
                 implausible += following.implausible
                 following = next(blocks, None)
             source.check_unchanged()
-            with folder.writing(), job.stopwatch.stage("write"):
+            with folder.writing():
                 size = writer.finish()
         except BaseException:
             writer.abandon()
@@ -159,7 +159,7 @@ def _keep_shards(
             pixels={index: int(count) for index, count in enumerate(pixels[:NODATA].tolist()) if count},
             bad_blocks=tuple((w.y, w.x, w.height, w.width) for w in source.bad_blocks),
         )  # fmt: skip
-        with folder.writing(), job.stopwatch.stage("write"):
+        with folder.writing():
             folder.add(done)
         check_limit(job.memory)
 
