@@ -119,7 +119,7 @@ def _serve(pipe: Connection, case: Case) -> None:
             case.bundle, backend=case.backend, precision=case.precision, batch=case.batch, contexts=case.contexts,
             build_engines=case.build_engines,
         ) as segmenter:  # fmt: skip
-            pipe.send((_opened(segmenter, case), heard.taken()))
+            pipe.send((_opened(segmenter), heard.taken()))
             while True:
                 answer = _done(pipe.recv(), segmenter)
                 pipe.send((answer, heard.taken()))
@@ -158,12 +158,12 @@ def _sendable(error: Exception) -> Exception:
     return error if isinstance(error, FctlError) else RuntimeError(f"{type(error).__name__}: {error}")
 
 
-def _opened(segmenter: Segmenter, case: Case) -> Opened:
+def _opened(segmenter: Segmenter) -> Opened:
     manifest, engine = segmenter.manifest, segmenter.engine
     encoded = any(context.encoder for context in manifest.contexts)
     return Opened(
         name=manifest.name, engine=engine.name, version=engine_version(engine.name), device=engine.device,
         precision=engine.precision, contexts="shared" if segmenter.once else "exact" if encoded else "none",
-        batch=manifest.fixed_batch or case.batch, tile=manifest.tile, bands=manifest.input.bands,
+        batch=segmenter.batch, tile=manifest.tile, bands=manifest.input.bands,
         dtype=manifest.input.dtype,
     )  # fmt: skip

@@ -103,6 +103,11 @@ class Segmenter:
         engine = self.engine = self._network.engine
         log.info("bundle %s runs on %s, %s, %s", self.manifest.name, engine.name, engine.device, engine.precision)
 
+    @property
+    def batch(self) -> int:
+        """Tiles for each run of the engine: as many as were asked for, unless the bundle or memory allows others."""
+        return self._loaded().batch
+
     def segment(self, image: Pixels, *, probabilities: bool = False) -> Segmentation:
         """Segment one image in memory.
 
