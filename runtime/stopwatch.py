@@ -19,7 +19,7 @@ Stage = Literal["read", "shrink", "encode", "gather", "segment", "merge", "write
 """What a run spends its time on.
 
 - read: windows of the image are read and decoded, and it is seen where they have data.
-- shrink: patches and contexts are cut from what was read, and contexts are shrunk.
+- shrink: patches and contexts are cut from what was read; contexts and the preview are shrunk.
 - encode: the engine encodes contexts.
 - gather: the features that each patch needs are put together from encoded contexts.
 - segment: the engine segments patches.
