@@ -72,7 +72,7 @@ class WarmUp:
     def __call__(self, segmenter: Segmenter) -> frozenset[int]:
         """Segment black in memory, which starts no thread but the engine's, then a corner of the image into files."""
         manifest = segmenter.manifest
-        side = 2 * manifest.tile
+        side = manifest.tile  # one batch
         segmenter.segment(np.zeros((side, side, manifest.input.bands), manifest.input.dtype))
         threads = other_threads()
         with TemporaryDirectory(dir=self.folder) as out:
