@@ -6,13 +6,12 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
 
 from ..errors import EngineError, FctlError
 from ..progress import StageProgress
-from ..segment.segmenter import Segmenter
 from .cases import Case, Opened
 from .pixels import write_mosaic
 from .process import CaseProcess
@@ -20,8 +19,6 @@ from .results import CaseResult, Comparison, Skipped
 from .work import FileRun, Frames, Image, Measured, WarmUp
 
 log = logging.getLogger(__name__)
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +65,14 @@ class _Cases:
         self.running: list[_Runner] = []
         self.skipped: list[Skipped] = []
 
-    def tried(self, case: Case, work: Callable[[], _Result]) -> _Result | None:
-        """What some work for a case gives; where it cannot be done, None, and the case is skipped with a warning."""
+    def tried(self, case: Case, work: Callable[[], None]) -> None:
+        """Do some work for a case; where it cannot be done, the case is skipped with a warning."""
         try:
-            return work()
+            work()
         except FctlError as error:
             self.skipped.append(Skipped(case=case, error=error))
             self.running = [runner for runner in self.running if runner.case is not case]
             log.warning("skipped %s: %s", case.label, error)
-            return None
 
 
 def compare(cases: Sequence[Case], plan: Plan, progress: StageProgress | None = None) -> Comparison:
@@ -91,14 +87,14 @@ def compare(cases: Sequence[Case], plan: Plan, progress: StageProgress | None = 
         What was found; at least one case ran.
 
     Raises:
-        EngineError: No case can run here. Of a single one, its own error is raised.
-        InputError: There is no image, and the pixels that come with fctl are missing.
+        EngineError: No case can run here.
+        FctlError: The only case cannot run here; this is its own error.
     """
     found = _Cases()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="fctl-bench-")))
         for case in cases:
-            found.tried(case, lambda case=case: _open(case, plan, folder, found, stack))  # type: ignore[misc]
+            found.tried(case, partial(_open, case, plan, folder, found, stack))
         for number in range(plan.rounds):
             _round(found, plan, folder, number, progress)
         if not found.running:
@@ -136,7 +132,7 @@ def _round(found: _Cases, plan: Plan, folder: Path, number: int, progress: Stage
     order = list(found.running)
     first = number % len(order) if order else 0
     for index, runner in enumerate((*order[first:], *order[:first])):
-        found.tried(runner.case, lambda runner=runner: _measure(runner, plan, folder))  # type: ignore[misc]
+        found.tried(runner.case, partial(_measure, runner, plan, folder))
         if progress:
             progress("rounds", number * len(order) + index + 1, plan.rounds * len(order))
 
@@ -146,9 +142,7 @@ def _measure(runner: _Runner, plan: Plan, folder: Path) -> None:
     run = FileRun(image=runner.image, folder=folder, engine_threads=runner.engine_threads)
     runner.rounds.append(runner.process.ask(run))
     if plan.frames:
-        frames: Callable[[Segmenter], tuple[float, ...]] = Frames(
-            image=runner.image, side=plan.frame, count=plan.frames
-        )
+        frames = Frames(image=runner.image, side=plan.frame, count=plan.frames)
         runner.frames.extend(runner.process.ask(frames))
 
 

@@ -29,7 +29,7 @@ def tables(comparison: Comparison) -> Iterator[Table]:
     common, labels = labelled(results)
     where = ", ".join(filter(None, (comparison.image, common)))
     yield Table(
-        title=f"Speed: {where}; medians of {len(results[0].rounds)} rounds (lowest - highest)",
+        title=f"Speed: {where}; {_rounds(len(results[0].rounds))}",
         header=(
             "case", "seconds", "ratio", "MPix/s", "patches/s", "engine", "CPU ms/MPix outside the engine", "peak MB"
         ),
@@ -73,6 +73,10 @@ def _speed(result: CaseResult, first: CaseResult) -> tuple[str, ...]:
         "-" if outside is None else f"{outside.median:.0f}",
         "-" if result.peak is None else f"{result.peak / 1e6:.0f}",
     )
+
+
+def _rounds(count: int) -> str:
+    return "one round" if count == 1 else f"medians of {count} rounds (lowest - highest)"
 
 
 def _seconds(spread: Spread | None) -> str:

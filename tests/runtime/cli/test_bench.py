@@ -74,7 +74,7 @@ def test_cases_side_by_side(folder: Path, bench: Bench) -> None:
 def test_tables_say_what_cases_have_in_common(bench: Bench) -> None:
     result = bench(tiny.TINY, "image.tif", *ONNX, "--batch", "1,4", "--frames", "2")
     assert_fine(result)
-    assert "Speed: image.tif, tiny, onnxruntime fp32, exact contexts; medians of 1 rounds" in result.stdout
+    assert "Speed: image.tif, tiny, onnxruntime fp32, exact contexts; one round" in result.stdout
     for title in ("Speed", "Seconds by stage", "Latency"):
         rows = [
             line.split("│")[1].strip()
