@@ -1,7 +1,7 @@
 """Time and memory of runs by the size of the raster: python -m benchmarks.scaling BUNDLE [--megapixels 1,4,25,100,400].
 
 Each size is a process of its own that segments a square raster once, from file to file. Where a run is linear, the
-line of the time is straight; where memory is bounded, that of the peak is flat. Rasters lie in a temporary folder, one
+line of the time is straight; where memory is bounded, that of the peak levels off. Rasters lie in a temporary folder, one
 at a time. A network that costs next to nothing shows what all else takes.
 """
 
@@ -101,7 +101,7 @@ def _measured(side: int, arguments: argparse.Namespace) -> Point:
 
 def _draw(points: Sequence[Point], path: Path) -> None:
     """Draw time and memory by size."""
-    chart, (upper, lower) = stacked("Time grows with the raster, memory does not", 2, "megapixels")
+    chart, (upper, lower) = stacked("A run by the size of its raster", 2, "megapixels")
     sizes = [point.megapixels for point in points]
     for panel, label, values, colour in (
         (upper, "seconds", [point.seconds for point in points], BLUE),
@@ -109,7 +109,7 @@ def _draw(points: Sequence[Point], path: Path) -> None:
     ):
         panel.plot(sizes, values, "o-", color=colour)
         panel.set_ylabel(label)
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.15 * max(values))
     lower.set_xlim(left=0)
     chart.save(path)
 

@@ -62,7 +62,7 @@ def commands(folder: Path, image: Path, geodeep: Path | None, monai: Path | None
     fctl = [sys.executable, "-c", _OURS]
     export = [*fctl, "export", str(folder / "five.onnx"), "--classes", ",".join(_CLASSES), "--tile", str(TILE)]
     subprocess.run([*export, "--out", str(folder / "five.fctl")], check=True, capture_output=True)
-    run = [*fctl, "run", str(image), "--bundle", str(folder / "five.fctl"), "--backend", "onnxruntime", "--overwrite"]
+    run = [*fctl, "run", str(image), "--bundle", str(folder / "five.fctl"), "--no-preview", "--overwrite"]
     found = {"fctl": [*run, "--out", str(folder / "ours"), "--quiet"]}
     if geodeep:
         model, mask = str(folder / "geodeep.onnx"), str(folder / "geodeep.tif")
