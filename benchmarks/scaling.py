@@ -1,8 +1,8 @@
 """Time and memory of runs by the size of the raster: python -m benchmarks.scaling BUNDLE [--megapixels 1,4,25,100,400].
 
 Each size is a process of its own that segments a square raster once, from file to file. Where a run is linear, the
-line of the time is straight; where memory is bounded, that of the peak levels off. Rasters lie in a temporary folder, one
-at a time. A network that costs next to nothing shows what all else takes.
+line of the time is straight; where memory is bounded, that of the peak levels off. Rasters lie in a temporary folder,
+one at a time. A network that costs next to nothing shows what all else takes.
 """
 
 from __future__ import annotations
