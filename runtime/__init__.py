@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .segment.results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
     from .segment.segmenter import Segmenter
     from .segment.where import Where
+    from .stopwatch import Stopwatch
     from .tiling.merge import Merger
     from .tiling.sources import ArraySource
 
@@ -32,6 +33,7 @@ __all__ = [
     "Scene",
     "Segmentation",
     "Segmenter",
+    "Stopwatch",
     "Where",
     "cut_batch",
     "grid_of",
@@ -46,6 +48,7 @@ _HOMES = {
     ".segment.results": ("DeviceSegmentation", "Estimate", "Paths", "Report", "Segmentation"),
     ".segment.segmenter": ("Segmenter",),
     ".segment.where": ("Where",),
+    ".stopwatch": ("Stopwatch",),
     ".tiling.merge": ("Merger",),
     ".tiling.sources": ("ArraySource",),
 }

@@ -13,7 +13,7 @@ from .errors import FctlError, OutputError
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, argument: str = "out") -> Iterator[Path]:
     """Make a file or a folder under a temporary name, which becomes its own when the block ends well.
 
     The temporary name lies beside the other one and keeps its suffix, by which formats are told. It is removed when
@@ -21,6 +21,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file or folder to make.
+        argument: What names it, for the error.
 
     Yields:
         The temporary name.
@@ -29,7 +30,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         OutputError: It cannot be written; at once, if the folder does not allow it.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.part{path.suffix}")
-    with empty_folders_removed(path.parents), as_output_error(f"cannot write {path}", lambda _: "choose another `out`"):
+    with (
+        empty_folders_removed(path.parents),
+        as_output_error(f"cannot write {path}", lambda _: f"choose another `{argument}`"),
+    ):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if not os.access(path.parent, os.W_OK | os.X_OK):

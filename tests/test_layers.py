@@ -23,9 +23,10 @@ ROOMS = {
     "engines": {"bundle", "cuda"},
     "segment": {"tiling", "bundle", "raster", "cuda", "engines"},
     "evaluate": {"tiling", "bundle", "raster", "cuda", "engines", "segment"},
-    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate"},
+    "bench": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate"},
+    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate", "bench"},
 }
-GROUND = {"atomic", "choices", "errors", "progress", "remedies"}
+GROUND = {"atomic", "choices", "errors", "progress", "remedies", "stopwatch"}
 FORMER = {"contexts", "datasets", "evaluation", "merge", "pipeline"}  # documented once; nobody here imports them
 COMMAND_LINES = ("runtime/cli/", "export/cli/", "model/train/cli.py", "runtime/remedies.py")
 

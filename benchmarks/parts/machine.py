@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fctl.runtime.bench.machine import cores, load, processor, size_in
 from fctl.runtime.cuda import driver
 from fctl.runtime.errors import EngineError
 
@@ -87,11 +88,11 @@ class Memory:
 
     def host(self) -> int | None:
         """Resident bytes of this process; None where the system does not tell."""
-        return _field("VmRSS")
+        return size_in("VmRSS")
 
     def peak(self) -> int | None:
         """The most bytes that were ever resident; None likewise."""
-        return _field("VmHWM")
+        return size_in("VmHWM")
 
     def gpu(self) -> int | None:
         """Bytes of the GPU's memory that are in use; None without one, or where an engine has made it unusable."""
@@ -122,10 +123,9 @@ def describe(memory: Memory) -> Machine:
             memory=device.free_memory()[1],
         )
     jetson = _line(Path("/etc/nv_tegra_release"))
-    total = _field("MemTotal", "/proc/meminfo")
+    total = size_in("MemTotal", "/proc/meminfo")
     return Machine(
-        gpu=gpu, no_gpu=memory.reason, cpu=_cpu(), cores=_cores(), memory=total,
-        load=round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
+        gpu=gpu, no_gpu=memory.reason, cpu=processor(), cores=cores(), memory=total, load=load(),
         system=platform.platform() + (f"; {jetson}" if jetson else ""),
     )  # fmt: skip
 
@@ -162,32 +162,6 @@ def commit(folder: Path) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changes else "")
-
-
-def _cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu() -> str:
-    """The processor's name; lines of some ARM kernels have numbers in its place."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "model\t"))]
-    named = [name for name in names if not name.isdigit()]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
-def _field(name: str, path: str = "/proc/self/status") -> int | None:
-    """A size in kB of a file of the proc file system, in bytes; None where it is not there."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    found = [line for line in lines if line.startswith(f"{name}:")]
-    return int(found[0].split()[1]) * 1024 if found else None
 
 
 def _line(path: Path) -> str | None:

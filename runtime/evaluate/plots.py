@@ -49,7 +49,7 @@ class Chart:
     fitted: bool = False
 
     def save(self, path: Path) -> None:
-        """Write the chart as PNG, whatever the name's ending.
+        """Write the chart, as SVG where the name ends so, else as PNG.
 
         Args:
             path: The file; it is replaced if it exists.
@@ -58,7 +58,8 @@ class Chart:
             OSError: The file cannot be written.
         """
         box = "tight" if self.fitted else None
-        self.figure.savefig(path, format="png", bbox_inches=box, pad_inches=0.15, metadata={"Software": None})
+        kind, unsaid = ("svg", "Date") if path.suffix.lower() == ".svg" else ("png", "Software")
+        self.figure.savefig(path, format=kind, bbox_inches=box, pad_inches=0.15, metadata={unsaid: None})
 
 
 def check_matplotlib() -> None:

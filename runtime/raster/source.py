@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 
 from ..errors import InputError, RasterError
+from ..stopwatch import STOPPED, Stopwatch, timed
 from ..tiling.resampling import Pixels
 from ..tiling.sources import HostSource
 from ..tiling.windows import Window
@@ -46,6 +47,7 @@ class RasterSource(HostSource):
         path: Its name, for messages.
         bands: The bands in use.
         scaling: What turns its samples into those that are wanted; None where they are those.
+        stopwatch: What takes the time of reading.
 
     Raises:
         RasterError: The file is damaged.
@@ -54,11 +56,14 @@ class RasterSource(HostSource):
         name: The name of the raster, for messages.
         scaling: What turns its samples into those that are wanted, or None.
         implausible: Pixels that `valid` took as missing for a value that nobody declared, so far.
+        stopwatch: What takes the time of reading.
     """
 
-    def __init__(self, blocks: Blocks, path: Place, bands: Bands, scaling: Scaling | None = None) -> None:
+    def __init__(
+        self, blocks: Blocks, path: Place, bands: Bands, scaling: Scaling | None = None, stopwatch: Stopwatch = STOPPED
+    ) -> None:
         self._blocks, self._dataset, self._path, self._bands = blocks, blocks.dataset, path, bands
-        self.name, self.implausible, self.scaling = str(path), 0, scaling
+        self.name, self.implausible, self.scaling, self.stopwatch = str(path), 0, scaling, stopwatch
         self._converted = scaling or bands.palette
         self._watch = Watch(path)
         with reading(path, "it"):
@@ -129,6 +134,7 @@ class RasterSource(HostSource):
         """Where the raster lies."""
         return georeference_of(self._dataset)
 
+    @timed("read")
     def read(self, window: Window) -> Pixels:
         """Read a window.
 
@@ -154,6 +160,7 @@ class RasterSource(HostSource):
                 pixels[samples] = 0
         return pixels
 
+    @timed("read")
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
         """Where the raster has data.
 
@@ -196,6 +203,7 @@ class RasterSource(HostSource):
         valid = np.logical_and.reduce(plausible, axis=2)
         return valid
 
+    @timed("read")
     def thumbnail(self, height: int, width: int) -> Pixels:
         """Read the whole raster at another size.
 
@@ -249,6 +257,7 @@ def open_raster(
     cache: int | None = None,
     on_bad_block: OnBadBlock = "fail",
     scale_range: str | None = None,
+    stopwatch: Stopwatch = STOPPED,
 ) -> Iterator[RasterSource]:
     """Open a raster whose pixels fit.
 
@@ -266,6 +275,7 @@ def open_raster(
         scale_range: Which values become the lowest and the highest of the pixels that are wanted: "MIN,MAX",
             "percentile:2,98" of each band, measured once over the whole raster, or "metadata" (docs/rasters.md). None
             takes samples as they are, whose dtype must fit.
+        stopwatch: What takes the time of reading.
 
     Yields:
         The open raster.
@@ -293,4 +303,4 @@ def open_raster(
                 scaling = scaling_of(dataset, path, chosen, wanted_range, pixels.dtype)
         if not scaling:
             check_dtype(path, pixels.dtype, chosen.dtypes(dataset))
-        yield RasterSource(blocks, path, chosen, scaling)
+        yield RasterSource(blocks, path, chosen, scaling, stopwatch)

@@ -15,6 +15,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 
 from ..errors import OutputError, RasterError
+from ..stopwatch import timed
 from ..tiling.resampling import Pixels
 from ..tiling.sources import HostSource
 from ..tiling.windows import Window
@@ -67,11 +68,12 @@ class SpooledSource(HostSource):
     Attributes:
         name: The name of the raster, for messages.
         implausible: Pixels that were taken as missing for a value that nobody declared; each is counted once.
+        stopwatch: What takes the time of reading, the raster's own.
     """
 
     def __init__(self, source: RasterSource, pixels: OpenFile, missing: OpenFile | None, part: Window) -> None:
         self._source, self._pixels, self._missing, self._part = source, pixels, missing, part
-        self.name, self.implausible = source.name, source.implausible
+        self.name, self.implausible, self.stopwatch = source.name, source.implausible, source.stopwatch
 
     @property
     def height(self) -> int:
@@ -117,6 +119,7 @@ class SpooledSource(HostSource):
         """See that the image's files are those that were opened, see `RasterSource.check_unchanged`."""
         self._source.check_unchanged()
 
+    @timed("read")
     def read(self, window: Window) -> Pixels:
         """Pixels (height, width, bands) of a window inside the raster, see `RasterSource.read`."""
         if window.shared(self._part) != window:
@@ -125,6 +128,7 @@ class SpooledSource(HostSource):
             pixels: Pixels = self._pixels.read(window=rasterio_window(self._there(window)))
         return pixels.transpose(1, 2, 0)
 
+    @timed("read")
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
         """Where a window has data, (height, width); None where the whole raster has, see `RasterSource.valid`."""
         if window.shared(self._part) != window:

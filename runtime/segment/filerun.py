@@ -64,7 +64,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         reading = stack.enter_context(ExitStack())
         raster = reading.enter_context(open_raster(
             job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
-            scale_range=job.scale_range,
+            scale_range=job.scale_range, stopwatch=job.stopwatch,
         ))  # fmt: skip
         frame = frame_of(job, manifest, raster)
         foreseen, box = foresee(worker, job, raster, frame), frame.area.box
@@ -78,7 +78,8 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         if len(folder.done) < len(plan.shards):
             if foreseen.spool:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
-                source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
+                with job.stopwatch.stage("read"):
+                    source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
             reading.enter_context(decoded_cache(foreseen.cache))
             left = plan.left(folder.done)
             worker.retried(
@@ -90,7 +91,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
         bounds = {"FCTL_SCALE_BOUNDS": str(raster.scaling)} if raster.scaling else {}
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
-        with folder.writing():
+        with folder.writing(), job.stopwatch.stage("write"):
             _write_outputs(worker, georeference, frame, job, folder, plan, bounds)
         done = folder.journal.done.values()
     report = replace(
@@ -118,7 +119,7 @@ def _segment_shards(
     scale = PictureScale.of(frame.area.box) if job.picture else None
     pipeline = Pipeline(
         network, frame.source(source, foreseen.working), probabilities=job.probabilities, turns=turns,
-        votes=job.keep.votes, picture=scale,
+        votes=job.keep.votes, picture=scale, stopwatch=job.stopwatch,
     )  # fmt: skip
     plan = foreseen.plan
     shards, runs = plan.shards, list(plan.runs(folder.done))
@@ -142,7 +143,7 @@ def _keep_shards(
         following = next(blocks, None)
         for shard, bottom in bottoms.items():
             with folder.writing():
-                writer = WriterBehind(folder.writer(shard, job.keep), thread)
+                writer = WriterBehind(folder.writer(shard, job.keep, job.stopwatch), thread)
             pixels, not_finite, implausible = np.zeros(NODATA + 1, np.int64), 0, 0
             try:
                 while following and following.y < bottom:

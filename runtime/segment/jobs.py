@@ -17,6 +17,7 @@ from ..raster.blocks import OnBadBlock
 from ..raster.fingerprint import fingerprint
 from ..raster.places import Place, Scene, file_of
 from ..raster.resolution import Resolution
+from ..stopwatch import STOPPED, Stopwatch
 from ..tiling.turns import Turn
 from .levels import Keep
 from .network import Network
@@ -81,6 +82,7 @@ class FileJob:
         where: Which part of the raster is wanted.
         access: Which images may be opened.
         progress: Called with tiles that are done and tiles in all.
+        stopwatch: What takes the time of each stage.
     """
 
     image: Place
@@ -95,6 +97,7 @@ class FileJob:
     where: Where = EVERYWHERE
     access: Access = field(default_factory=Access)
     progress: TileProgress | None = None
+    stopwatch: Stopwatch = STOPPED
 
     def __post_init__(self) -> None:
         sinks_of(self.paths)  # raises where one is not known

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Context, Manifest
 from ..bundle.store import Bundle
 from ..engines.base import Engine, graphs_for
+from ..stopwatch import STOPPED, Stopwatch
 from ..tiling.lattice import Lattice, Piece, Place
 from ..tiling.merge import FinishedRows, Merger
 from ..tiling.turns import UPRIGHT, Turn, Windows
@@ -188,13 +189,20 @@ class Network(ABC):
         """How many windows of a context are encoded at once: 1 of a shared one, which serves many patches."""
         return 1 if context.window.shared else self.batch
 
-    def run(self, batch: PatchBatch, turn: Turn = UPRIGHT, cache: FeatureCache | None = None) -> Scores:
+    def run(
+        self,
+        batch: PatchBatch,
+        turn: Turn = UPRIGHT,
+        cache: FeatureCache | None = None,
+        stopwatch: Stopwatch = STOPPED,
+    ) -> Scores:
         """Encode the contexts of a batch, then segment its patches.
 
         Args:
             batch: Upright patches with their contexts, as many as the network takes.
             turn: How everything is turned before it goes in; the scores stay turned.
             cache: Features of shared contexts to use again, and to add to; None forgets them.
+            stopwatch: What takes the time of encoding and segmenting. On a GPU that is the time to queue them.
 
         Returns:
             Scores (N, classes, P, P), valid until the next batch.
@@ -203,7 +211,9 @@ class Network(ABC):
             EngineError: The engine failed.
         """
         batch = turned(self.manifest, batch, turn)
-        return self.segment(batch.patch, self.encode_contexts(batch, turn, cache), batch.positions)
+        features = self.encode_contexts(batch, turn, cache, stopwatch=stopwatch)
+        with stopwatch.stage("segment"):
+            return self.segment(batch.patch, features, batch.positions)
 
     def encode_contexts(
         self,
@@ -211,6 +221,8 @@ class Network(ABC):
         turn: Turn = UPRIGHT,
         cache: FeatureCache | None = None,
         names: Collection[str] | None = None,
+        *,
+        stopwatch: Stopwatch = STOPPED,
     ) -> dict[str, Features]:
         """Features of a batch's contexts, by name.
 
@@ -219,25 +231,30 @@ class Network(ABC):
             turn: How it was turned.
             cache: As in `run`.
             names: The contexts to encode; None for all.
+            stopwatch: As in `run`.
 
         Returns:
             Features (N, C, H, W) by context.
         """
         cache = {} if cache is None else cache
-        return {
-            context.name: self._features_of(context, batch, turn, cache)
-            for context in self.manifest.contexts
-            if names is None or context.name in names
-        }
+        with stopwatch.stage("gather"):
+            return {
+                context.name: self._features_of(context, batch, turn, cache, stopwatch)
+                for context in self.manifest.contexts
+                if names is None or context.name in names
+            }
 
-    def _features_of(self, context: Context, batch: PatchBatch, turn: Turn, cache: FeatureCache) -> Features:
+    def _features_of(
+        self, context: Context, batch: PatchBatch, turn: Turn, cache: FeatureCache, stopwatch: Stopwatch
+    ) -> Features:
         """Features (N, C, H, W) of one context, whose shared windows are encoded unless the cache has them."""
 
         def of(scene: SharedWindow, encode: Callable[[Context, Windows], Features]) -> Features:
             key = FeatureKey(context.name, scene.window, scene.serial, turn)
             if key not in cache:
                 assert scene.pixels is not None, "the batch that first needs a window brings its pixels"
-                cache[key] = encode(context, turn.windows(scene.pixels))
+                with stopwatch.stage("encode"):
+                    cache[key] = encode(context, turn.windows(scene.pixels))
             return cache[key]
 
         if context.name in batch.lattices:
@@ -246,7 +263,8 @@ class Network(ABC):
             return self.gather(context, self._filled([_cut(windows, encoded, tile, turn) for tile in batch.tiles]))
         if context.window.shared:
             return self.join(context, self._filled([of(scene, self.encode) for scene in batch.shared[context.name]]))
-        return self.encode(context, batch.contexts[context.name])
+        with stopwatch.stage("encode"):
+            return self.encode(context, batch.contexts[context.name])
 
     def _filled(self, items: list[_Item]) -> list[_Item]:
         """One item for each patch of a full batch: the last one again for those that are missing."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..progress import TileProgress
+from ..stopwatch import STOPPED, Stopwatch, timed
 from ..tiling.merge import NODATA, FinishedRows
 from ..tiling.rescaled import RescaledSource
 from ..tiling.sources import Source
@@ -76,9 +77,11 @@ class Pipeline:
         turns: The ways in which each patch is segmented, with its contexts, before scores are averaged (§4.2).
         votes: Whether blocks carry how far tiles agree. They are merged on the host then.
         picture: How the raster is shrunk to a picture, where blocks are to carry their part of one.
+        stopwatch: What takes the time of each stage.
 
     Attributes:
         skipped: Tiles that were not inferred, because no pixel in them has data.
+        stopwatch: What takes the time of each stage.
     """
 
     def __init__(
@@ -90,12 +93,13 @@ class Pipeline:
         turns: tuple[Turn, ...] = (UPRIGHT,),
         votes: bool = False,
         picture: PictureScale | None = None,
+        stopwatch: Stopwatch = STOPPED,
     ) -> None:
         self._network, self._source = network, source
         self._raster = source.raster if isinstance(source, RescaledSource) else source
         self._probabilities, self._turns, self._votes, self._picture = probabilities, turns, votes, picture
         self._cutter = BatchCutter(network.manifest, source, network.lattices, turned=turns != (UPRIGHT,))
-        self._cache, self.skipped = FeatureCache(), 0
+        self._cache, self.skipped, self.stopwatch = FeatureCache(), 0, stopwatch
         warn_of_scene_blocks(network.manifest, source, network.warned)
 
     def blocks(self, region: Region, progress: TileProgress | None = None) -> Generator[Block]:
@@ -121,7 +125,7 @@ class Pipeline:
         )
         with ThreadPoolExecutor(1, "fctl-read") as reader:
             for strip in self.strips(region, accumulator, reader, progress):
-                for rows in self._in_raster(strip):
+                for rows in self.stopwatch.each("merge", self._in_raster(strip)):
                     yield self._block(rows, reader.submit(self._look, rows.window))
 
     def strips(
@@ -149,10 +153,10 @@ class Pipeline:
         total, ready, before = len(region), list[FinishedRows](), self.skipped
         with ThreadPoolExecutor(1, "fctl-engine") as engine:
             if isinstance(accumulator, HostAccumulator) and self._network.in_any_thread:
-                accumulator = Beside(accumulator, engine)
+                accumulator = Beside(accumulator, engine, self.stopwatch)
             for batch in self._batches(region, reader):
                 if batch:
-                    finished = accumulator.add(batch.tiles, partial(self._infer, batch))
+                    finished = self.stopwatch.each("merge", accumulator.add(batch.tiles, partial(self._infer, batch)))
                     if not accumulator.at_once:
                         finished, ready = iter(ready), list(finished)
                     yield from finished
@@ -162,7 +166,7 @@ class Pipeline:
                     progress(so_far, total)
                 done = so_far
             yield from ready
-            yield from accumulator.flush()
+            yield from self.stopwatch.each("merge", accumulator.flush())
 
     def _forget_lattices(self) -> None:
         """Forget windows and features of contexts that are encoded once a raster, before a region begins.
@@ -182,7 +186,7 @@ class Pipeline:
     def _infer(self, batch: PatchBatch, turn: Turn) -> Scores:
         """The scores of a batch in one turn."""
         _forget_unused(self._cache, batch)
-        return self._network.run(batch, turn, self._cache)
+        return self._network.run(batch, turn, self._cache, self.stopwatch)
 
     def _batches(self, region: Region, reader: ThreadPoolExecutor) -> Iterator[PatchBatch | None]:
         """Batches in reading order; one more is being read while one is in work. None where many tiles have no data."""
@@ -190,11 +194,13 @@ class Pipeline:
         following = reader.submit(self._next_batch, tiles)
         while True:
             current, following = following, reader.submit(self._next_batch, tiles)
-            batch, more = current.result()
+            with self.stopwatch.stage("wait"):
+                batch, more = current.result()
             yield batch
             if not more:
                 return
 
+    @timed("shrink")
     def _next_batch(self, tiles: Iterator[Window]) -> tuple[PatchBatch | None, bool]:
         """Cut the next tiles that have data, in the reader's thread; and whether there may be more."""
         size, group, empty = self._network.batch, list[Window](), 0
@@ -219,11 +225,13 @@ class Pipeline:
         self.skipped += 1
         return False
 
+    @timed("merge")
     def _block(self, strip: FinishedRows, looking: Future[_Look]) -> Block:
         """Finished pixels of the raster, as blocks have them; made while the reader looks at them once more."""
         ids, agreement = strip.ids(), strip.agreement
         found = tempered(strip.probabilities(), self._network.manifest.temperature) if self._probabilities else None
-        look = looking.result()
+        with self.stopwatch.stage("wait"):
+            look = looking.result()
         valid = look.valid
         lost = ids == NODATA
         if valid is not None:
@@ -238,6 +246,7 @@ class Pipeline:
             picture=look.picture, not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
         )  # fmt: skip
 
+    @timed("shrink")
     def _look(self, window: Window) -> _Look:
         """Look at finished pixels once more."""
         before = self._raster.implausible

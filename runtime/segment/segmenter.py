@@ -20,6 +20,7 @@ from ..progress import TileProgress
 from ..raster.access import Access, Sources
 from ..raster.blocks import OnBadBlock
 from ..raster.places import Place, placed
+from ..stopwatch import STOPPED, Stopwatch
 from ..tiling.resampling import Pixels
 from ..tiling.sources import ArraySource
 from ..tiling.turns import DIHEDRAL, UPRIGHT
@@ -111,6 +112,11 @@ class Segmenter:
         engine = self.engine = self._network.engine
         log.info("bundle %s runs on %s, %s, %s", self.manifest.name, engine.name, engine.device, engine.precision)
 
+    @property
+    def batch(self) -> int:
+        """Tiles for each run of the engine: as many as were asked for, unless the bundle or memory allows others."""
+        return self._loaded().batch
+
     def segment(self, image: Pixels, *, probabilities: bool = False) -> Segmentation:
         """Segment one image in memory.
 
@@ -199,6 +205,7 @@ class Segmenter:
         resolution: str | float = "auto",
         where: Where = EVERYWHERE,
         progress: TileProgress | None = None,
+        stopwatch: Stopwatch = STOPPED,
     ) -> Report:
         """Segment one raster into files: all of them appear together once all are complete, or none does.
 
@@ -225,6 +232,7 @@ class Segmenter:
             where: Which part of the raster is wanted: a window, a box of coordinates or a file of polygons. Outputs
                 cover the box around it, and their pixels are those of a run over the whole raster.
             progress: Called with tiles that are done and tiles in all.
+            stopwatch: What takes the time of each stage (docs/benchmarks.md).
 
         Returns:
             What came of the image.
@@ -240,9 +248,9 @@ class Segmenter:
         job = FileJob(
             image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
             on_bad_block=on_bad_block, scale_range=scale_range, resolution=str(resolution), where=where,
-            access=self.access, progress=progress,
+            access=self.access, progress=progress, stopwatch=stopwatch,
         )  # fmt: skip
-        with self._turn():
+        with self._turn(), stopwatch.stage("other"):
             return run_file(self, job)
 
     def estimate(
@@ -288,11 +296,6 @@ class Segmenter:
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)
-
-    @property
-    def batch(self) -> int:
-        """Patches for each run of the engine."""
-        return self._loaded().batch
 
     def resume_batch(self, batch: int) -> None:
         """Go on in the batch of an earlier run, unless another one was asked for.

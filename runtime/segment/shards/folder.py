@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from ...atomic import as_output_error, empty_folders_removed
 from ...errors import OutputError
 from ...raster.fingerprint import Fingerprint
+from ...stopwatch import STOPPED, Stopwatch
 from ...tiling.windows import Window
 from ..levels import KEEP_ALL, Keep
 from ..notices import counted
@@ -67,9 +68,9 @@ class RunFolder:
         """Turn errors of the file system into OutputError, where files of the run are written."""
         return _written(self._mask, kept=bool(self.journal.done))
 
-    def writer(self, shard: int, keep: Keep = KEEP_ALL) -> PartWriter:
+    def writer(self, shard: int, keep: Keep = KEEP_ALL, stopwatch: Stopwatch = STOPPED) -> PartWriter:
         """Start the file of a shard, which keeps so much of probabilities; raises OSError where that fails."""
-        return PartWriter(self._part(shard), keep)
+        return PartWriter(self._part(shard), keep, stopwatch)
 
     def part(self, shard: int, finished: Window) -> Part:
         """The file of a shard that is done.

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, OutputError
+from ...stopwatch import STOPPED, Stopwatch, timed
 from ...tiling.windows import Window
 from ..levels import KEEP_ALL, Keep, as_bytes, as_floats, confidence_of
 from ..picture import PicturePart
@@ -40,16 +41,21 @@ class PartWriter:
     Args:
         path: The file.
         keep: What is kept of probabilities.
+        stopwatch: What takes the time of writing.
 
     Raises:
         OSError: The file cannot be written.
+
+    Attributes:
+        stopwatch: What takes the time of writing.
     """
 
-    def __init__(self, path: Path, keep: Keep = KEEP_ALL) -> None:
-        self._path, self._temporary, self._keep = path, path.with_suffix(".part"), keep
+    def __init__(self, path: Path, keep: Keep = KEEP_ALL, stopwatch: Stopwatch = STOPPED) -> None:
+        self._path, self._temporary, self._keep, self.stopwatch = path, path.with_suffix(".part"), keep, stopwatch
         self._file = self._temporary.open("wb")
         self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
 
+    @timed("write")
     def add(self, block: Block) -> None:
         """Append a block, whose window becomes the name of its arrays."""
         window = block.window
@@ -69,6 +75,7 @@ class PartWriter:
             self._store(_SUMS, corner, block.picture.sums, unique=place)
             self._store(_WEIGHTS, corner, block.picture.weights, unique=place)
 
+    @timed("write")
     def finish(self) -> int:
         """Complete the file.
 

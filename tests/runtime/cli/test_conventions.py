@@ -17,7 +17,7 @@ from fctl.runtime.cli.umbrella import COMMANDS, app
 from tests.conftest import InProcess
 
 ROOT = Path(__file__).parents[3]
-NAMES = ("run", "info", "eval", "export", "train")
+NAMES = ("run", "info", "eval", "bench", "export", "train")
 APPS = {entry.name: entry.load() for entry in entry_points(group=COMMANDS)}
 
 

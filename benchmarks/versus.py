@@ -1,0 +1,211 @@
+"""Ours beside others, from image file to mask file, in turn: python -m benchmarks.versus [--preset P] [--side 2448].
+
+1. One network of the paper with random weights: the public release's procedure in PyTorch fp32 (every patch with its
+   contexts, cut with Pillow), the same with torch.compile, the plain loop over tiles of a network without contexts, and
+   ours: contexts encoded once a patch (exact) and once a raster (shared), in every engine and precision of a CPU.
+2. Where they are named (`--geodeep`, `--monai`): other tools for rasters on one network that costs next to nothing.
+
+Medians are printed, with the ratio to the first row, and the share of pixels that get the class of the first row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import shutil
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fctl.model.config import NetworkConfig
+from fctl.model.network import FCtL
+from fctl.model.presets import PRESETS
+from fctl.runtime.bench.cases import Case
+from fctl.runtime.bench.machine import cores, load, processor
+from fctl.runtime.bench.pixels import write_mosaic
+from fctl.runtime.bench.process import CaseProcess
+from fctl.runtime.bench.work import Image as BenchImage
+from fctl.runtime.bench.work import WarmUp
+from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.choices import Backend, ContextEncoding, RunPrecision
+from fctl.runtime.errors import FctlError
+
+from .parts import peers
+from .parts.procedures import Took, elsewhere, plain, release, timed
+from .parts.pytorch import compile_steps
+from .parts.random_weights import make_network
+
+_ENGINES: tuple[tuple[Backend, RunPrecision], ...] = (
+    ("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16"),
+)  # fmt: skip
+_SMALL = 500  # side of the image that everything is warmed up with: one patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One way to segment the image.
+
+    Attributes:
+        name: What it is called.
+        run: Takes the image file to a mask file, and tells what that took.
+        mask: Where its mask goes.
+        took: What it took in each round so far.
+    """
+
+    name: str
+    run: Callable[[Path, Path], Took]
+    mask: Path
+    took: list[Took] = field(default_factory=list)
+
+
+def main() -> None:
+    """Measure, and print Markdown tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--preset", default="release-deepglobe", help="a preset without positions as inputs; none leaves 1. out"
+    )
+    parser.add_argument("--side", type=int, default=2448, help="of the image in pixels")
+    parser.add_argument("--width", type=float, default=1.0, help="what every number of channels is multiplied by")
+    parser.add_argument("--batch", type=int, default=4, help="of ours; the procedures take patch after patch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--geodeep", type=Path, help="the program geodeep, in an environment with geodeep and scipy")
+    parser.add_argument("--monai", type=Path, help="a Python with monai, torch and Pillow")
+    parser.add_argument("--peers-side", type=int, default=6000, help="of the image for other tools")
+    arguments = parser.parse_args()
+    logging.getLogger("fctl").setLevel(logging.ERROR)  # random weights are validated for nothing
+    print(f"{processor()}, {cores()} cores, load {load()}")
+    with tempfile.TemporaryDirectory(prefix="fctl-versus-") as folder:
+        if arguments.preset != "none":
+            _procedures(Path(folder), arguments)
+        if arguments.geodeep or arguments.monai:
+            _peers(Path(folder), arguments)
+
+
+def _procedures(folder: Path, arguments: argparse.Namespace) -> None:
+    """The release's procedure, and ours."""
+    preset = PRESETS[arguments.preset]
+    config = replace(preset.network, classes=5)
+    made = make_network("network", config, folder, serving=preset.serving, width=arguments.width)
+    alone = make_network("alone", _alone(config), folder, serving=preset.serving, width=arguments.width)
+    image, small = folder / "image.tif", folder / "small.tif"
+    write_mosaic(image, arguments.side, 3, "uint8")
+    write_mosaic(small, _SMALL, 3, "uint8")
+    with ExitStack() as stack:
+        contenders = [
+            *_in_pytorch(made.network, alone.network, made.bundle, folder, small),
+            *_ours(made.bundle, "fctl", ("exact", "shared"), folder, small, stack, arguments.batch),
+            *_ours(alone.bundle, "fctl without contexts", ("exact",), folder, small, stack, arguments.batch),
+        ]
+        for number in range(arguments.rounds):
+            for contender in (*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]):
+                contender.took.append(contender.run(image, contender.mask))
+        title = f"{arguments.preset}, width {arguments.width:g}, {arguments.side} x {arguments.side} pixels"
+        _print(f"{title}, medians of {arguments.rounds} rounds", contenders)
+
+
+def _alone(config: NetworkConfig) -> NetworkConfig:
+    """A network without its contexts."""
+    return replace(config, contexts=(), encoders="shared", lcf=None, ale=None)
+
+
+def _in_pytorch(network: FCtL, alone: FCtL, bundle: Bundle, folder: Path, small: Path) -> list[Contender]:
+    """The procedures in PyTorch, each run once."""
+    manifest = bundle.manifest
+    steps = {
+        "release's procedure, PyTorch fp32": release(network, manifest),
+        "plain loop without contexts, PyTorch fp32": plain(alone, manifest),
+    }
+    if shutil.which("g++") or shutil.which("clang++"):
+        compiled = copy.deepcopy(network)
+        compile_steps(compiled)
+        steps["release's procedure, torch.compile"] = release(compiled, manifest)
+    else:
+        print("skipped torch.compile: it needs a C++ compiler, and there is none here")
+    found = []
+    for number, (name, run) in enumerate(steps.items()):
+        run(small, folder / "warm.png")
+        found.append(Contender(name=name, run=partial(timed, run), mask=folder / f"torch{number}.png"))
+    return found
+
+
+def _ours(
+    bundle: Bundle,
+    name: str,
+    contexts: Sequence[ContextEncoding],
+    folder: Path,
+    small: Path,
+    stack: ExitStack,
+    batch: int,
+) -> list[Contender]:
+    """A bundle in every engine that runs here, each in a process of its own and warmed up."""
+    found = list[Contender]()
+    for (engine, precision), encoding in product(_ENGINES, contexts):
+        case = Case(bundle=str(bundle.folder), backend=engine, precision=precision, contexts=encoding, batch=batch)
+        label = f"{name}, {engine} {precision}" + (f", {encoding} contexts" if len(contexts) > 1 else "")
+        process = _opened(case, label, folder, small, stack)
+        if process:
+            mask = folder / f"{bundle.folder.stem}{len(found)}.tif"
+            found.append(Contender(name=label, run=partial(elsewhere, process), mask=mask))
+    return found
+
+
+def _opened(case: Case, label: str, folder: Path, small: Path, stack: ExitStack) -> CaseProcess | None:
+    try:
+        process = stack.enter_context(CaseProcess(case))
+        process.ask(WarmUp(image=BenchImage(place=str(small)), folder=folder))
+    except FctlError as error:
+        print(f"skipped {label}: {error}")
+        return None
+    return process
+
+
+def _print(title: str, contenders: Sequence[Contender]) -> None:
+    first = contenders[0]
+    reference, base = _mask(first.mask), statistics.median(took.seconds for took in first.took)
+    print(f"\n{title}\n\n| way | seconds | lowest - highest | times as fast | processor seconds | same class |")
+    print("|---|---|---|---|---|---|")
+    for contender in contenders:
+        seconds = sorted(took.seconds for took in contender.took)
+        middle, worked = statistics.median(seconds), statistics.median(took.processor for took in contender.took)
+        same = f"{float((_mask(contender.mask) == reference).mean()):.2%}" if "without" not in contender.name else "-"
+        print(
+            f"| {contender.name} | {middle:.1f} | {seconds[0]:.1f} - {seconds[-1]:.1f} | {base / middle:.2f} "
+            f"| {worked:.1f} | {same} |",
+            flush=True,
+        )
+
+
+def _mask(path: Path) -> np.ndarray:
+    """Class ids (height, width) of a mask."""
+    return np.array(Image.open(path))
+
+
+def _peers(folder: Path, arguments: argparse.Namespace) -> None:
+    """Other tools on a network that costs next to nothing."""
+    image = folder / "large.tif"
+    write_mosaic(image, arguments.peers_side, 3, "uint8")
+    commands = peers.commands(folder, image, arguments.geodeep, arguments.monai)
+    took: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(arguments.rounds):
+        for name, command in commands.items():
+            took[name].append(peers.seconds_of(command))
+    side = arguments.peers_side
+    print(
+        f"\none convolution of 1x1, {side} x {side} pixels, whole commands\n\n| tool | seconds | ratio |\n|---|---|---|"
+    )
+    base = statistics.median(took["fctl"])
+    for name, seconds in took.items():
+        print(f"| {name} | {statistics.median(seconds):.1f} | {statistics.median(seconds) / base:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
