@@ -25,7 +25,7 @@ Stage = Literal["read", "shrink", "encode", "gather", "segment", "merge", "write
 - segment: the engine segments patches.
 - merge: scores are averaged where tiles overlap, and classes are chosen.
 - write: finished pixels are kept, and outputs are made of them.
-- wait: the foreground waits for the thread that reads.
+- wait: the foreground waits for another thread: the one that reads, that runs the engine, or that writes shards.
 - other: all else, such as opening the image.
 """
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..choices import ContextEncoding, RunPrecision
+from ..choices import BatchChoice, ContextEncoding, PrecisionChoice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,9 +24,9 @@ class Case:
 
     bundle: str
     backend: str = "auto"
-    precision: RunPrecision = "fp32"
+    precision: PrecisionChoice = "fp32"
     contexts: ContextEncoding = "auto"
-    batch: int = 4
+    batch: BatchChoice = 4
     build_engines: bool = False
 
     @property
@@ -74,9 +74,9 @@ def plan_cases(
     bundles: Sequence[str],
     *,
     backends: Sequence[str] = ("auto",),
-    precisions: Sequence[RunPrecision] = ("fp32",),
+    precisions: Sequence[PrecisionChoice] = ("fp32",),
     contexts: Sequence[ContextEncoding] = ("auto",),
-    batches: Sequence[int] = (4,),
+    batches: Sequence[BatchChoice] = (4,),
     build_engines: bool = False,
 ) -> tuple[Case, ...]:
     """Plan a case for every combination.

@@ -105,10 +105,10 @@ class FileRun:
             report = segmenter.segment_file(self.image.place, _outputs(out), bands=self.image.bands, stopwatch=watch)
             seconds, processor = time.perf_counter() - clock, time.process_time() - processor
             after = thread_seconds(self.engine_threads)
-        times = watch.times()
+        times, others = watch.times(), None if before is None or after is None else after - before
         return Measured(
             pixels=report.height * report.width, patches=report.computed or 0, seconds=seconds, processor=processor,
-            outside=None if before is None or after is None else max(processor - times.of(*ENGINE).processor - (after - before), 0),
+            outside=None if others is None else max(processor - times.of(*ENGINE).processor - others, 0),
             times=times, peak=peak_memory(),
         )  # fmt: skip
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from ..choices import Backend, ContextEncoding, RunPrecision
+from ..choices import Backend, ContextEncoding, PrecisionChoice
 from ..errors import OutputError
 from .console import command, echo, usage
 from .groups import OptionGroup
 from .interrupts import ending_at_once
-from .options import BuildEngines, Overwrite, listed, numbers, one_of
+from .options import BuildEngines, Overwrite, batch_size, listed, one_of
 from .tables import print_table, progress_bars
 
 if TYPE_CHECKING:
@@ -35,13 +35,13 @@ class Combinations(OptionGroup):
         "auto"
     )
     precision: Annotated[
-        str, typer.Option(metavar="LIST", help=f"{one_of(RunPrecision)}, as in fctl-run, with commas between them.")
+        str, typer.Option(metavar="LIST", help=f"{one_of(PrecisionChoice)}, as in fctl-run, with commas between them.")
     ] = "fp32"
     contexts: Annotated[
         str,
         typer.Option(metavar="LIST", help="How contexts are encoded, as in fctl-run: exact,shared compares both."),
     ] = "auto"
-    batch: Annotated[str, typer.Option(metavar="LIST", help="Tiles per run of the engine, as 1,4,8.")] = "4"
+    batch: Annotated[str, typer.Option(metavar="LIST", help="Tiles per run of the engine, as 1,4,8, or auto.")] = "4"
     build_engines: BuildEngines = False
 
 
@@ -95,9 +95,9 @@ def bench(
     """
     folders, image = _arguments(bundles)
     backends = listed("--backend", compared.backend, get_args(Backend))
-    precisions = listed("--precision", compared.precision, get_args(RunPrecision))
+    precisions = listed("--precision", compared.precision, get_args(PrecisionChoice))
     encodings = listed("--contexts", compared.contexts, get_args(ContextEncoding))
-    batches = tuple(dict.fromkeys(numbers("--batch", compared.batch, "1,4,8")))
+    batches = tuple(dict.fromkeys(batch_size(part) for part in compared.batch.split(",")))
     _check_chart(report)
 
     from ..bench.cases import plan_cases

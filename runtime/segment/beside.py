@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..stopwatch import Stopwatch
 from ..tiling.merge import FinishedRows
 from ..tiling.turns import Turn
 from ..tiling.windows import Window
@@ -25,12 +26,13 @@ class Beside:
     Args:
         accumulator: What averages and merges.
         thread: An executor of one worker, which alone runs the network.
+        stopwatch: What takes the time of waiting for it.
     """
 
     at_once = True
 
-    def __init__(self, accumulator: HostAccumulator, thread: ThreadPoolExecutor) -> None:
-        self._accumulator, self._thread = accumulator, thread
+    def __init__(self, accumulator: HostAccumulator, thread: ThreadPoolExecutor, stopwatch: Stopwatch) -> None:
+        self._accumulator, self._thread, self._stopwatch = accumulator, thread, stopwatch
         self._before: _Batch | None = None
 
     def add(self, tiles: Sequence[Window], infer: Callable[[Turn], Scores]) -> Iterator[FinishedRows]:
@@ -47,4 +49,6 @@ class Beside:
     def _merged(self, batch: _Batch | None) -> Iterator[FinishedRows]:
         if batch:
             tiles, scores = batch
-            yield from self._accumulator.merge(tiles, scores.result())
+            with self._stopwatch.stage("wait"):
+                found = scores.result()
+            yield from self._accumulator.merge(tiles, found)

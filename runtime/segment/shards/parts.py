@@ -136,8 +136,9 @@ class WriterBehind:
         self._writer.abandon()
 
     def _wait(self) -> None:
-        if self._adding:
-            self._adding.result()
+        with self._writer.stopwatch.stage("wait"):
+            if self._adding:
+                self._adding.result()
 
 
 def _is_constant(array: NDArray[np.generic]) -> bool:

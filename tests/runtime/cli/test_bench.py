@@ -117,7 +117,7 @@ def test_a_bundle_that_an_image_does_not_fit_is_skipped(bench: Bench) -> None:
     result = bench(tiny.TINY, tiny.TINY_PLAIN, "image.tif", *ONNX)
     assert_fine(result)
     assert "skipped" in result.stderr and str(tiny.TINY_PLAIN) in result.stderr
-    assert "tiny, onnxruntime fp32, exact contexts" in " ".join(result.stdout.replace("│", " ").split())
+    assert "tiny, onnxruntime fp32," in " ".join(result.stdout.replace("│", " ").split())
 
 
 def test_nothing_can_run(bench: Bench) -> None:

@@ -147,7 +147,7 @@ def test_the_engine_runs_beside_the_merger_unless_an_interrupt_must_end_it(
         threads.add(threading.current_thread().name)
         return run(session, inputs)
 
-    with Segmenter(tiny.TINY, backend="onnxruntime", isolate=isolate) as segmenter:
+    with Segmenter(tiny.TINY, backend="onnxruntime", isolate=isolate, batch=1) as segmenter:  # which has no parts
         monkeypatch.setattr(Session, "run", noted)
         segmenter.segment(image_of(61, 47))
     assert threads == {thread}
