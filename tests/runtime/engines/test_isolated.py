@@ -112,6 +112,7 @@ from tests.runtime.engines.test_isolated import PATCH, EngineError, child_of, ch
 engine = choose_engine(sys.argv[1], "fp32", isolate=True)
 session = session_of(engine)
 os.kill(child_of(engine), signal.SIGSTOP)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells take from jobs in the background
 main = threading.main_thread().ident
 timer = threading.Timer(1, signal.pthread_kill, (main, signal.SIGINT))
 timer.start()
