@@ -132,7 +132,8 @@ def compare(bundle: Bundle, reference: Reference, samples: Samples, precision: P
         EngineError: ONNX Runtime is missing, or refuses a graph.
     """
     count = len(samples.batches)
-    network = load_network(bundle, choose_engine("onnxruntime", "fp32"), min(AT_ONCE, count))
+    engine = choose_engine("onnxruntime", "fp32", whole=True)  # else patches that mix in a batch would not be seen
+    network = load_network(bundle, engine, min(AT_ONCE, count))
     gathered = _gather(network, samples.batches)
     found = _segment(network, gathered)
     expected = _concatenated(reference.scores, samples.batches)

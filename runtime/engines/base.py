@@ -51,12 +51,14 @@ class Request:
         bundle: The bundle; None where only the library matters.
         batch: Patches at once.
         build: Whether engines that are missing may be built.
+        whole: Whether the library sees batches whole, where it would compute parts of them at the same time on a CPU.
     """
 
     precision: RunPrecision
     bundle: Bundle | None = None
     batch: int = 1
     build: bool = False
+    whole: bool = False
 
 
 class GraphSession:
@@ -202,6 +204,7 @@ class HostEngine(Engine):
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
+        self._whole = request.whole
         if request.precision == "int8" and not adds_int8_exactly():
             self.notes.append(_SLOW_INT8)
 

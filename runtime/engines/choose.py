@@ -51,6 +51,7 @@ def choose_engine(
     batch: int = 1,
     build: bool = False,
     isolate: bool = False,
+    whole: bool = False,
 ) -> Engine:
     """The engine asked for, or for "auto" the first installed one that runs the precision on this machine.
 
@@ -61,6 +62,7 @@ def choose_engine(
         batch: Patches at once, likewise.
         build: Whether engines that are missing may be built; "auto" never waits for that.
         isolate: Whether graphs are loaded and run in a child process, which engines of the CPU can; "auto" takes one.
+        whole: Whether the library sees batches whole (`Request.whole`).
 
     Returns:
         The engine: never another one, and in no other precision, than asked for.
@@ -79,7 +81,7 @@ def choose_engine(
             remedy=f"choose `backend` {' or '.join(name for name, entry in _ENGINES.items() if not entry.gpu)}",
         )
     names = [name for name in names if not (isolate and _ENGINES[name].gpu)]
-    request = Request(precision=precision, bundle=bundle, batch=batch, build=build and backend != "auto")
+    request = Request(precision=precision, bundle=bundle, batch=batch, build=build and backend != "auto", whole=whole)
     refusals = ["`isolate` is for engines of the CPU"] if isolate and driver.missing() is None else list[str]()
     skipped = list[str]()
     for name in names:

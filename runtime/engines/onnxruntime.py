@@ -64,7 +64,11 @@ class OnnxRuntime(HostEngine):
 
     def session(self, path: Path, graph: GraphSpec, batch: int) -> Session:
         """Load one graph."""
-        return parted(graph, batch, lambda size, parts: [_OnnxRuntimeSession(path, graph, size, parts)] * parts)
+
+        def make(size: int, parts: int) -> list[Session]:
+            return [_OnnxRuntimeSession(path, graph, size, parts)] * parts
+
+        return parted(graph, batch, make, whole=self._whole)
 
 
 class _OnnxRuntimeSession(Session):

@@ -60,7 +60,7 @@ class OpenVino(HostEngine):
             compiled = _Compiled(self._core, path, graph, size, self._options(parts))
             return [_OpenVinoSession(compiled.model, graph, size) for _ in range(parts)]
 
-        return parted(graph, batch, make)
+        return parted(graph, batch, make, whole=self._whole)
 
     def _options(self, parts: int) -> Options:
         """How graphs are compiled that run in so many parts at the same time."""

@@ -31,18 +31,19 @@ def parts_of(graph: GraphSpec, batch: int) -> int:
     return math.gcd(batch, cores()) if divisible else 1
 
 
-def parted(graph: GraphSpec, batch: int, make: Sessions) -> Session:
+def parted(graph: GraphSpec, batch: int, make: Sessions, *, whole: bool = False) -> Session:
     """A session that runs its batches in parts.
 
     Args:
         graph: The graph.
         batch: Patches at once.
         make: Makes the sessions of the parts.
+        whole: Whether there is one part only.
 
     Returns:
         The session; that of the only part where there is one.
     """
-    parts = parts_of(graph, batch)
+    parts = 1 if whole else parts_of(graph, batch)
     sessions = make(batch // parts, parts)
     return sessions[0] if parts == 1 else _Parted(graph, batch, sessions)
 
