@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +33,7 @@ from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.tiling.resampling import Pixels
 
 from .parts.networks import mask_of, mosaic
+from .parts.timing import Timed
 
 Options = Mapping[str, object]
 Mask = NDArray[np.uint8]
@@ -182,29 +182,6 @@ class Tuned(HostEngine):
             return run
 
         return [part() for _ in range(parts)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Timed:
-    """A setting, what runs it, and how long that took in each round.
-
-    Attributes:
-        run: Makes the mask.
-        clock: Seconds by the clock.
-        processor: Seconds of all cores.
-    """
-
-    run: Callable[[], Mask]
-    clock: list[float] = field(default_factory=list)
-    processor: list[float] = field(default_factory=list)
-
-    def once(self) -> Mask:
-        """Run, and note how long it took."""
-        clock, processor = time.perf_counter(), time.process_time()
-        mask = self.run()
-        self.clock.append(time.perf_counter() - clock)
-        self.processor.append(time.process_time() - processor)
-        return mask
 
 
 def main() -> None:

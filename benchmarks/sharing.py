@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,31 +27,9 @@ from fctl.runtime.segment.opening import load_network
 
 from .parts.networks import mask_of, mosaic
 from .parts.random_weights import make_network, make_preset
+from .parts.timing import Timed
 
 _PRESETS = ("default", "fctl-lite0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Way:
-    """One way to run a raster.
-
-    Attributes:
-        run: Makes its mask (height, width) uint8.
-        seconds: By the clock, in each round so far.
-        processor: Seconds of all cores, likewise.
-    """
-
-    run: Callable[[], NDArray[np.uint8]]
-    seconds: list[float]
-    processor: list[float]
-
-    def timed(self) -> NDArray[np.uint8]:
-        """Run once, and note how long it took."""
-        clock, processor = time.perf_counter(), time.process_time()
-        mask = self.run()
-        self.seconds.append(time.perf_counter() - clock)
-        self.processor.append(time.process_time() - processor)
-        return mask
 
 
 def main() -> None:
@@ -82,15 +58,15 @@ def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     image = mosaic(made.manifest, shipped_images(), arguments.side, arguments.side)
     with ExitStack() as stack:
 
-        def way(bundle: Bundle, once: bool) -> Way:
+        def way(bundle: Bundle, once: bool) -> Timed:
             engine = choose_engine(arguments.backend, "fp32", bundle, batch=arguments.batch)
             network = stack.enter_context(closing(load_network(bundle, engine, arguments.batch, once=once)))
-            return Way(run=lambda: mask_of(network, image), seconds=[], processor=[])
+            return Timed(run=lambda: mask_of(network, image))
 
         ways = {"no contexts": way(alone, False), "exact": way(made, False), "shared": way(made, True)}
         masks: dict[str, NDArray[np.uint8]] = {}
         for _ in range(arguments.rounds):
-            masks = {label: one.timed() for label, one in ways.items()}
+            masks = {label: one.once() for label, one in ways.items()}
     _print(name, ways, float((masks["exact"] == masks["shared"]).mean()))
 
 
@@ -100,8 +76,8 @@ def _alone(preset: str) -> NetworkConfig:
     return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
 
 
-def _print(name: str, ways: dict[str, Way], agreement: float) -> None:
-    clock = {label: statistics.median(way.seconds) for label, way in ways.items()}
+def _print(name: str, ways: dict[str, Timed], agreement: float) -> None:
+    clock = {label: statistics.median(way.clock) for label, way in ways.items()}
     processor = {label: statistics.median(way.processor) for label, way in ways.items()}
     for label in ways:
         same = f"{agreement:.2%}" if label == "shared" else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fctl.runtime.atomic import atomic_write, refuse_existing
@@ -48,10 +48,7 @@ def validate_bf16(bundle: Bundle, out: Path, on: ComparedOn, progress: StageProg
     ways = Way(engine=_ENGINE, once=once), Way(engine=_ENGINE, precision="bf16", once=once)
     with atomic_write(out) as folder:
         copy_files(bundle.folder, folder)
-        found = difference(bundle, ways, on, progress)
-        verdict = Bf16Verdict(
-            agreement=found.agreement, lost=found.lost, pixels=found.pixels, source=on.source, engine=_ENGINE
-        )
+        verdict = Bf16Verdict(**asdict(difference(bundle, ways, on, progress)))
         log.info("bf16: %s", verdict.in_words)
         write_manifest(folder, replace(bundle.manifest, schema=SCHEMA, name=out.stem, bf16=verdict))
     return read_bundle(out)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fctl.calib.sample import find_images
 from fctl.runtime.bundle.store import Bundle
+from fctl.runtime.bundle.verdicts import Compared
 from fctl.runtime.engines.base import RunPrecision
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import InputError
@@ -77,24 +78,9 @@ class Way:
         )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """How two ways differ.
-
-    Attributes:
-        agreement: Share of the pixels to which both give the same class, from 0 to 1.
-        lost: Points of mIoU that the second loses; None without labels.
-        pixels: How many pixels were compared.
-    """
-
-    agreement: float
-    lost: float | None
-    pixels: int
-
-
 def difference(
     bundle: Bundle, ways: tuple[Way, Way], on: ComparedOn, progress: StageProgress | None = None
-) -> Difference:
+) -> Compared:
     """Compare two ways to run a bundle.
 
     Args:
@@ -112,11 +98,11 @@ def difference(
         EngineError: An engine is not installed, or cannot run so on this machine.
     """
     if on.labelled:
-        return _on_labels(bundle, ways, on.labelled, progress)
+        return _on_labels(bundle, ways, on, on.labelled, progress)
     return _on_images(bundle, ways, on, progress)
 
 
-def _on_images(bundle: Bundle, ways: tuple[Way, Way], on: ComparedOn, progress: StageProgress | None) -> Difference:
+def _on_images(bundle: Bundle, ways: tuple[Way, Way], on: ComparedOn, progress: StageProgress | None) -> Compared:
     """Masks of both ways, compared row by row."""
     same = total = 0
     images = find_images(on.images)
@@ -138,14 +124,17 @@ def _on_images(bundle: Bundle, ways: tuple[Way, Way], on: ComparedOn, progress: 
                 progress(f"both ways, {Path(image).name}", tiles, tiles)
     if not total:
         raise InputError(f"no pixel of {', '.join(map(str, on.images))} has data", remedy="choose other images")
-    return Difference(agreement=same / total, lost=None, pixels=total)
+    return Compared(agreement=same / total, lost=None, pixels=total, source=on.source, engine=ways[1].engine)
 
 
-def _on_labels(bundle: Bundle, ways: tuple[Way, Way], dataset: Dataset, progress: StageProgress | None) -> Difference:
+def _on_labels(
+    bundle: Bundle, ways: tuple[Way, Way], on: ComparedOn, dataset: Dataset, progress: StageProgress | None
+) -> Compared:
     """What ``fctl-eval`` tells of both ways."""
     with tempfile.TemporaryDirectory(prefix="fctl-compared-") as folder:
         exact, other = evaluate(dataset, [way.run(bundle) for way in ways], Path(folder), progress=progress).results
     scores = [100 * result.confusion.miou(dataset.description.counted) for result in (exact, other)]
-    return Difference(
-        agreement=other.agreement, lost=scores[0] - scores[1], pixels=sum(image.compared for image in other.images)
-    )
+    return Compared(
+        agreement=other.agreement, lost=scores[0] - scores[1], pixels=sum(image.compared for image in other.images),
+        source=on.source, engine=ways[1].engine,
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fctl.model.config import NetworkConfig
@@ -69,10 +69,8 @@ def measured(bundle: Bundle, on: ComparedOn, progress: StageProgress | None = No
         InputError: There are no images.
         RasterError: An image cannot be read, or does not fit the bundle.
     """
-    found = difference(bundle, (Way(engine=_ENGINE), Way(engine=_ENGINE, once=True)), on, progress)
-    verdict = SharedVerdict(
-        agreement=found.agreement, lost=found.lost, pixels=found.pixels, source=on.source, engine=_ENGINE
-    )
+    ways = Way(engine=_ENGINE), Way(engine=_ENGINE, once=True)
+    verdict = SharedVerdict(**asdict(difference(bundle, ways, on, progress)))
     log.info("shared contexts: %s", verdict.in_words)
     return verdict
 

@@ -254,17 +254,21 @@ def _labelled(budget: Int8Budget) -> Dataset | None:
 def _shared_options(job: Job) -> ComparedOn:
     """On what shared contexts are compared. Opens labelled images."""
     _require(_FOR_TORCH, "export,cpu")  # which knows where the cells of a backbone lie
+    return _compared_on(job, job.wanted.share_contexts)
+
+
+def _compared_on(job: Job, images: Sequence[Path] | None) -> ComparedOn:
+    """On what two ways to run a bundle are compared. Opens labelled images."""
     from ..compare import ComparedOn
 
-    return ComparedOn(images=tuple(job.wanted.share_contexts or ()), labelled=_labelled(job.budget))
+    return ComparedOn(images=tuple(images or ()), labelled=_labelled(job.budget))
 
 
 def _validate_bf16(job: Job, bundle: Bundle, out: Path) -> Bundle:
     """Write a copy that says what bf16 changes."""
     from ..bf16 import validate_bf16
-    from ..compare import ComparedOn
 
-    on = ComparedOn(images=tuple(job.wanted.validate_bf16 or ()), labelled=_labelled(job.budget))
+    on = _compared_on(job, job.wanted.validate_bf16)
     with progress_bars() as progress:
         return validate_bf16(bundle, out, on, progress)
 

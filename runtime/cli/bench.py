@@ -147,13 +147,14 @@ def _check_chart(report: Report) -> None:
         return
     if path.suffix.lower() not in _PICTURES:
         raise usage(f"--chart: expected a name that ends in {' or '.join(_PICTURES)}, found {str(path)!r}")
+    from ..atomic import refuse_existing
     from ..evaluate.plots import check_matplotlib
 
     check_matplotlib()
     if path.is_dir():
         raise OutputError(subject=path, expected="a file to write", found="a folder", remedy="choose another --chart")
-    if path.exists() and not report.overwrite:
-        raise OutputError(f"{path} exists already", remedy="use --overwrite to replace it")
+    if not report.overwrite:
+        refuse_existing(path, remedy="use --overwrite to replace it")
 
 
 @contextmanager

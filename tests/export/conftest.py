@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
 from ..model.conftest import one_thread
 
 __all__ = ["one_thread"]
+
+
+@pytest.fixture
+def images(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder with two images of noise, 90 x 130 pixels each."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(rng.integers(0, 256, (90, 130, 3), np.uint8)).save(folder / f"{name}.png")
+    return folder

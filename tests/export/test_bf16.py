@@ -25,15 +25,6 @@ from tests.runtime import tiny
 needs_bf16 = pytest.mark.skipif("bf16" not in OpenVino.precisions(), reason="for processors that compute in bf16")
 
 
-@pytest.fixture
-def images(tmp_path: Path, rng: np.random.Generator) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("a", "b"):
-        Image.fromarray(rng.integers(0, 256, (90, 130, 3), np.uint8)).save(folder / f"{name}.png")
-    return folder
-
-
 @needs_bf16
 def test_the_copy_says_what_bf16_changes(images: Path, tmp_path: Path) -> None:
     bundle = read_bundle(tiny.TINY)

@@ -134,15 +134,6 @@ def test_graphs_of_larger_windows_are_compared_with_the_network(exported: Bundle
 # --- what was measured ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def images(tmp_path: Path, rng: np.random.Generator) -> Path:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for name in ("a", "b"):
-        Image.fromarray(rng.integers(0, 256, (90, 130, 3), np.uint8)).save(folder / f"{name}.png")
-    return folder
-
-
 def bare(bundle: Bundle, folder: Path) -> Bundle:
     """A bundle as it was before contexts could be shared."""
     shutil.copytree(bundle.folder, folder)
