@@ -167,7 +167,7 @@ def test_a_killed_process_loses_a_shard_at_most_and_leaves_nothing_behind(tmp_pa
 def test_a_signal_ends_a_run_within_a_second(tmp_path: Path, number: int, code: int) -> None:
     image = write_geotiff(tmp_path / "image.tif", slope_of(600, 500))
     slow = (  # an engine that does not come back, as in a large batch: it waits for a lock that nobody opens
-        "import ctypes, math, sys\n"
+        "import ctypes, math, os, sys\n"
         "from fctl.runtime.engines.base import Session\n"
         "from fctl.runtime.engines.processor import cores\n"
         "from fctl.runtime.segment.shards import plan\n"
@@ -177,7 +177,7 @@ def test_a_signal_ends_a_run_within_a_second(tmp_path: Path, number: int, code: 
         "    size = len(next(iter(arrays.values())))\n"
         "    calls.extend([1] * (size == 4))\n"
         "    if len(calls) == 150 and size == 4 // math.gcd(4, cores()):\n"  # a part of a batch, on several cores
-        "        print('stuck', flush=True)\n"
+        "        os.write(1, b'stuck\\n')\n"  # in one piece, for another part may do so at the same moment
         "        mutex, system = ctypes.create_string_buffer(64), ctypes.CDLL(None)\n"
         "        system.pthread_mutex_lock(mutex)\n"
         "        system.pthread_mutex_lock(mutex)\n"
