@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fctl.runtime.bench.cases import Case
-from fctl.runtime.bench.machine import cores, load, processor
+from fctl.runtime.bench.machine import cores, load
 from fctl.runtime.bench.pixels import write_mosaic
 from fctl.runtime.bench.process import CaseProcess
 from fctl.runtime.bench.work import FileRun, Image, WarmUp
+from fctl.runtime.engines.processor import name as processor
 from fctl.runtime.evaluate.plots import BLUE, VERMILION, stacked
 
 

@@ -30,13 +30,14 @@ from fctl.model.config import NetworkConfig
 from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS
 from fctl.runtime.bench.cases import Case
-from fctl.runtime.bench.machine import cores, load, processor
+from fctl.runtime.bench.machine import cores, load
 from fctl.runtime.bench.pixels import write_mosaic
 from fctl.runtime.bench.process import CaseProcess
 from fctl.runtime.bench.work import Image as BenchImage
 from fctl.runtime.bench.work import WarmUp
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.choices import Backend, ContextEncoding, RunPrecision
+from fctl.runtime.engines.processor import name as processor
 from fctl.runtime.errors import FctlError
 
 from .parts import peers

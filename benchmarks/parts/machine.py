@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fctl.runtime.bench.machine import cores, load, processor, size_in
+from fctl.runtime.bench.machine import cores, load, size_in
 from fctl.runtime.cuda import driver
+from fctl.runtime.engines.processor import name as processor
 from fctl.runtime.errors import EngineError
 
 MB = 1e6

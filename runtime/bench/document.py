@@ -8,8 +8,9 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 
+from ..engines.processor import name as processor
 from ..stopwatch import Stage, Taken
-from .machine import cores, load, processor
+from .machine import cores, load
 from .results import CaseResult, Comparison, Spread
 from .work import Measured
 

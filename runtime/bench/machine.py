@@ -3,20 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import threading
 from pathlib import Path
-
-
-def processor() -> str:
-    """The processor's name; lines of some ARM kernels have numbers in its place."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "model\t"))]
-    named = [name for name in names if not name.isdigit()]
-    return named[0] if named else platform.processor() or platform.machine()
 
 
 def cores() -> int:

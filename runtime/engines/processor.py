@@ -13,6 +13,7 @@ _EXACT = {"avx512_vnni", "avx_vnni", "amx_int8"}
 _FLAGS = Path("/proc/cpuinfo")
 _CORES = Path("/sys/devices/system/cpu")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_limits: list[int] = []  # what `limit_cores` was told last
 _TELLING = ("model name", "flags", "features", "cpu implementer", "cpu part")  # lines that tell processors apart
 
 
@@ -31,11 +32,32 @@ def adds_int8_exactly() -> bool:
 def cores() -> int:
     """How many cores this process may keep busy.
 
-    Two hardware threads of one core count once, for they share its arithmetic. The cores that the process is bound to
-    and, in a container, the share of time that it is granted are heeded.
+    Two hardware threads of one core count once, for they share its arithmetic. The cores that the process is bound to,
+    the share of time that it is granted in a container, and what `limit_cores` says are heeded.
     """
     bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return max(1, min(len({_siblings(number) for number in bound}), _granted()))
+    return max(1, min(len({_siblings(number) for number in bound}), _granted(), *_limits))
+
+
+def limit_cores(most: int) -> None:
+    """Let this process keep at most so many cores busy, since other processes of ours work beside it."""
+    _limits[:] = [most]
+
+
+def described() -> str:
+    """The processor's name, and what tells its kind from others."""
+    return f"{name()} ({identity()})"
+
+
+def name() -> str:
+    """The processor's name; lines of some ARM kernels have numbers in its place."""
+    try:
+        lines = _FLAGS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.lower().startswith(("model name", "model\t"))]
+    named = [found for found in names if not found.isdigit()]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 @cache

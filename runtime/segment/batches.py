@@ -34,6 +34,10 @@ class SharedWindow:
     serial: int = field(default_factory=itertools.count().__next__)
 
 
+Scenes = Mapping[tuple[str, Window], Windows]
+"""Pixels (1, bands, size, size) of windows of shared contexts, by the context's name and the window."""
+
+
 @dataclass(frozen=True, slots=True)
 class LatticeWindows:
     """The windows of one context's lattice that a batch needs.
@@ -127,12 +131,18 @@ class BatchCutter:
         source: The raster.
         lattices: By name, the windows of contexts that are encoded once a raster.
         turned: Whether batches will be turned.
+        scenes: Windows of shared contexts that were cut before.
     """
 
     def __init__(
-        self, manifest: Manifest, source: Source, lattices: Mapping[str, Lattice] | None = None, turned: bool = False
+        self,
+        manifest: Manifest,
+        source: Source,
+        lattices: Mapping[str, Lattice] | None = None,
+        turned: bool = False,
+        scenes: Scenes | None = None,
     ) -> None:
-        self._manifest, self._source = manifest, source
+        self._manifest, self._source, self._given = manifest, source, scenes or {}
         self._lattices, self._turned = lattices or {}, turned
         self._scenes: dict[tuple[str, Window], SharedWindow] = {}
 
@@ -205,7 +215,10 @@ class BatchCutter:
     def _scene(self, context: Context, window: Window) -> SharedWindow:
         key = (context.name, window)
         if key not in self._scenes:
-            self._scenes[key] = SharedWindow(window, cut_scene(self._source, window, context))
+            pixels = self._given.get(key)
+            self._scenes[key] = SharedWindow(
+                window, cut_scene(self._source, window, context) if pixels is None else pixels
+            )
         return self._scenes[key]
 
 

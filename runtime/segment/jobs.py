@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from ..bundle.store import MANIFEST, Bundle, sha256
+from ..bundle.manifest import Manifest
+from ..bundle.store import Bundle
 from ..engines.base import Engine
-from ..engines.choose import engine_version
 from ..errors import InputError
 from ..progress import TileProgress
 from ..raster.access import Access
@@ -20,6 +20,7 @@ from ..raster.resolution import Resolution
 from ..stopwatch import STOPPED, Stopwatch
 from ..tiling.turns import Turn
 from .levels import Keep
+from .maker import Maker
 from .network import Network
 from .outputs import files_of, sinks_of
 from .results import Paths
@@ -144,11 +145,17 @@ def _named(image: Place) -> list[str]:
     return [str(file_of(image).resolve()), image if isinstance(image, str) else ""]
 
 
-def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
+def maker_of(worker: Worker) -> Maker:
+    """What computes the shards of a worker's runs."""
+    return Maker.of(worker.bundle, worker.engine, len(worker.turns), worker.once)
+
+
+def request_of(maker: Maker, manifest: Manifest, job: FileJob) -> dict[str, object]:
     """What a run over a file is asked, as far as the bytes of its outputs depend on it.
 
     Args:
-        worker: Whoever owns the network.
+        maker: What computes its shards.
+        manifest: The manifest of the bundle.
         job: What is asked.
 
     Returns:
@@ -158,23 +165,17 @@ def request_of(worker: Worker, job: FileJob) -> dict[str, object]:
         RasterError: The image is missing, or may not be read.
         InputError: The file of polygons cannot be read.
     """
-    bundle, engine, image = worker.bundle, worker.engine, job.image
-    scenes = {context.name: context.scene for context in bundle.manifest.contexts if context.scene}
+    scenes = {context.name: context.scene for context in manifest.contexts if context.scene}
     return {
-        "image": _named(image),
-        "bundle": f"{bundle.manifest.name} {sha256(bundle.folder / MANIFEST)[:12]}",
-        "engine": f"{engine.name} {engine_version(engine.name)}".strip(),
-        "device": engine.device,
-        "precision": engine.precision,
-        "turns": len(worker.turns),
-        "contexts": "shared" if worker.once else None,
+        "image": _named(job.image),
+        **maker.request(),
         "scene size": scenes,
         "bands": list(job.bands) if job.bands else None,
         "outputs": {name: str(path.resolve()) for name, path in job.paths.by_sink().items()},
         **job.paths.options.request(),
-        SOURCE: fingerprint(image).as_dict(),
+        SOURCE: fingerprint(job.image).as_dict(),
         "bad blocks": job.on_bad_block,
         "scale range": job.scale_range,
-        "resolution": Resolution.parsed(job.resolution).told(bundle.manifest.input.ground_sample_distance),
+        "resolution": Resolution.parsed(job.resolution).told(manifest.input.ground_sample_distance),
         **job.where.request(),
     }

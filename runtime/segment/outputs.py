@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ..atomic import refuse_existing
 from ..bundle.manifest import Manifest
-from ..engines.base import Engine
 from ..errors import InputError, OutputError, RasterError
 from ..raster.files import open_any
 from ..raster.places import Place, Scene, check_place, file_of, members_of
 from ..raster.resolution import Resolution
+from .maker import Maker
 from .options import OPTIONS
 from .results import Paths
 from .shards.folder import unfinished_commit
@@ -88,19 +88,19 @@ def _is_unicode(path: Path) -> bool:
     return True
 
 
-def made_tags(manifest: Manifest, engine: Engine) -> dict[str, str]:
+def made_tags(manifest: Manifest, maker: Maker) -> dict[str, str]:
     """What made an output, beside what was asked, and what its numbers mean: GeoTIFF has no other place for names.
 
     Args:
         manifest: The bundle's manifest.
-        engine: What ran it.
+        maker: What ran it.
 
     Returns:
         Text by the name of a tag.
     """
     return {
-        "FCTL_ENGINE": engine.name,
-        "FCTL_DEVICE": engine.device,
+        "FCTL_ENGINE": maker.engine,
+        "FCTL_DEVICE": maker.device,
         "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
     }
 

@@ -23,7 +23,7 @@ from ..tiling.sources import Source
 from ..tiling.temperature import tempered
 from ..tiling.turns import UPRIGHT, Turn
 from ..tiling.windows import Region, Window
-from .batches import BatchCutter, PatchBatch, grid_of
+from .batches import BatchCutter, PatchBatch, Scenes, grid_of
 from .beside import Beside
 from .network import Accumulator, FeatureCache, HostAccumulator, Network, Scores
 from .notices import warn_of_scene_blocks, warn_of_scores, warn_of_values
@@ -78,6 +78,7 @@ class Pipeline:
         votes: Whether blocks carry how far tiles agree. They are merged on the host then.
         picture: How the raster is shrunk to a picture, where blocks are to carry their part of one.
         stopwatch: What takes the time of each stage.
+        scenes: Windows of contexts that were cut before.
 
     Attributes:
         skipped: Tiles that were not inferred, because no pixel in them has data.
@@ -94,11 +95,12 @@ class Pipeline:
         votes: bool = False,
         picture: PictureScale | None = None,
         stopwatch: Stopwatch = STOPPED,
+        scenes: Scenes | None = None,
     ) -> None:
         self._network, self._source = network, source
         self._raster = source.raster if isinstance(source, RescaledSource) else source
         self._probabilities, self._turns, self._votes, self._picture = probabilities, turns, votes, picture
-        self._cutter = BatchCutter(network.manifest, source, network.lattices, turned=turns != (UPRIGHT,))
+        self._cutter = BatchCutter(network.manifest, source, network.lattices, turns != (UPRIGHT,), scenes)
         self._cache, self.skipped, self.stopwatch = FeatureCache(), 0, stopwatch
         warn_of_scene_blocks(network.manifest, source, network.warned)
 

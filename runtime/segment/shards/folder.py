@@ -28,8 +28,11 @@ log = logging.getLogger(__name__)
 SOURCE = "source"
 """The name under which a request has the fingerprint of the image."""
 
+JOURNAL = "journal"
+"""The name of a run's journal in its folder."""
+
 _SUFFIX = ".fctl-run"
-_LOCK, _JOURNAL, _OUTPUTS, _REPLACED, _TEMPORARY = "lock", "journal", "outputs", "replaced", "temporary"
+_LOCK, _OUTPUTS, _REPLACED, _TEMPORARY = "lock", "outputs", "replaced", "temporary"
 _LIVE: set[RunFolder] = set()
 _NONE: Mapping[str, Sequence[Path]] = {}
 
@@ -54,15 +57,16 @@ class RunFolder:
     Args:
         mask: The mask that the run writes.
         journal: The run's journal.
+        quiet: Whether nothing is said of finished shards that are kept, since whoever made them leaves them on purpose.
 
     Attributes:
         path: The folder.
         journal: The run's journal.
     """
 
-    def __init__(self, mask: Path, journal: Journal) -> None:
-        self.path, self.journal = folder_of(mask), journal
-        self._mask, self._done = mask, False
+    def __init__(self, mask: Path, journal: Journal, *, quiet: bool = False) -> None:
+        self.path, self.journal = journal.path.parent, journal
+        self._mask, self._done, self._quiet = mask, False, quiet
 
     def writing(self) -> AbstractContextManager[None]:
         """Turn errors of the file system into OutputError, where files of the run are written."""
@@ -70,7 +74,7 @@ class RunFolder:
 
     def writer(self, shard: int, keep: Keep = KEEP_ALL, stopwatch: Stopwatch = STOPPED) -> PartWriter:
         """Start the file of a shard, which keeps so much of probabilities; raises OSError where that fails."""
-        return PartWriter(self._part(shard), keep, stopwatch)
+        return PartWriter(self.journal.file(shard), keep, stopwatch)
 
     def part(self, shard: int, finished: Window) -> Part:
         """The file of a shard that is done.
@@ -85,7 +89,7 @@ class RunFolder:
         Raises:
             OutputError: It is damaged.
         """
-        return Part(self._part(shard), finished)
+        return Part(self.journal.file(shard), finished)
 
     def add(self, done: Done) -> None:
         """Note that a shard is done, once its file is complete.
@@ -98,7 +102,7 @@ class RunFolder:
     @property
     def done(self) -> frozenset[int]:
         """Indices of the shards that are done and whose files are there."""
-        return frozenset(index for index, done in self.journal.done.items() if _size(self._part(index)) == done.size)
+        return self.journal.there
 
     def place(self, sink: str, output: Path) -> Path:
         """Where an output is made, before it moves to its place, by the name of its sink."""
@@ -165,11 +169,10 @@ class RunFolder:
                 _empty(self.path)
             else:
                 self.clean()
+                if self._quiet:
+                    return
                 shards = counted(kept, "finished shard is", "finished shards are")
                 log.info("%s kept in %s: go on with `resume`, or remove the folder", shards, self.path)
-
-    def _part(self, shard: int) -> Path:
-        return self.path / f"shard-{shard:06d}.npz"
 
     def _replaced(self, number: int) -> Path:
         """Where a file that an output replaces waits until all outputs are in their places."""
@@ -184,7 +187,7 @@ class RunFolder:
 
 @contextmanager
 def run_folder(
-    mask: Path, request: Mapping[str, object], plan: Mapping[str, int], *, resume: bool
+    mask: Path, request: Mapping[str, object], plan: Mapping[str, int], *, resume: bool, path: Path | None = None
 ) -> Iterator[RunFolder]:
     """Work in the folder of a run, which no other run may use meanwhile.
 
@@ -195,6 +198,7 @@ def run_folder(
         request: What is asked, by name; values that JSON keeps as they are.
         plan: How the raster is cut into shards. A run that is resumed keeps to the plan in its journal.
         resume: Whether to go on where an earlier run ended. Otherwise its shards are removed.
+        path: The folder, of a run that makes but a part of the shards and leaves them there; None for that of the mask.
 
     Yields:
         The folder.
@@ -203,12 +207,12 @@ def run_folder(
         OutputError: Another run writes this mask, the earlier run was asked something else, or the folder cannot be
             written.
     """
-    path = folder_of(mask)
+    quiet, path = path is not None, path or folder_of(mask)
     with empty_folders_removed(path.parents):
         with _written(mask):
             path.mkdir(parents=True, exist_ok=True)
         try:
-            with _locked(path, mask), _opened(mask, request, plan, resume) as folder:
+            with _locked(path, mask), _opened(mask, path, request, plan, resume, quiet) as folder:
                 yield folder
         finally:
             with contextlib.suppress(OSError):  # not empty: shards are kept
@@ -216,10 +220,12 @@ def run_folder(
 
 
 @contextmanager
-def _opened(mask: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Iterator[RunFolder]:
+def _opened(
+    mask: Path, path: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool, quiet: bool
+) -> Iterator[RunFolder]:
     """The folder, once it is ready for work; it is left as it must be, however the block ends."""
     with _written(mask):
-        folder = RunFolder(mask, _journal(mask, request, plan, resume))
+        folder = RunFolder(mask, _journal(mask, path, request, plan, resume, quiet), quiet=quiet)
     _LIVE.add(folder)
     try:
         with _written(mask):
@@ -232,23 +238,23 @@ def _opened(mask: Path, request: Mapping[str, object], plan: Mapping[str, int], 
 
 def unfinished_commit(mask: Path) -> bool:
     """Whether a run was killed while it moved its outputs to their places."""
-    journal = Journal.read(folder_of(mask) / _JOURNAL)
+    journal = Journal.read(folder_of(mask) / JOURNAL)
     return journal is not None and bool(journal.outputs)
 
 
-def _journal(mask: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Journal:
+def _journal(mask: Path, path: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Journal:
     """The journal of the run to go on with, or a new one in a folder that is cleared."""
-    path = folder_of(mask)
-    old = Journal.read(path / _JOURNAL, mend=True)
+    old = Journal.read(path / JOURNAL, mend=True)
     if resume and old:
-        _check_same(path, old.request, request)
+        remedy = f"ask for the same, or {'remove the folder' if part else 'start anew without `resume`'}"
+        check_same(path, old.request, request, remedy=remedy)
         return old
     if old and old.done:
         log.warning("%d finished shards of an earlier run are removed: it was not asked to `resume`", len(old.done))
     if old:
         RunFolder(mask, old).clean()
     _empty(path)
-    return Journal.begin(path / _JOURNAL, request, plan)
+    return Journal.begin(path / JOURNAL, request, plan)
 
 
 def _empty(path: Path) -> None:
@@ -260,24 +266,38 @@ def _empty(path: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def _check_same(path: Path, before: Mapping[str, object], now: Mapping[str, object]) -> None:
-    """Raise OutputError that names the first thing that an earlier run was asked otherwise."""
+def check_same(
+    subject: object,
+    before: Mapping[str, object],
+    now: Mapping[str, object],
+    *,
+    remedy: str,
+    who: str = "the run to resume",
+) -> None:
+    """See that two requests are the same.
+
+    Args:
+        subject: What the error is about.
+        before: One request.
+        now: The other one.
+        remedy: What to do about a difference.
+        who: Who was asked the former.
+
+    Raises:
+        OutputError: They differ; it names the first difference.
+    """
     for name in [*now, *(name for name in before if name not in now)]:
         if before.get(name) != now.get(name):
-            raise OutputError(
-                _difference(name, before.get(name), now.get(name)),
-                subject=path,
-                remedy="ask for the same, or start anew without `resume`",
-            )
+            raise OutputError(_difference(name, before.get(name), now.get(name), who), subject=subject, remedy=remedy)
 
 
-def _difference(name: str, before: object, now: object) -> str:
+def _difference(name: str, before: object, now: object, who: str) -> str:
     """What differs, in words."""
     if isinstance(before, dict) and isinstance(now, dict) and name == SOURCE:
         with contextlib.suppress(KeyError, ValueError):
             changed = Fingerprint.from_dict(before).difference(Fingerprint.from_dict(now))
-            return f"the image is not the one of the run to resume: {changed}"
-    return f"the run to resume had {name} {before}, now it is {now}"
+            return f"the image is not the one of {who}: {changed}"
+    return f"{who} had {name} {before}, now it is {now}"
 
 
 @contextmanager
@@ -339,10 +359,3 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1

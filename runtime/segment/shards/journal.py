@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ class Journal:
     plan: dict[str, int]
     done: dict[int, Done] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    _token: str = field(default="", init=False, repr=False)
 
     @classmethod
     def begin(cls, path: Path, request: Mapping[str, object], plan: Mapping[str, int]) -> Journal:
@@ -93,6 +95,16 @@ class Journal:
                 file.truncate(whole)
         return journal
 
+    def file(self, shard: int) -> Path:
+        """The file of a shard. Its name tells runs apart: one that is over may still have somebody who writes."""
+        self._token = self._token or token_of(self.request, self.plan)
+        return self.path.with_name(shard_name(shard, self._token))
+
+    @property
+    def there(self) -> frozenset[int]:
+        """Indices of the shards that are done and whose files are there."""
+        return frozenset(index for index, done in self.done.items() if _size(self.file(index)) == done.size)
+
     def add(self, done: Done) -> None:
         """Note that a shard is done.
 
@@ -133,3 +145,29 @@ class Journal:
             file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def token_of(request: Mapping[str, object], plan: Mapping[str, int]) -> str:
+    """What tells the shards of a run from those of any run that was asked something else, or cut otherwise."""
+    cut = {name: number for name, number in plan.items() if name != "batch"}
+    return hashlib.sha256(json.dumps([request, cut], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def shard_name(shard: int, token: str) -> str:
+    """The name of a shard's file.
+
+    Args:
+        shard: Its index.
+        token: What `token_of` gives.
+
+    Returns:
+        A name such as "shard-000012-0f3a9c51.npz".
+    """
+    return f"shard-{shard:06d}-{token}.npz"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -51,7 +52,8 @@ class PartWriter:
     """
 
     def __init__(self, path: Path, keep: Keep = KEEP_ALL, stopwatch: Stopwatch = STOPPED) -> None:
-        self._path, self._temporary, self._keep, self.stopwatch = path, path.with_suffix(".part"), keep, stopwatch
+        self._path, self._keep, self.stopwatch = path, keep, stopwatch
+        self._temporary = path.with_suffix(f".{secrets.token_hex(4)}.part")  # two may write the same shard
         self._file = self._temporary.open("wb")
         self._archive = zipfile.ZipFile(self._file, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
 

@@ -12,6 +12,7 @@ PANEL = 16384
 """Width of a panel in pixels. Two panels share a column of tiles, which is computed twice; memory grows with the width.
 """
 
+_HIGHEST = 64  # rows of tiles of a shard that is made by itself: what a worker that dies loses
 _TILES = 256  # in a shard: what a kill costs at most, beside a row of tiles that is computed again
 
 
@@ -37,6 +38,30 @@ class ShardPlan:
         """Shards of about 256 tiles, in panels that are at most so many pixels wide."""
         columns = -(-len(grid.columns) // len(grid.panels(panel)))
         return cls(grid=grid, panel=panel, rows=max(1, round(_TILES / columns)))
+
+    @classmethod
+    def spread(cls, grid: Grid, shares: int) -> ShardPlan:
+        """Shards that several workers make, each by itself.
+
+        A shard that is made by itself computes a row of tiles anew, that above it, and the windows of contexts around
+        it. So shards are high, but not so high that some workers have nothing to do while others finish: of all heights
+        that would take within a twentieth of the shortest time, the lowest is taken.
+
+        Args:
+            grid: The tiles of the raster.
+            shares: How many workers there are; more or fewer may come.
+
+        Returns:
+            The plan.
+        """
+        panels, rows = len(grid.panels(PANEL)), len(grid.rows)
+
+        def time(height: int) -> int:
+            shards = panels * -(-rows // height)
+            return -(-shards // shares) * (height + 1)
+
+        times = {height: time(height) for height in range(1, min(_HIGHEST, rows) + 1)}
+        return cls(grid=grid, panel=PANEL, rows=next(h for h, t in times.items() if t <= 1.05 * min(times.values())))
 
     def numbers(self) -> dict[str, int]:
         """What a journal keeps of the plan."""

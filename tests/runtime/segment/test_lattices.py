@@ -198,7 +198,7 @@ def test_a_mask_tells_how_contexts_were_encoded(tmp_path: Path) -> None:
 def test_a_run_is_not_resumed_in_the_other_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_geotiff(tmp_path / "image.tif", noise(100, 120))
     paths = Paths(mask=tmp_path / "mask.tif")
-    monkeypatch.setattr("fctl.runtime.segment.filerun._write_outputs", _fails)
+    monkeypatch.setattr("fctl.runtime.segment.filerun.write_outputs", _fails)
     with Segmenter(tiny.TINY_ONCE, backend="onnxruntime") as segmenter, pytest.raises(RuntimeError):
         segmenter.segment_file(tmp_path / "image.tif", paths)
     monkeypatch.undo()

@@ -278,13 +278,13 @@ def test_what_is_finished_stays_and_is_used_again(tmp_path: Path) -> None:
     mask = tmp_path / "a_mask.tif"
     with interrupted(mask, 0, 2):
         left = ["a_mask.fctl-run"] + [
-            f"a_mask.fctl-run/{name}" for name in ("journal", "shard-000000.npz", "shard-000002.npz")
+            f"a_mask.fctl-run/{name}" for name in ("journal", *(shard_name(shard, TOKEN) for shard in (0, 2)))
         ]
         assert names(tmp_path) == left
     with run_folder(mask, REQUEST, {"panel": 7, "rows": 9}, resume=True) as folder:
         assert folder.done == {0, 2}
         assert folder.journal.plan == PLAN  # a run keeps to the plan that it began with
-        (folder.path / "shard-000002.npz").write_bytes(b"short")
+        folder.journal.file(2).write_bytes(b"short")
         assert folder.done == {0}
     with run_folder(mask, REQUEST, PLAN, resume=True) as folder:
         assert folder.done == {0}
@@ -331,7 +331,7 @@ def test_two_runs_of_one_output_do_not_run_together(tmp_path: Path) -> None:
     for resume in (False, True):
         with pytest.raises(OutputError, match=r"a_mask\.tif is being written by another run; wait for its end"):
             run_folder(mask, REQUEST, PLAN, resume=resume).__enter__()
-    assert (folder_of(mask) / "shard-000000.npz").is_file()
+    assert (folder_of(mask) / shard_name(0, TOKEN)).is_file()
     process.kill()  # the lock of a process that is gone holds nobody
     process.join()
     with run_folder(mask, REQUEST, PLAN, resume=True) as folder:
