@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -84,6 +85,21 @@ def refuse_existing(path: Path, *, remedy: str) -> None:
     """Raise OutputError with a remedy where a file or folder exists."""
     if path.exists():
         raise OutputError(f"{path} exists already", remedy=remedy)
+
+
+def sync(path: Path) -> None:
+    """See that a file, or the names in a folder, reach the disk; a system that cannot do that for folders need not."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _remove(path: Path) -> None:

@@ -17,14 +17,15 @@ SIBLINGS = {f"fctl.{folder}" for folder in FOLDERS}
 # The rooms of the runtime, and what each of them knows beside the ground floor.
 ROOMS = {
     "tiling": set[str](),
+    "storage": set[str](),
     "bundle": {"tiling"},
-    "raster": {"tiling"},
+    "raster": {"tiling", "storage"},
     "cuda": set[str](),
     "engines": {"bundle", "cuda"},
-    "segment": {"tiling", "bundle", "raster", "cuda", "engines"},
+    "segment": {"tiling", "bundle", "raster", "cuda", "engines", "storage"},
     "evaluate": {"tiling", "bundle", "raster", "cuda", "engines", "segment"},
     "bench": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate"},
-    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate", "bench"},
+    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "storage", "evaluate", "bench"},
 }
 GROUND = {"atomic", "choices", "errors", "progress", "remedies", "stopwatch"}
 FORMER = {"contexts", "datasets", "evaluation", "merge", "pipeline"}  # documented once; nobody here imports them
@@ -190,6 +191,10 @@ def test_tensorrt_is_loaded_by_name(library: str) -> None:
 
 def test_matplotlib_has_one_home() -> None:
     assert importers("matplotlib") == {"runtime/evaluate/plots.py"}
+
+
+def test_fsspec_has_one_home() -> None:
+    assert importers("fsspec") == {"runtime/storage/remote.py"}
 
 
 def test_onnx_is_for_making_bundles() -> None:

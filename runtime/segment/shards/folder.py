@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ...atomic import as_output_error, empty_folders_removed
+from ...atomic import as_output_error, empty_folders_removed, sync
 from ...errors import OutputError
 from ...raster.fingerprint import Fingerprint
 from ...stopwatch import STOPPED, Stopwatch
@@ -127,7 +126,7 @@ class RunFolder:
         """
         files = [(sink, file) for sink, path in outputs.items() for file in (path, *companions.get(sink, ()))]
         for sink, output in files:
-            _sync(self.place(sink, output))  # what the shards are removed for must be on the disk
+            sync(self.place(sink, output))  # what the shards are removed for must be on the disk
         self.journal.note_assembled([str(output.resolve()) for _, output in files])
         undo: list[tuple[Path, Path]] = []
         try:
@@ -141,7 +140,7 @@ class RunFolder:
                     undo.append((output, made))
                     _move(made, output)
             for folder in {output.parent for _, output in files}:
-                _sync(folder)
+                sync(folder)
         except BaseException:
             for now, before in reversed(undo):
                 if now.exists():  # else it did not come to that
@@ -242,7 +241,9 @@ def unfinished_commit(mask: Path) -> bool:
     return journal is not None and bool(journal.outputs)
 
 
-def _journal(mask: Path, path: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool) -> Journal:
+def _journal(
+    mask: Path, path: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool, part: bool
+) -> Journal:
     """The journal of the run to go on with, or a new one in a folder that is cleared."""
     old = Journal.read(path / JOURNAL, mend=True)
     if resume and old:
@@ -339,23 +340,8 @@ def _move(made: Path, place: Path) -> None:
         beside = place.with_name(f".{place.name}.part")
         try:
             shutil.copyfile(made, beside)
-            _sync(beside)
+            sync(beside)
             beside.replace(place)
         finally:
             beside.unlink(missing_ok=True)
         made.unlink()
-
-
-def _sync(path: Path) -> None:
-    """See that a file, or the names in a folder, reach the disk; a system that cannot do that for folders need not."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)

@@ -21,7 +21,7 @@ from fctl.runtime.segment.picture import PicturePart, PictureScale
 from fctl.runtime.segment.pipeline import Block
 from fctl.runtime.segment.shards import plan as plans
 from fctl.runtime.segment.shards.folder import folder_of, run_folder
-from fctl.runtime.segment.shards.journal import Done, Journal
+from fctl.runtime.segment.shards.journal import Done, Journal, shard_name, token_of
 from fctl.runtime.segment.shards.mosaic import COLUMNS, Mosaic
 from fctl.runtime.segment.shards.parts import Part, PartWriter
 from fctl.runtime.segment.shards.plan import ShardPlan
@@ -29,6 +29,7 @@ from fctl.runtime.tiling.windows import Grid, TilePlan, Window
 
 REQUEST = {"engine": "one", "bands": [3, 2, 1]}
 PLAN = {"panel": 100, "rows": 2}
+TOKEN = token_of(REQUEST, PLAN)
 
 
 # The plan
