@@ -25,7 +25,8 @@ ROOMS = {
     "segment": {"tiling", "bundle", "raster", "cuda", "engines", "storage"},
     "evaluate": {"tiling", "bundle", "raster", "cuda", "engines", "segment"},
     "bench": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate"},
-    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "storage", "evaluate", "bench"},
+    "spread": {"tiling", "bundle", "raster", "engines", "segment", "storage"},
+    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "storage", "evaluate", "bench", "spread"},
 }
 GROUND = {"atomic", "choices", "errors", "progress", "remedies", "stopwatch"}
 FORMER = {"contexts", "datasets", "evaluation", "merge", "pipeline"}  # documented once; nobody here imports them

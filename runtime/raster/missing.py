@@ -26,18 +26,20 @@ class Missing:
     Args:
         blocks: The open raster.
         bands: The bands in use.
+        plausible: Which floats can be measurements, where that was found out before; None finds it out.
 
     Attributes:
         floating: Whether the raster holds floats.
         opacity: What was seen of the alpha band so far.
+        range: Which floats can be measurements; None in a raster of integers.
     """
 
-    def __init__(self, blocks: Blocks, bands: Bands) -> None:
+    def __init__(self, blocks: Blocks, bands: Bands, plausible: Plausible | None = None) -> None:
         self._blocks, self._bands, dataset = blocks, bands, blocks.dataset
         self._masked = tuple(index for index, band in enumerate(bands.used) if _is_masked(dataset, band))
         self.floating = np.dtype(dataset.dtypes[bands.used[0] - 1]).kind == "f"
         self.opacity = Opacity(bands.opaque, bands.between)  # a run that is resumed does not read all of the raster
-        self._plausible = self._range() if self.floating else None
+        self.range = (plausible or self._range()) if self.floating else None
 
     @property
     def declares(self) -> bool:
@@ -72,7 +74,7 @@ class Missing:
 
     def plausible(self, pixels: NDArray[np.generic]) -> Samples | None:
         """Where samples (height, width, bands) can be measurements; None for integers, which all can."""
-        return self._plausible.holds(pixels) if self._plausible else None
+        return self.range.holds(pixels) if self.range else None
 
     def _range(self) -> Plausible:
         """What is plausible in this raster of floats, by samples of it."""

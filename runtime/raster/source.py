@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -12,6 +13,7 @@ from rasterio.enums import Resampling
 
 from ..errors import InputError, RasterError
 from ..stopwatch import STOPPED, Stopwatch, timed
+from ..tiling.plausible import Plausible
 from ..tiling.resampling import Pixels
 from ..tiling.sources import HostSource
 from ..tiling.windows import Window
@@ -31,12 +33,25 @@ from .scene import open_scene
 from .thumbnails import means, read_thumbnail
 
 __all__ = [
-    "Access", "Georeference", "OnBadBlock", "OpenFile", "PixelFormat", "RasterSource", "open_any", "open_raster",
-    "read_thumbnail",
+    "Access", "Georeference", "Measured", "OnBadBlock", "OpenFile", "PixelFormat", "RasterSource", "open_any",
+    "open_raster", "read_thumbnail",
 ]  # fmt: skip
 
 _LEAST_CACHE = 64 << 20  # bytes
 _DEFAULT = Access()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What is measured over all of a raster before anything is read of it.
+
+    Attributes:
+        scaling: What turns its samples into those that are wanted; None where they are those.
+        plausible: Which floats can be measurements; None in a raster of integers.
+    """
+
+    scaling: Scaling | None
+    plausible: Plausible | None
 
 
 class RasterSource(HostSource):
@@ -48,6 +63,7 @@ class RasterSource(HostSource):
         bands: The bands in use.
         scaling: What turns its samples into those that are wanted; None where they are those.
         stopwatch: What takes the time of reading.
+        plausible: Which floats can be measurements, where that was found out before.
 
     Raises:
         RasterError: The file is damaged.
@@ -60,14 +76,25 @@ class RasterSource(HostSource):
     """
 
     def __init__(
-        self, blocks: Blocks, path: Place, bands: Bands, scaling: Scaling | None = None, stopwatch: Stopwatch = STOPPED
+        self,
+        blocks: Blocks,
+        path: Place,
+        bands: Bands,
+        scaling: Scaling | None = None,
+        stopwatch: Stopwatch = STOPPED,
+        plausible: Plausible | None = None,
     ) -> None:
         self._blocks, self._dataset, self._path, self._bands = blocks, blocks.dataset, path, bands
         self.name, self.implausible, self.scaling, self.stopwatch = str(path), 0, scaling, stopwatch
         self._converted = scaling or bands.palette
         self._watch = Watch(path)
         with reading(path, "it"):
-            self._missing = Missing(blocks, bands)
+            self._missing = Missing(blocks, bands, plausible)
+
+    @property
+    def measured(self) -> Measured:
+        """What was measured over all of the raster, for whoever opens it again."""
+        return Measured(scaling=self.scaling, plausible=self._missing.range)
 
     @property
     def height(self) -> int:
@@ -258,6 +285,7 @@ def open_raster(
     on_bad_block: OnBadBlock = "fail",
     scale_range: str | None = None,
     stopwatch: Stopwatch = STOPPED,
+    measured: Measured | None = None,
 ) -> Iterator[RasterSource]:
     """Open a raster whose pixels fit.
 
@@ -276,6 +304,7 @@ def open_raster(
             "percentile:2,98" of each band, measured once over the whole raster, or "metadata" (docs/rasters.md). None
             takes samples as they are, whose dtype must fit.
         stopwatch: What takes the time of reading.
+        measured: What was measured when the same raster was opened in the same way before; None measures it.
 
     Yields:
         The open raster.
@@ -298,9 +327,9 @@ def open_raster(
             check_real(path, dataset.dtypes)
             chosen = choose_bands(blocks, path, pixels.bands, bands)
             warn_of_nodata(dataset, path, chosen)
-            scaling = None
-            if wanted_range and not chosen.palette:
+            scaling = measured.scaling if measured else None
+            if not measured and wanted_range and not chosen.palette:
                 scaling = scaling_of(dataset, path, chosen, wanted_range, pixels.dtype)
         if not scaling:
             check_dtype(path, pixels.dtype, chosen.dtypes(dataset))
-        yield RasterSource(blocks, path, chosen, scaling, stopwatch)
+        yield RasterSource(blocks, path, chosen, scaling, stopwatch, measured.plausible if measured else None)

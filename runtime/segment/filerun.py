@@ -43,8 +43,7 @@ def run_file(worker: Worker, job: FileJob) -> Report:
 
     def assemble(made: _Made) -> None:
         with made.folder.writing(), job.stopwatch.stage("write"):
-            windows = made.subject.windows(made.plan)
-            parts = [made.folder.part(n, window) for n, window in enumerate(windows) if window]
+            parts = made.folder.parts(made.subject.windows(made.plan))
             write_outputs(manifest, maker, job, made.subject, parts, made.folder)
 
     return _run(worker, job, None, assemble)

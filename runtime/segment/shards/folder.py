@@ -7,6 +7,7 @@ import errno
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ...atomic import as_output_error, empty_folders_removed, sync
 from ...errors import OutputError
 from ...raster.fingerprint import Fingerprint
 from ...stopwatch import STOPPED, Stopwatch
+from ...storage import Storage
 from ...tiling.windows import Window
 from ..levels import KEEP_ALL, Keep
 from ..notices import counted
@@ -31,6 +33,7 @@ JOURNAL = "journal"
 """The name of a run's journal in its folder."""
 
 _SUFFIX = ".fctl-run"
+_COPYING = 8  # shards at a time that are copied from elsewhere
 _LOCK, _OUTPUTS, _REPLACED, _TEMPORARY = "lock", "outputs", "replaced", "temporary"
 _LIVE: set[RunFolder] = set()
 _NONE: Mapping[str, Sequence[Path]] = {}
@@ -57,15 +60,16 @@ class RunFolder:
         mask: The mask that the run writes.
         journal: The run's journal.
         quiet: Whether nothing is said of finished shards that are kept, since whoever made them leaves them on purpose.
+        shards: Where shards lie, if not in the folder itself.
 
     Attributes:
         path: The folder.
         journal: The run's journal.
     """
 
-    def __init__(self, mask: Path, journal: Journal, *, quiet: bool = False) -> None:
+    def __init__(self, mask: Path, journal: Journal, *, quiet: bool = False, shards: Storage | None = None) -> None:
         self.path, self.journal = journal.path.parent, journal
-        self._mask, self._done, self._quiet = mask, False, quiet
+        self._mask, self._done, self._quiet, self._shards = mask, False, quiet, shards
 
     def writing(self) -> AbstractContextManager[None]:
         """Turn errors of the file system into OutputError, where files of the run are written."""
@@ -75,20 +79,25 @@ class RunFolder:
         """Start the file of a shard, which keeps so much of probabilities; raises OSError where that fails."""
         return PartWriter(self.journal.file(shard), keep, stopwatch)
 
-    def part(self, shard: int, finished: Window) -> Part:
-        """The file of a shard that is done.
+    def parts(self, finished: Sequence[Window | None]) -> list[Part]:
+        """The files of all shards.
 
         Args:
-            shard: Its index.
-            finished: The pixels that it must cover.
+            finished: By shard, the pixels that it must cover; None for one that is not needed.
 
         Returns:
-            The file.
+            The files, of which those that lie elsewhere are copied into the folder.
 
         Raises:
-            OutputError: It is damaged.
+            OutputError: One is damaged, or cannot be copied.
         """
-        return Part(self.journal.file(shard), finished)
+        wanted = {self.journal.file(shard): window for shard, window in enumerate(finished) if window}
+        if self._shards:
+            absent = [path for path in wanted if not path.exists()]
+            with ThreadPoolExecutor(_COPYING, "fctl-copy") as threads:
+                for _ in threads.map(lambda path: self._shards.get(path.name, path), absent):
+                    pass
+        return [Part(path, window) for path, window in wanted.items()]
 
     def add(self, done: Done) -> None:
         """Note that a shard is done, once its file is complete.
@@ -101,7 +110,10 @@ class RunFolder:
     @property
     def done(self) -> frozenset[int]:
         """Indices of the shards that are done and whose files are there."""
-        return self.journal.there
+        if self._shards is None:
+            return self.journal.there
+        names = set(self._shards.names("shard-"))
+        return frozenset(index for index in self.journal.done if self.journal.file(index).name in names)
 
     def place(self, sink: str, output: Path) -> Path:
         """Where an output is made, before it moves to its place, by the name of its sink."""
@@ -166,6 +178,8 @@ class RunFolder:
                 if not self._done:
                     self._put_back()
                 _empty(self.path)
+                if self._shards:
+                    self._shards.clear()
             else:
                 self.clean()
                 if self._quiet:
@@ -186,7 +200,13 @@ class RunFolder:
 
 @contextmanager
 def run_folder(
-    mask: Path, request: Mapping[str, object], plan: Mapping[str, int], *, resume: bool, path: Path | None = None
+    mask: Path,
+    request: Mapping[str, object],
+    plan: Mapping[str, int],
+    *,
+    resume: bool,
+    path: Path | None = None,
+    shards: Storage | None = None,
 ) -> Iterator[RunFolder]:
     """Work in the folder of a run, which no other run may use meanwhile.
 
@@ -198,6 +218,7 @@ def run_folder(
         plan: How the raster is cut into shards. A run that is resumed keeps to the plan in its journal.
         resume: Whether to go on where an earlier run ended. Otherwise its shards are removed.
         path: The folder, of a run that makes but a part of the shards and leaves them there; None for that of the mask.
+        shards: Where shards lie, if not in the folder itself.
 
     Yields:
         The folder.
@@ -211,7 +232,7 @@ def run_folder(
         with _written(mask):
             path.mkdir(parents=True, exist_ok=True)
         try:
-            with _locked(path, mask), _opened(mask, path, request, plan, resume, quiet) as folder:
+            with _locked(path, mask), _opened(mask, path, request, plan, resume, quiet, shards) as folder:
                 yield folder
         finally:
             with contextlib.suppress(OSError):  # not empty: shards are kept
@@ -220,11 +241,17 @@ def run_folder(
 
 @contextmanager
 def _opened(
-    mask: Path, path: Path, request: Mapping[str, object], plan: Mapping[str, int], resume: bool, quiet: bool
+    mask: Path,
+    path: Path,
+    request: Mapping[str, object],
+    plan: Mapping[str, int],
+    resume: bool,
+    quiet: bool,
+    shards: Storage | None,
 ) -> Iterator[RunFolder]:
     """The folder, once it is ready for work; it is left as it must be, however the block ends."""
     with _written(mask):
-        folder = RunFolder(mask, _journal(mask, path, request, plan, resume, quiet), quiet=quiet)
+        folder = RunFolder(mask, _journal(mask, path, request, plan, resume, quiet), quiet=quiet, shards=shards)
     _LIVE.add(folder)
     try:
         with _written(mask):

@@ -216,7 +216,7 @@ def test_a_journal_is_read_up_to_the_line_that_was_not_finished(tmp_path: Path) 
         assert again.done[7] == entries[1]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"fctl_run": 2, "request": {}, "plan": {}}', "[" * 100_000, "\0"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"fctl_run": 1, "request": {}, "plan": {}}', "[" * 100_000, "\0"])
 def test_what_is_no_journal_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "journal").write_text(text + "\n")
     assert Journal.read(tmp_path / "journal") is None

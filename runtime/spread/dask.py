@@ -1,0 +1,237 @@
+"""Workers of a Dask cluster, or of one that is started on this machine: the one home of `distributed`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
+from distributed.scheduler import KilledWorker
+
+from ..engines.processor import cores
+from ..errors import EngineError, FctlError, InputError
+from .bundles import keep_bundle
+from .crew import checked
+from .orders import Failure
+from .tasks import guarded
+
+log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+_Item = tuple[object, ...]
+
+_AT_A_TIME = "FCTL"  # the resource of which a worker has one, and a task takes one
+_GPU = "GPU"  # the resource that workers with a GPU usually state
+_AHEAD = 2  # tasks for each worker that the scheduler knows of at a time: its memory does not grow with the raster
+_PATIENCE = 60.0  # seconds without any worker after which a run ends
+_CONNECTING = 20.0  # seconds in which a scheduler must answer
+_LOOK = 1.0  # seconds between two looks at the scheduler
+_LOST = "go on with `resume` once it is back"
+
+
+class Dask:
+    """Workers of a Dask cluster.
+
+    A worker does one task at a time, with as many cores as it has threads. Where workers state that they have a GPU,
+    those alone are used.
+
+    Args:
+        address: Of the scheduler, as "tcp://host:8786"; or "local:4" for four workers on this machine.
+
+    Raises:
+        InputError: The address means nothing.
+        EngineError: No scheduler answers there.
+    """
+
+    elsewhere = True
+
+    def __init__(self, address: str) -> None:
+        count = re.fullmatch(r"local:(\d{1,4})", address)
+        if not count and not re.match(r"\w+://", address):
+            raise InputError(
+                subject="`dask`", expected="tcp://HOST:PORT of a scheduler, or local:N for N workers here",
+                found=repr(address),
+            )  # fmt: skip
+        self._address = address
+        self._cluster: LocalCluster | None = _local(int(count[1])) if count else None
+        try:
+            self._client = _connected(self._cluster or address)
+            self._register(_OneAtATime(), "fctl")
+        except BaseException:
+            if self._cluster:
+                self._cluster.close()
+            raise
+        gpus = any(_GPU in state["resources"] for state in self._workers().values())
+        self._needs = {_AT_A_TIME: 1.0} | ({_GPU: 1.0} if gpus else {})
+
+    @property
+    def size(self) -> int:
+        """How many workers there are now."""
+        return len(self._workers())
+
+    def any(self, task: Callable[..., _Result], *arguments: object) -> _Result:
+        """Let one worker do a task."""
+        return next(self.each(task, [arguments]))
+
+    def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
+        """Let every worker that is there do a task."""
+        futures = {address: self._submit(task, arguments, address) for address in self._workers()}
+        found = dict[str, _Result]()
+        while futures:
+            finished = [address for address, future in futures.items() if future.done()]
+            for address in finished:
+                found[address] = self._result(futures.pop(address))
+            gone = futures.keys() - self._workers().keys()
+            for address in gone:
+                log.warning("worker %s is gone", address)
+                futures.pop(address).cancel()
+            if not finished:
+                time.sleep(_LOOK / 20)
+        return found
+
+    def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
+        """Do a task with each item's arguments."""
+        waiting, running = iter(items), set[Future]()
+        finished = queue.SimpleQueue["Future"]()
+        seen = time.monotonic()
+        try:
+            while True:
+                while len(running) < _AHEAD * max(self.size, 1) and (item := next(waiting, None)) is not None:
+                    future = self._submit(task, item)
+                    running.add(future)
+                    future.add_done_callback(finished.put)
+                if not running:
+                    return
+                try:
+                    future = finished.get(timeout=_LOOK)
+                except queue.Empty:
+                    seen = self._look(seen)
+                    continue
+                running.discard(future)
+                seen = time.monotonic()
+                yield self._result(future)
+        finally:
+            with contextlib.suppress(Exception):  # a scheduler that is gone needs no word
+                self._client.cancel(list(running), force=True)
+
+    def send(self, digest: str, data: bytes) -> None:
+        """Send a bundle to all workers, those that come later too."""
+        self._register(_BundleKeeper(digest, data), f"fctl-{digest[:16]}")
+
+    def close(self) -> None:
+        """Leave the workers; a cluster that was started here ends."""
+        with contextlib.suppress(Exception):
+            self._client.close(timeout=5)
+        if self._cluster:
+            with contextlib.suppress(Exception):
+                self._cluster.close(timeout=10)
+
+    def _workers(self) -> dict[str, dict[str, dict[str, float]]]:
+        """What the scheduler knows of those workers that are used, by address."""
+        known: dict[str, dict[str, dict[str, float]]] = self._client.scheduler_info(n_workers=-1)["workers"]
+        if any(_GPU in state["resources"] for state in known.values()):
+            return {address: state for address, state in known.items() if _GPU in state["resources"]}
+        return known
+
+    def _submit(self, task: Callable[..., _Result], item: _Item, worker: str | None = None) -> Future:
+        return self._client.submit(
+            in_worker, task, *item, pure=False, workers=worker, resources=dict(self._needs), retries=0
+        )
+
+    def _result(self, future: Future) -> object:
+        """What came of a task that has ended."""
+        if future.status == "finished":
+            return checked(future.result())
+        if future.status == "error":
+            raise _told(future.exception())
+        self._check_scheduler()
+        raise EngineError(f"the scheduler {self._address} has lost the work", remedy=_LOST)
+
+    def _look(self, seen: float) -> float:
+        """See that somebody works; returns when that was so last."""
+        self._check_scheduler()
+        now = time.monotonic()
+        if self.size:
+            return now
+        if now - seen > _PATIENCE:
+            raise EngineError(
+                f"the scheduler {self._address} had no worker for {_PATIENCE:.0f} seconds",
+                remedy="start workers, and go on with `resume`",
+            )
+        return seen
+
+    def _register(self, plugin: WorkerPlugin, name: str) -> None:
+        try:
+            self._client.register_plugin(plugin, name=name)
+        except Exception as error:
+            raise _told(error) from error
+
+    def _check_scheduler(self) -> None:
+        if self._client.status != "running":
+            raise EngineError(f"the scheduler {self._address} is gone", remedy=_LOST)
+
+
+class _OneAtATime(WorkerPlugin):
+    """Gives a worker, whenever it comes, the resource of which each task takes one."""
+
+    async def setup(self, worker: Worker) -> None:  # type: ignore[override]
+        """Tell the scheduler of it."""
+        await worker.set_resources(**{_AT_A_TIME: 1.0})
+
+
+class _BundleKeeper(WorkerPlugin):
+    """Brings a bundle to a worker, whenever it comes."""
+
+    def __init__(self, digest: str, data: bytes) -> None:
+        self._digest, self._data = digest, data
+
+    def setup(self, worker: Worker) -> None:
+        """Keep the bundle."""
+        keep_bundle(self._digest, self._data)
+
+
+def in_worker(task: Callable[..., _Result], *arguments: object) -> _Result | Failure:
+    """Do a task in a worker of Dask, with as many cores as the worker has threads."""
+    worker = get_worker()
+    return guarded(
+        str(worker.name if isinstance(worker.name, str) else worker.address), worker.state.nthreads, task, *arguments
+    )
+
+
+def _local(count: int) -> LocalCluster:
+    """A cluster on this machine, whose workers share its cores."""
+    if count < 1:
+        raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{count}")
+    return LocalCluster(
+        n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, dashboard_address=None,
+        silence_logs=logging.ERROR,
+    )  # fmt: skip
+
+
+def _connected(address: LocalCluster | str) -> Client:
+    """A client of a scheduler."""
+    try:
+        return Client(address, timeout=_CONNECTING, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"no scheduler answers at {address}", remedy="start one with `dask scheduler`, or name another address"
+        ) from error
+
+
+def _told(error: BaseException | None) -> FctlError:
+    """An error of the cluster, in one line."""
+    if isinstance(error, KilledWorker):
+        return EngineError(
+            f"{error.allowed_failures + 1} workers ended in the middle of the same work: killed, or out of memory",
+            remedy="see their logs, and go on with `resume`",
+        )
+    if isinstance(error, ImportError):
+        return EngineError(
+            f"a worker cannot do the work: {error}", remedy="install the same version of fctl for scheduler and workers"
+        )
+    return EngineError(f"the cluster failed: {type(error).__name__}: {error}", remedy="go on with `resume`")

@@ -1,0 +1,121 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.queues import SimpleQueue
+from typing import TypeVar
+
+from ..engines.processor import cores
+from ..errors import EngineError
+from .crew import checked
+from .orders import Failure
+from .tasks import guarded
+
+log = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+_TRIES = 3  # that a task has where processes end in the middle of it
+_AHEAD = 2  # tasks for each worker: the next one waits while one is done
+
+
+class Processes:
+    """Processes of this machine, each with its share of the cores, or with a GPU of its own.
+
+    Args:
+        count: How many.
+        devices: Numbers of the GPUs, as CUDA_VISIBLE_DEVICES has them; none where engines run on the CPU.
+    """
+
+    elsewhere = False
+
+    def __init__(self, count: int, devices: tuple[str, ...] = ()) -> None:
+        self.size, self._devices = count, devices
+        self._cores = max(1, cores() // count)
+        self._pool = self._started()
+
+    def any(self, task: Callable[..., _Result], *arguments: object) -> _Result:
+        """Let one worker do a task."""
+        return next(self.each(task, [arguments]))
+
+    def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
+        """Let one worker do a task: all are alike."""
+        return {"": self.any(task, *arguments)}
+
+    def each(self, task: Callable[..., _Result], items: Iterable[tuple[object, ...]]) -> Iterator[_Result]:
+        """Do a task with each item's arguments; where a process ends, the others' tasks begin anew in new ones."""
+        waiting, running = iter(items), dict[Future[_Result | Failure], tuple[tuple[object, ...], int]]()
+        while True:
+            while len(running) < _AHEAD * self.size and (item := next(waiting, None)) is not None:
+                running[self._submit(task, item)] = (item, 1)
+            if not running:
+                return
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                try:
+                    outcome = future.result()
+                except BrokenProcessPool:
+                    running = self._again(task, running)
+                    break
+                del running[future]
+                yield checked(outcome)
+
+    def send(self, digest: str, data: bytes) -> None:
+        """Nothing: the processes see the files of this machine."""
+
+    def close(self) -> None:
+        """End the processes at once."""
+        processes = list((self._pool._processes or {}).values())  # no public way to end them while they work
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+
+    def _submit(self, task: Callable[..., _Result], item: tuple[object, ...]) -> Future[_Result | Failure]:
+        return self._pool.submit(guarded, "", self._cores, task, *item)
+
+    def _again(
+        self, task: Callable[..., _Result], running: dict[Future[_Result | Failure], tuple[tuple[object, ...], int]]
+    ) -> dict[Future[_Result | Failure], tuple[tuple[object, ...], int]]:
+        """Begin anew with what was lost when a process ended."""
+        tries = max(count for _, count in running.values())
+        if tries >= _TRIES:
+            raise EngineError(
+                f"worker processes ended {tries} times in the middle of the same work: killed, or out of memory",
+                remedy="go on with `resume` and fewer `workers`",
+            )
+        log.warning("a worker process ended in the middle of its work: it begins anew")
+        self.close()
+        self._pool = self._started()
+        return {self._submit(task, item): (item, count + 1) for item, count in running.values()}
+
+    def _started(self) -> ProcessPoolExecutor:
+        context = multiprocessing.get_context("spawn")
+        devices: SimpleQueue[str] | None = context.SimpleQueue() if self._devices else None
+        if devices:
+            for number in range(self.size):
+                devices.put(self._devices[number % len(self._devices)])
+        return ProcessPoolExecutor(self.size, context, _begin, (devices,))
+
+
+def _begin(devices: SimpleQueue[str] | None) -> None:
+    """Prepare a worker's process: it has a GPU of its own, and ends when the one that started it ends."""
+    if devices:
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the leader decides
+    threading.Thread(target=_end_with_the_leader, daemon=True).start()
+
+
+def _end_with_the_leader() -> None:
+    leader = multiprocessing.parent_process()
+    if leader:
+        leader.join()
+        os._exit(1)
