@@ -80,7 +80,7 @@ def write_outputs(
             resolution=job.resolution, once=maker.once,
         )
         | made_tags(manifest, maker)
-        | subject.tags
+        | dict(subject.tags)
         | scene_tags(job.image)
         | job.paths.options.tags(),
         picture=lambda: scale.picture(mosaic.picture(), manifest.input.dtype),

@@ -8,7 +8,7 @@ import queue
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
 from distributed.scheduler import KilledWorker
@@ -85,7 +85,7 @@ class Dask:
         while futures:
             finished = [address for address, future in futures.items() if future.done()]
             for address in finished:
-                found[address] = self._result(futures.pop(address))
+                found[address] = cast(_Result, self._result(futures.pop(address)))
             gone = futures.keys() - self._workers().keys()
             for address in gone:
                 log.warning("worker %s is gone", address)
@@ -96,8 +96,8 @@ class Dask:
 
     def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
         """Do a task with each item's arguments."""
-        waiting, running = iter(items), set[Future]()
-        finished = queue.SimpleQueue["Future"]()
+        waiting, running = iter(items), set[Future[object]]()
+        finished = queue.SimpleQueue["Future[object]"]()
         seen = time.monotonic()
         try:
             while True:
@@ -114,7 +114,7 @@ class Dask:
                     continue
                 running.discard(future)
                 seen = time.monotonic()
-                yield self._result(future)
+                yield cast(_Result, self._result(future))
         finally:
             with contextlib.suppress(Exception):  # a scheduler that is gone needs no word
                 self._client.cancel(list(running), force=True)
@@ -138,12 +138,12 @@ class Dask:
             return {address: state for address, state in known.items() if _GPU in state["resources"]}
         return known
 
-    def _submit(self, task: Callable[..., _Result], item: _Item, worker: str | None = None) -> Future:
+    def _submit(self, task: Callable[..., _Result], item: _Item, worker: str | None = None) -> Future[object]:
         return self._client.submit(
             in_worker, task, *item, pure=False, workers=worker, resources=dict(self._needs), retries=0
         )
 
-    def _result(self, future: Future) -> object:
+    def _result(self, future: Future[object]) -> object:
         """What came of a task that has ended."""
         if future.status == "finished":
             return checked(future.result())
@@ -179,7 +179,7 @@ class Dask:
 class _OneAtATime(WorkerPlugin):
     """Gives a worker, whenever it comes, the resource of which each task takes one."""
 
-    async def setup(self, worker: Worker) -> None:  # type: ignore[override]
+    async def setup(self, worker: Worker) -> None:
         """Tell the scheduler of it."""
         await worker.set_resources(**{_AT_A_TIME: 1.0})
 

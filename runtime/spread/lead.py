@@ -10,11 +10,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
 from ..bundle.manifest import Manifest
 from ..bundle.store import Bundle, read_bundle
+from ..choices import RunPrecision
 from ..errors import EngineError, FctlError, OutputError
 from ..progress import TileProgress
 from ..raster.places import Scene
@@ -29,7 +31,7 @@ from ..segment.shards.folder import RunFolder, run_folder
 from ..segment.shards.journal import token_of
 from ..segment.shards.plan import ShardPlan
 from ..stopwatch import STOPPED
-from ..storage import storage_of
+from ..storage.places import storage_of
 from ..tiling.windows import Window
 from . import tasks
 from .bundles import digest_of, has_bundle, packed
@@ -66,7 +68,7 @@ class Lead:
         _check_version(self.introduction)
         maker = self.introduction.maker
         self._setup = replace(
-            setup, backend=maker.engine, precision=maker.precision, batch=self.introduction.batch,
+            setup, backend=maker.engine, precision=cast(RunPrecision, maker.precision), batch=self.introduction.batch,
             contexts="shared" if maker.once else "exact",
         )  # fmt: skip
 
@@ -216,9 +218,8 @@ class Lead:
         name = f"scenes-{orders.token}.npz"
         with tempfile.TemporaryDirectory(prefix="fctl-") as folder:
             file = Path(folder) / name
-            np.savez_compressed(
-                file, **{tasks.scene_name(context, window): pixels for context, window, pixels in found}
-            )
+            arrays = {tasks.scene_name(context, window): pixels for context, window, pixels in found}
+            np.savez_compressed(file, allow_pickle=False, **arrays)
             storage_of(orders.place).put(file, name)
         return replace(orders, scenes=name)
 

@@ -44,7 +44,7 @@ from ..segment.shards.parts import PartWriter
 from ..segment.shards.plan import ShardPlan
 from ..segment.shardwork import FileSource, segment_shards
 from ..stopwatch import Stopwatch
-from ..storage import is_remote_place, storage_of
+from ..storage.places import is_remote_place, storage_of
 from ..tiling.windows import Window
 from .bundles import bundle_here
 from .orders import Computed, Failure, Introduction, Orders, Setup

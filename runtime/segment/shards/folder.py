@@ -17,7 +17,7 @@ from ...atomic import as_output_error, empty_folders_removed, sync
 from ...errors import OutputError
 from ...raster.fingerprint import Fingerprint
 from ...stopwatch import STOPPED, Stopwatch
-from ...storage import Storage
+from ...storage.base import Storage
 from ...tiling.windows import Window
 from ..levels import KEEP_ALL, Keep
 from ..notices import counted
@@ -92,10 +92,10 @@ class RunFolder:
             OutputError: One is damaged, or cannot be copied.
         """
         wanted = {self.journal.file(shard): window for shard, window in enumerate(finished) if window}
-        if self._shards:
+        if elsewhere := self._shards:
             absent = [path for path in wanted if not path.exists()]
             with ThreadPoolExecutor(_COPYING, "fctl-copy") as threads:
-                for _ in threads.map(lambda path: self._shards.get(path.name, path), absent):
+                for _ in threads.map(lambda path: elsewhere.get(path.name, path), absent):
                     pass
         return [Part(path, window) for path, window in wanted.items()]
 
