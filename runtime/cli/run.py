@@ -12,10 +12,11 @@ import typer
 from ..choices import Backend, ContextEncoding, OnBadBlock, PrecisionChoice
 from .area import AreaOptions
 from .console import command
+from .destinations import out_of
 from .groups import OptionGroup
 from .images import images_of
 from .interrupts import ending_at_once
-from .options import Bands, BatchOrAuto, BuildEngines, Resolution, ScaleRange, band_numbers, batch_size, one_of
+from .options import Bands, BatchOrAuto, BuildEngines, How, Resolution, ScaleRange, band_numbers, batch_size, one_of
 from .outputs import SPELLINGS, Outputs
 from .reports import Results, name_of
 from .spellings import Spellings
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from ..raster.places import Place
     from ..segment.results import Estimate, Paths, Report
     from ..segment.segmenter import Segmenter
-    from ..segment.where import Where
+    from ..storage.destination import Destination
 
 _Action = Callable[["Place", "Paths"], "Report | Estimate"]
 
@@ -132,23 +133,6 @@ class Segmentation(OptionGroup):
     resolution: Resolution = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _How:
-    """What is read of images, once it was parsed.
-
-    Attributes:
-        bands: Numbers of the bands to use, or None.
-        scale_range: Which values become the lowest and the highest of the network's, or None.
-        resolution: At which distance from pixel to pixel the network works.
-        where: Which part is wanted.
-    """
-
-    bands: tuple[int, ...] | None
-    scale_range: str | None
-    resolution: str
-    where: Where
-
-
 def run(
     images: Annotated[  # no paths: names of parts of containers may hold "//"
         list[str],
@@ -168,24 +152,29 @@ def run(
     Writes <name>_mask.tif with its colours (.qml) and names (.aux.xml), and <name>_preview.jpg; see docs/outputs.md.
     """
     from ..raster.resolution import Resolution
+    from ..segment.outputs import deliver
 
     Resolution.parsed(segmentation.resolution)  # raises before anything is read
     batch_size(engine.batch)  # likewise
-    how = _How(
+    how = How(
         bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range,
         resolution=segmentation.resolution, where=area.where(),
     )  # fmt: skip
-    found = images_of(images, recursive=many.recursive)
-    targets = targets_of([scene_of(images, found)] if many.mosaic else found, outputs)
-    results = Results(len(targets), as_json=many.json)
+    named = images_of(images, recursive=many.recursive)
+    out = out_of(outputs.out, outputs.staging)
+    targets = targets_of([scene_of(images, named)] if many.mosaic else named, outputs, out)
+    results = Results(len(targets), as_json=many.json, named=out.destination.named)
     with ending_at_once():
-        left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results))
+        left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results, out.destination))
         if left:
             with _segmenter(segmentation, engine, limits) as segmenter:
-                action = (_estimator if outputs.dry_run else _runner)(segmenter, how, outputs, limits)
+                action = (_estimator if outputs.dry_run else _runner)(segmenter, how, out.here(outputs), limits)
                 for image, paths in left.items():
                     with results.of(image):
-                        results.add(action(image, paths), segmenter.engine)
+                        found = action(image, paths)
+                        if not outputs.dry_run:
+                            deliver(paths, out.destination)
+                        results.add(found, segmenter.engine)
     if code := results.finish():
         raise typer.Exit(code)
 
@@ -193,20 +182,21 @@ def run(
 def _left_to_do(
     targets: dict[Place, Paths],
     segmentation: Segmentation,
-    how: _How,
+    how: How,
     engine: EngineOptions,
     outputs: Outputs,
     limits: Limits,
     many: ManyImages,
     results: Results,
+    destination: Destination,
 ) -> Iterator[tuple[Place, Paths]]:
     """The images whose outputs can be written and are not there yet; looked at before the engine is opened."""
     from ..bundle.store import read_bundle
     from ..segment.opening import encodes_once, with_scene_size
-    from ..segment.outputs import asked_tags, check_outputs, is_finished
+    from ..segment.outputs import asked_tags, check_outputs, deliver, is_finished
 
     asked: dict[str, str] = {}
-    if many.skip_existing:
+    if many.skip_existing or destination.staged:
         bundle = read_bundle(segmentation.bundle)
         if segmentation.scene_size:
             bundle = with_scene_size(bundle, segmentation.scene_size)
@@ -217,12 +207,19 @@ def _left_to_do(
         )  # fmt: skip
     for image, paths in targets.items():
         with results.of(image):
-            if many.skip_existing and is_finished(image, paths, asked):
+            remote = limits.allow_remote
+            if many.skip_existing and is_finished(image, paths, asked, remote=remote, destination=destination):
                 results.skip(image)
+                continue
+            waits = destination.staged and is_finished(image, paths, asked, remote=remote)
+            check_outputs(
+                image, paths, overwrite=outputs.overwrite or (waits and destination.is_begun(paths.mask)),
+                resume=outputs.resume, remote=remote, destination=destination,
+            )  # fmt: skip
+            if waits and not outputs.dry_run:
+                deliver(paths, destination)
+                results.upload(image, paths)
             else:
-                check_outputs(
-                    image, paths, overwrite=outputs.overwrite, resume=outputs.resume, remote=limits.allow_remote
-                )
                 yield image, paths
 
 
@@ -250,7 +247,7 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
     )
 
 
-def _runner(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
+def _runner(segmenter: Segmenter, how: How, outputs: Outputs, limits: Limits) -> _Action:
     """What segments one image."""
     from ..segment.memory import parsed_size
 
@@ -268,7 +265,7 @@ def _runner(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -
     return action
 
 
-def _estimator(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
+def _estimator(segmenter: Segmenter, how: How, outputs: Outputs, limits: Limits) -> _Action:
     """What tells how much one image would take."""
     from ..segment.memory import parsed_size
 
