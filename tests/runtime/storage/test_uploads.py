@@ -10,10 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import rasterio
 
 from fctl.runtime import Paths, Segmenter, Upload, deliver
 from fctl.runtime.cli.run import run_app
@@ -107,6 +105,8 @@ def test_what_is_there_is_kept_unless_told_otherwise(run: Run, store: Storage, s
 
 
 def test_what_is_there_and_made_in_the_same_way_is_passed_over(run: Run, store: Storage, image: Path) -> None:
+    earlier = time.time() - 100
+    os.utime(image, (earlier, earlier))  # stores tell times in whole seconds
     assert run("--skip-existing").returncode == 0
     changed = store.changed("image_mask.tif")
     again = run("--skip-existing")
@@ -296,16 +296,3 @@ def test_an_image_of_a_store_is_not_replaced_by_its_mask(in_process: InProcess, 
     assert done.returncode == 2
     assert "is one of the images" in " ".join(done.stderr.replace("│", " ").split())
     assert store.read("image.tif") == Path("image.tif").read_bytes()
-
-
-def test_a_mask_in_a_store_is_read_where_it_lies(run: Run, s3: str, in_process: InProcess) -> None:
-    """What was uploaded is an image like others."""
-    assert run().returncode == 0
-    done = in_process(run_app, f"{s3}/image_mask.tif", *ON_TINY, "--allow-remote")
-    assert done.returncode == 1  # of one band
-    assert "image_mask.tif: expected" in done.stderr
-
-
-def tags_of(path: Path) -> dict[str, Any]:
-    with rasterio.open(path) as dataset:
-        return dict(dataset.tags())
