@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from .errors import FctlError
     from .raster.places import Scene
     from .segment.batches import cut_batch, grid_of
+    from .segment.outputs import deliver
     from .segment.results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
     from .segment.segmenter import Segmenter
     from .segment.where import Where
     from .stopwatch import Stopwatch
+    from .storage.destination import Upload
     from .tiling.merge import Merger
     from .tiling.sources import ArraySource
 
@@ -34,8 +36,10 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "Stopwatch",
+    "Upload",
     "Where",
     "cut_batch",
+    "deliver",
     "grid_of",
     "read_bundle",
 ]
@@ -45,10 +49,12 @@ _HOMES = {
     ".errors": ("FctlError",),
     ".raster.places": ("Scene",),
     ".segment.batches": ("cut_batch", "grid_of"),
+    ".segment.outputs": ("deliver",),
     ".segment.results": ("DeviceSegmentation", "Estimate", "Paths", "Report", "Segmentation"),
     ".segment.segmenter": ("Segmenter",),
     ".segment.where": ("Where",),
     ".stopwatch": ("Stopwatch",),
+    ".storage.destination": ("Upload",),
     ".tiling.merge": ("Merger",),
     ".tiling.sources": ("ArraySource",),
 }

@@ -44,7 +44,7 @@ def _images_of(name: str, recursive: bool) -> list[str]:
         return found
     if path.suffix.lower() == ".txt" and _is(path, "file"):
         return _listed(path)
-    if _PATTERN.intersection(name) and not _is(path, "file") and "://" not in name:
+    if _PATTERN.intersection(name) and not _is(path, "file") and "://" not in name and not name.startswith("/vsi"):
         root = Path(path.anchor) if path.anchor else Path()
         files = root.glob(str(path.relative_to(path.anchor)))
         matching = sorted(str(file) for file in files if file.is_file() and not _is_output(file))

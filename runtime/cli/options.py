@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeVar, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeVar, get_args
 
 import typer
 
 from ..choices import BatchChoice
 from .console import usage
+
+if TYPE_CHECKING:
+    from ..segment.where import Where
 
 _Word = TypeVar("_Word", bound=str)
 
@@ -47,6 +51,23 @@ BuildEngines = Annotated[
     typer.Option("--build-engines", help="TensorRT: build engines that are missing, which takes minutes."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """What is read of images, once it was parsed.
+
+    Attributes:
+        bands: Numbers of the bands to use, or None.
+        scale_range: Which values become the lowest and the highest of the network's, or None.
+        resolution: At which distance from pixel to pixel the network works.
+        where: Which part is wanted.
+    """
+
+    bands: tuple[int, ...] | None
+    scale_range: str | None
+    resolution: str
+    where: Where
 
 
 def one_of(choices: object) -> str:

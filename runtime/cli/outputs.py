@@ -46,9 +46,21 @@ class Outputs(OptionGroup):
     panel = "Outputs"
 
     out: Annotated[
-        Path,
-        typer.Option("--out", "-o", help="A folder; or, for one image, a name ending in .tif for the mask itself."),
-    ] = Path()
+        str,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PLACE",
+            help="A folder, or a URL such as s3://bucket/masks; for one image also a name ending in .tif for the mask.",
+        ),
+    ] = "."
+    staging: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where outputs that go to a URL are made. Default: in the user's cache folder (FCTL_CACHE).",
+        ),
+    ] = None
     probabilities: Annotated[
         bool,
         typer.Option(
@@ -154,6 +166,10 @@ def _other(option: str, value: str | None, named: Path, endings: tuple[str, ...]
         return None
     if value.lower() in endings:
         return named.with_name(f"{named.name}.{value.lower()}")
+    from ..storage.places import is_remote_place
+
+    if is_remote_place(value):
+        raise usage(f"{option}: expected a file of this machine, found {value!r}; {' or '.join(endings)} goes to --out")
     path = Path(value)
     if path.suffix.lower().lstrip(".") not in endings:
         raise usage(f"{option}: expected {' or '.join(endings)}, or a name with such an ending, found {value!r}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,10 +14,13 @@ from .console import collected_warnings, echo, fail
 from .tables import print_table
 
 if TYPE_CHECKING:
-    from ..engines.base import Engine
     from ..raster.places import Place
-    from ..segment.results import Estimate, Report
+    from ..segment.maker import Maker
+    from ..segment.results import Estimate, Paths, Report
     from ..tiling.windows import Window
+
+Named = Callable[[Path], str]
+"""What an output is called where it goes."""
 
 
 def name_of(image: Place) -> str:
@@ -26,8 +30,12 @@ def name_of(image: Place) -> str:
     return image if isinstance(image, str) else str(image) if isinstance(image, Scene) else image.name
 
 
-def print_report(report: Report) -> None:
-    """Print the classes of an image, and the files that were written."""
+def print_report(report: Report, named: Named = str) -> None:
+    """Print the classes of an image, and the files that were written, as they are called where they went."""
+    if report.part:
+        work = f"{report.computed} tiles inferred in {report.seconds:.1f} s, {report.speed:.1f} patches/s"
+        echo(f"done: part {report.part}, {work}")
+        return
     rows = [(name, f"{share:.1%}") for name, share in report.shares.items()]
     without = report.height * report.width - sum(report.pixels.values())
     if without:
@@ -38,7 +46,7 @@ def print_report(report: Report) -> None:
     title = f"{name_of(report.image)}: {report.height} x {report.width}{_lies(report.area)}, {work}"
     print_table(title, rows, ("class", "share"))
     for path in report.paths.wanted():
-        echo(f"wrote {path}")
+        echo(f"wrote {named(path)}")
 
 
 def _lies(area: Window | None) -> str:
@@ -74,15 +82,15 @@ def _foreseen(estimate: Estimate) -> list[tuple[str, str]]:
     ]
 
 
-def print_estimate(estimate: Estimate) -> None:
-    """Print what an image would take."""
+def print_estimate(estimate: Estimate, named: Named = str) -> None:
+    """Print what an image would take, and the files that would be written, as they are called where they go."""
     mebibyte = 1 << 20
     rows = [
         ("size", f"{estimate.height} x {estimate.width} pixels{_lies(estimate.area)}"),
         ("tiles", str(estimate.tiles)),
         *_foreseen(estimate),
         ("disk at most", f"{estimate.disk / mebibyte:.0f} MiB"),
-        *(("would write", str(path)) for path in estimate.paths.wanted()),
+        *(("would write", named(path)) for path in estimate.paths.wanted()),
     ]
     print_table(str(estimate.image), rows, ("", ""))
 
@@ -97,10 +105,11 @@ class Results:
     Args:
         total: How many images there are.
         as_json: Whether each image is a line of JSON on standard output, instead of tables.
+        named: What an output is called where it goes.
     """
 
-    def __init__(self, total: int, *, as_json: bool) -> None:
-        self._total, self._json = total, as_json
+    def __init__(self, total: int, *, as_json: bool, named: Named = str) -> None:
+        self._total, self._json, self._named = total, as_json, named
         self._done: list[Report | Estimate] = []
         self._failed = self._skipped = 0
 
@@ -123,17 +132,26 @@ class Results:
         else:
             echo(f"{name_of(image)}: its outputs are there already")
 
-    def add(self, found: Report | Estimate, engine: Engine) -> None:
+    def upload(self, image: Place, paths: Paths) -> None:
+        """Tell of an image whose outputs an earlier run had finished, and this one uploaded."""
+        if self._json:
+            self._line({"image": str(image), "status": "uploaded", "outputs": _outputs(paths, self._named)})
+        else:
+            echo(f"{name_of(image)}: uploaded what an earlier run had finished")
+            for path in paths.wanted():
+                echo(f"wrote {self._named(path)}")
+
+    def add(self, found: Report | Estimate, maker: Maker) -> None:
         """Print what came of an image."""
         from ..segment.results import Report
 
         self._done.append(found)
         if self._json:
-            self._line(_fields(found, engine) | {"warnings": self._warnings})
+            self._line(_fields(found, maker, self._named) | {"warnings": self._warnings})
         elif isinstance(found, Report):
-            print_report(found)
+            print_report(found, self._named)
         else:
-            print_estimate(found)
+            print_estimate(found, self._named)
 
     def finish(self) -> int:
         """Print how all images went.
@@ -155,7 +173,12 @@ class Results:
             typer.echo(json.dumps(fields))
 
 
-def _fields(found: Report | Estimate, engine: Engine) -> dict[str, object]:
+def _outputs(paths: Paths, named: Named) -> dict[str, str]:
+    """The outputs by the names of their sinks, as they are called where they go."""
+    return {name: named(path) for name, path in paths.by_sink().items()}
+
+
+def _fields(found: Report | Estimate, maker: Maker, named: Named) -> dict[str, object]:
     """What a line of JSON says of an image."""
     from ..raster.places import members_of
     from ..segment.results import Report
@@ -163,7 +186,7 @@ def _fields(found: Report | Estimate, engine: Engine) -> dict[str, object]:
     fields: dict[str, object] = {
         "image": str(found.image), "status": "done" if isinstance(found, Report) else "estimated",
         "height": found.height, "width": found.width, "tiles": found.tiles,
-        "engine": engine.name, "device": engine.device, "precision": engine.precision,
+        "engine": maker.engine, "device": maker.device, "precision": maker.precision,
     }  # fmt: skip
     members = members_of(found.image)
     if len(members) > 1:
@@ -176,5 +199,5 @@ def _fields(found: Report | Estimate, engine: Engine) -> dict[str, object]:
         "seconds": round(found.seconds, 3), "skipped": found.skipped, "pixels": found.pixels, "shares": found.shares,
         "not_finite": found.not_finite, "implausible": found.implausible,
         "bad_blocks": [[w.y, w.x, w.height, w.width] for w in found.bad_blocks],
-        "outputs": {name: str(path) for name, path in found.paths.by_sink().items()},
+        **({"part": found.part} if found.part else {"outputs": _outputs(found.paths, named)}),
     }  # fmt: skip

@@ -12,21 +12,26 @@ import typer
 from ..choices import Backend, ContextEncoding, OnBadBlock, PrecisionChoice
 from .area import AreaOptions
 from .console import command
+from .destinations import out_of
 from .groups import OptionGroup
 from .images import images_of
 from .interrupts import ending_at_once
-from .options import Bands, BatchOrAuto, BuildEngines, Resolution, ScaleRange, band_numbers, batch_size, one_of
+from .options import Bands, BatchOrAuto, BuildEngines, How, Resolution, ScaleRange, band_numbers, batch_size, one_of
 from .outputs import SPELLINGS, Outputs
 from .reports import Results, name_of
 from .spellings import Spellings
+from .spread import SpreadOptions, leading, made_by
 from .tables import progress_bars
 from .targets import scene_of, targets_of
 
 if TYPE_CHECKING:
+    from ..raster.access import Access
     from ..raster.places import Place
+    from ..segment.jobs import FileJob
+    from ..segment.maker import Maker
     from ..segment.results import Estimate, Paths, Report
     from ..segment.segmenter import Segmenter
-    from ..segment.where import Where
+    from ..storage.destination import Destination
 
 _Action = Callable[["Place", "Paths"], "Report | Estimate"]
 
@@ -102,6 +107,22 @@ class Limits(OptionGroup):
         str, typer.Option(metavar="SIZE", help="Most memory of one block of an image, as GDAL decodes it.")
     ] = "2G"
 
+    def memory_size(self) -> int | None:
+        """Most bytes of memory, or None."""
+        from ..segment.memory import parsed_size
+
+        return None if self.memory is None else parsed_size("`memory`", self.memory)
+
+    def access(self) -> Access:
+        """Which images may be opened."""
+        from ..raster.access import Access
+        from ..segment.memory import parsed_size
+
+        return Access(
+            sources="any" if self.allow_remote else "local", max_pixels=self.max_pixels, max_bands=self.max_bands,
+            max_block=parsed_size("`max_block`", self.max_block),
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Segmentation(OptionGroup):
@@ -132,23 +153,6 @@ class Segmentation(OptionGroup):
     resolution: Resolution = "auto"
 
 
-@dataclass(frozen=True, kw_only=True)
-class _How:
-    """What is read of images, once it was parsed.
-
-    Attributes:
-        bands: Numbers of the bands to use, or None.
-        scale_range: Which values become the lowest and the highest of the network's, or None.
-        resolution: At which distance from pixel to pixel the network works.
-        where: Which part is wanted.
-    """
-
-    bands: tuple[int, ...] | None
-    scale_range: str | None
-    resolution: str
-    where: Where
-
-
 def run(
     images: Annotated[  # no paths: names of parts of containers may hold "//"
         list[str],
@@ -162,54 +166,162 @@ def run(
     outputs: Outputs,
     limits: Limits,
     many: ManyImages,
+    spread: SpreadOptions,
 ) -> None:
     """Segment images into masks with class ids, colours and the image's georeference.
 
     Writes <name>_mask.tif with its colours (.qml) and names (.aux.xml), and <name>_preview.jpg; see docs/outputs.md.
     """
     from ..raster.resolution import Resolution
+    from ..segment.outputs import deliver
 
     Resolution.parsed(segmentation.resolution)  # raises before anything is read
     batch_size(engine.batch)  # likewise
-    how = _How(
+    spread.check()
+    how = How(
         bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range,
         resolution=segmentation.resolution, where=area.where(),
     )  # fmt: skip
-    found = images_of(images, recursive=many.recursive)
-    targets = targets_of([scene_of(images, found)] if many.mosaic else found, outputs)
-    results = Results(len(targets), as_json=many.json)
+    named = images_of(images, recursive=many.recursive)
+    out = out_of(outputs.out, outputs.staging)
+    targets = targets_of([scene_of(images, named)] if many.mosaic else named, outputs, out)
+    results = Results(len(targets), as_json=many.json, named=out.destination.named)
     with ending_at_once():
-        left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results))
+        left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results, out.destination))
         if left:
-            with _segmenter(segmentation, engine, limits) as segmenter:
-                action = (_estimator if outputs.dry_run else _runner)(segmenter, how, outputs, limits)
-                for image, paths in left.items():
-                    with results.of(image):
-                        results.add(action(image, paths), segmenter.engine)
+            asked = _Asked(how=how, outputs=out.here(outputs), limits=limits, destination=out.destination)
+            for image, paths, outcome in _outcomes(left, segmentation, engine, spread, asked):
+                with results.of(image):
+                    found, maker = outcome()
+                    if not outputs.dry_run and not spread.part:
+                        deliver(paths, out.destination)
+                    results.add(found, maker)
     if code := results.finish():
         raise typer.Exit(code)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What is asked of each image.
+
+    Attributes:
+        how: What is read of it.
+        outputs: What is written.
+        limits: What a run may take.
+        destination: Where outputs go when they are complete.
+    """
+
+    how: How
+    outputs: Outputs
+    limits: Limits
+    destination: Destination
+
+    def job(self, image: Place, paths: Paths) -> FileJob:
+        """What is asked of one image."""
+        from ..segment.jobs import FileJob
+
+        how, outputs, limits = self.how, self.outputs, self.limits
+        return FileJob(
+            image=image, paths=paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
+            memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
+            resolution=how.resolution, where=how.where, access=limits.access(), parts=self.parts(paths),
+        )  # fmt: skip
+
+    def parts(self, paths: Paths) -> str | None:
+        """Where parts go that other jobs make; None for beside the mask."""
+        from ..segment.parts import parts_folder_of
+
+        return self.destination.named(parts_folder_of(paths.mask)) if self.destination.staged else None
+
+    def shared(self, job: FileJob) -> str | None:
+        """Where workers on other machines put the shards of an image; None for beside the mask."""
+        from ..segment.shards.folder import folder_of
+
+        return self.destination.named(folder_of(job.paths.mask)) if self.destination.staged else None
+
+
+_Outcome = tuple["Place", "Paths", Callable[[], "tuple[Report | Estimate, Maker]"]]
+
+
+def _outcomes(
+    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, spread: SpreadOptions, asked: _Asked
+) -> Iterator[_Outcome]:
+    """For each image, what gives its report or raises what went wrong; whoever does the work is held meanwhile."""
+    if asked.outputs.dry_run or not (spread.led or spread.assemble):
+        yield from _here(left, segmentation, engine, spread, asked)
+    elif spread.assemble:
+        yield from _assembled(left, segmentation, asked)
+    else:
+        yield from _by_others(left, segmentation, engine, spread, asked)
+
+
+def _here(
+    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, spread: SpreadOptions, asked: _Asked
+) -> Iterator[_Outcome]:
+    """Images that this process segments, or makes a part of."""
+    from ..segment.jobs import maker_of
+
+    with _segmenter(segmentation, engine, asked.limits) as segmenter:
+        action = _estimator(segmenter, asked) if asked.outputs.dry_run else _runner(segmenter, asked, spread.part)
+
+        def outcome(image: Place, paths: Paths) -> tuple[Report | Estimate, Maker]:
+            return action(image, paths), maker_of(segmenter)
+
+        for image, paths in left.items():
+            yield image, paths, partial(outcome, image, paths)
+
+
+def _assembled(left: dict[Place, Paths], segmentation: Segmentation, asked: _Asked) -> Iterator[_Outcome]:
+    """Images of which other jobs made all parts."""
+    from ..segment.opening import bundle_of
+    from ..segment.parts import assemble_parts
+
+    bundle = bundle_of(segmentation.bundle, segmentation.scene_size)
+    for image, paths in left.items():
+        yield image, paths, partial(assemble_parts, bundle, asked.job(image, paths))
+
+
+def _by_others(
+    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, spread: SpreadOptions, asked: _Asked
+) -> Iterator[_Outcome]:
+    """Images that other processes segment."""
+    from ..spread.orders import Setup
+
+    setup = Setup(
+        bundle=segmentation.bundle, backend=engine.backend, precision=engine.precision, batch=batch_size(engine.batch),
+        tta=segmentation.tta, scene_size=segmentation.scene_size, build_engines=engine.build_engines,
+        contexts=segmentation.contexts, isolate=engine.isolate, access=asked.limits.access(),
+    )  # fmt: skip
+    images = list(left.items())
+    jobs = {number: asked.job(image, paths) for number, (image, paths) in enumerate(images)}
+    with leading(spread, setup) as lead:
+        shared = asked.shared if spread.dask else lambda job: None
+
+        def outcome(report: Callable[[], Report]) -> tuple[Report, Maker]:
+            return report(), lead.introduction.maker
+
+        for number, report in made_by(lead, jobs, shared):
+            yield *images[number], partial(outcome, report)
 
 
 def _left_to_do(
     targets: dict[Place, Paths],
     segmentation: Segmentation,
-    how: _How,
+    how: How,
     engine: EngineOptions,
     outputs: Outputs,
     limits: Limits,
     many: ManyImages,
     results: Results,
+    destination: Destination,
 ) -> Iterator[tuple[Place, Paths]]:
     """The images whose outputs can be written and are not there yet; looked at before the engine is opened."""
-    from ..bundle.store import read_bundle
-    from ..segment.opening import encodes_once, with_scene_size
-    from ..segment.outputs import asked_tags, check_outputs, is_finished
+    from ..segment.opening import bundle_of, encodes_once
+    from ..segment.outputs import asked_tags, check_outputs, deliver, is_finished
 
     asked: dict[str, str] = {}
-    if many.skip_existing:
-        bundle = read_bundle(segmentation.bundle)
-        if segmentation.scene_size:
-            bundle = with_scene_size(bundle, segmentation.scene_size)
+    if many.skip_existing or destination.staged:
+        bundle = bundle_of(segmentation.bundle, segmentation.scene_size)
         turns, once = 8 if segmentation.tta else 1, encodes_once(bundle, segmentation.contexts)
         asked = asked_tags(
             bundle.manifest, engine.precision, turns, how.bands, how.scale_range, where=how.where,
@@ -217,18 +329,23 @@ def _left_to_do(
         )  # fmt: skip
     for image, paths in targets.items():
         with results.of(image):
-            if many.skip_existing and is_finished(image, paths, asked):
+            remote = limits.allow_remote
+            if many.skip_existing and is_finished(image, paths, asked, remote=remote, destination=destination):
                 results.skip(image)
+                continue
+            waits = destination.staged and is_finished(image, paths, asked, remote=remote)
+            check_outputs(
+                image, paths, overwrite=outputs.overwrite or (waits and destination.is_begun(paths.mask)),
+                resume=outputs.resume, remote=remote, destination=destination,
+            )  # fmt: skip
+            if waits and not outputs.dry_run:
+                deliver(paths, destination)
+                results.upload(image, paths)
             else:
-                check_outputs(
-                    image, paths, overwrite=outputs.overwrite, resume=outputs.resume, remote=limits.allow_remote
-                )
                 yield image, paths
 
 
 def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits) -> Segmenter:
-    from ..raster.access import Access
-    from ..segment.memory import parsed_size
     from ..segment.segmenter import Segmenter
 
     return Segmenter(
@@ -241,43 +358,36 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
         scene_size=segmentation.scene_size,
         contexts=segmentation.contexts,
         isolate=engine.isolate,
-        sources=Access(
-            sources="any" if limits.allow_remote else "local",
-            max_pixels=limits.max_pixels,
-            max_bands=limits.max_bands,
-            max_block=parsed_size("`max_block`", limits.max_block),
-        ),
+        sources=limits.access(),
     )
 
 
-def _runner(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
-    """What segments one image."""
-    from ..segment.memory import parsed_size
-
-    memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
+def _runner(segmenter: Segmenter, asked: _Asked, part: str | None) -> _Action:
+    """What segments one image, or makes a part of it."""
+    how, outputs, limits = asked.how, asked.outputs, asked.limits
 
     def action(image: Place, paths: Paths) -> Report:
         with progress_bars("patches") as advance:
             report = segmenter.segment_file(
-                image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-                on_bad_block=limits.on_bad_block, scale_range=how.scale_range, resolution=how.resolution,
-                where=how.where, progress=partial(advance, name_of(image)),
+                image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
+                memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
+                resolution=how.resolution, where=how.where, part=part, parts=asked.parts(paths) if part else None,
+                progress=partial(advance, name_of(image)),
             )  # fmt: skip
         return report
 
     return action
 
 
-def _estimator(segmenter: Segmenter, how: _How, outputs: Outputs, limits: Limits) -> _Action:
+def _estimator(segmenter: Segmenter, asked: _Asked) -> _Action:
     """What tells how much one image would take."""
-    from ..segment.memory import parsed_size
-
-    memory = None if limits.memory is None else parsed_size("`memory`", limits.memory)
+    how, outputs = asked.how, asked.outputs
 
     def action(image: Place, paths: Paths) -> Estimate:
         return segmenter.estimate(
-            image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume, memory=memory,
-            scale_range=how.scale_range, resolution=how.resolution, where=how.where, trial=True,
+            image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
+            memory=asked.limits.memory_size(), scale_range=how.scale_range, resolution=how.resolution, where=how.where,
+            trial=True,
         )  # fmt: skip
 
     return action

@@ -12,8 +12,10 @@ import rasterio
 from rasterio.env import hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
+from rasterio.session import DummySession
 
 from ..errors import RasterError
+from ..storage.amazon import for_gdal
 from ..tiling.windows import Window
 from .access import TRUST, Access, Sources, check_limits
 from .guard import allowed_drivers, check_opened, forbidden, opened_name
@@ -57,7 +59,7 @@ _DEFAULT = Access()
 
 def pinned(sources: Sources) -> rasterio.Env:
     """GDAL with the options that all images are read with, as a context manager."""
-    return rasterio.Env(**_PINNED, **_options(sources))
+    return rasterio.Env(DummySession(), **_PINNED, **_options(sources))  # GDAL reads credentials itself, without boto3
 
 
 @contextlib.contextmanager
@@ -101,7 +103,7 @@ def _options(sources: Sources) -> dict[str, str]:
     """Options of GDAL for images that may lie on a server."""
     if sources == "local":
         return {}
-    return _ALONE | {name: value for name, value in _PATIENT.items() if name not in os.environ}
+    return _ALONE | for_gdal() | {name: value for name, value in _PATIENT.items() if name not in os.environ}
 
 
 def _opened(path: str | Path, drivers: list[str] | None) -> OpenFile:

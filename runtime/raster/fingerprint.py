@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RasterError
+from ..storage.states import state_of
 from .access import Access
 from .files import OpenFile, open_any
 from .guard import beside, forbidden
-from .places import Place, Scene, file_of, is_remote, members_of
+from .places import Place, Scene, file_of, is_remote, members_of, place_of
 from .virtual import existing_sources
 
 _HASHED = 64 << 10  # bytes at each end of a file
@@ -28,12 +29,13 @@ class Fingerprint:
     """The state of an image, to be compared with `==`.
 
     Attributes:
-        size: Bytes of the file; 0 for an image on a server; for several images as one, how many these are.
-        mtime_ns: When the file was last changed, in nanoseconds since 1970; 0 for an image on a server.
+        size: Bytes of the file; 0 where a server does not say; for several images as one, how many these are.
+        mtime_ns: When the file was last changed, in nanoseconds since 1970; 0 where a server does not say.
         sha256: Digest of the first and the last 64 KiB of the file, in hexadecimal; for an image on a server, of its
             header and of the lengths of up to 1000 of its compressed blocks.
         others: By name, relative to the image's folder: "size mtime_ns" of the files that change what is read of the
-            image, which are those beside it (.aux.xml, .msk, .ovr, .tfw and so on) and the sources of a VRT.
+            image, which are those beside it (.aux.xml, .msk, .ovr, .tfw and so on) and the sources of a VRT; of an
+            image on a server its ETag, if it has one.
     """
 
     size: int
@@ -107,8 +109,7 @@ def fingerprint(place: Place) -> Fingerprint:
         return _together([(str(member), fingerprint(member)) for member in place.members])
     path = file_of(place)
     if is_remote(place) and not path.exists():
-        with open_any(place, _ANY) as dataset:
-            return Fingerprint(size=0, mtime_ns=0, sha256=_header(dataset))
+        return _of_server(place)
     try:
         state, digest = path.stat(), _digest(path)
     except PermissionError:
@@ -120,6 +121,19 @@ def fingerprint(place: Place) -> Fingerprint:
     return Fingerprint(
         size=state.st_size, mtime_ns=state.st_mtime_ns, sha256=digest, others=tuple(sorted(others.items()))
     )
+
+
+def _of_server(place: str | Path) -> Fingerprint:
+    """The fingerprint of an image on a server, by what the server says of it and by its header."""
+    with open_any(place, _ANY) as dataset:
+        header = _header(dataset)
+    state = state_of(str(place_of(place)))
+    if state is None:
+        return Fingerprint(size=0, mtime_ns=0, sha256=header)
+    return Fingerprint(
+        size=state.size or 0, mtime_ns=int((state.changed or 0) * 1e9), sha256=header,
+        others=(("ETag", state.etag),) if state.etag else (),
+    )  # fmt: skip
 
 
 def _together(members: Sequence[tuple[str, Fingerprint]]) -> Fingerprint:

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..raster.cache import decoded_cache
 from ..raster.source import open_raster
 from ..raster.spool import spooled
+from ..storage.places import storage_of
 from .assemble import Subject, report_of, warn_of, write_outputs
 from .foresight import foresee
 from .frame import frame_of
 from .jobs import FileJob, Worker, maker_of, request_of
 from .outputs import check_outputs
-from .parts import folder_of_part
+from .parts import folder_of_part, kept_in, parts_folder_of
 from .results import Report
-from .shards.folder import RunFolder, run_folder
+from .shards.folder import run_folder
 from .shards.plan import ShardPlan
-from .shards.share import Share
 from .shardwork import FileSource, segment_shards
 
 log = logging.getLogger(__name__)
 
 
 def run_file(worker: Worker, job: FileJob) -> Report:
-    """Segment one raster into files.
+    """Segment one raster into files, or some of its shards.
+
+    What an earlier job made of the same part of the shards is kept.
 
     Args:
         worker: Whoever owns the network.
@@ -39,54 +40,16 @@ def run_file(worker: Worker, job: FileJob) -> Report:
     Raises:
         FctlError: What `Segmenter.segment_file` raises.
     """
-    manifest, maker = worker.bundle.manifest, maker_of(worker)
-
-    def assemble(made: _Made) -> None:
-        with made.folder.writing(), job.stopwatch.stage("write"):
-            parts = made.folder.parts(made.subject.windows(made.plan))
-            write_outputs(manifest, maker, job, made.subject, parts, made.folder)
-
-    return _run(worker, job, None, assemble)
+    if job.share:
+        where = job.parts or parts_folder_of(job.paths.mask)
+        return replace(_run(worker, replace(job, resume=True)), part=f"{job.share} of {job.image} in {where}")
+    return _run(worker, job)
 
 
-def run_part(worker: Worker, job: FileJob, share: Share) -> Report:
-    """Segment some shards of one raster, and leave them beside the mask for `assemble_parts`.
-
-    What an earlier job made of the same part is kept.
-
-    Args:
-        worker: Whoever owns the network.
-        job: What is asked of all parts together.
-        share: Which part it is.
-
-    Returns:
-        What came of this part; its pixels are those of the part alone.
-
-    Raises:
-        FctlError: What `Segmenter.segment_file` raises.
-    """
-    return _run(worker, replace(job, resume=True), share, lambda made: None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Made:
-    """Shards that are done.
-
-    Attributes:
-        folder: Where they lie.
-        plan: How the raster is cut into them.
-        subject: The raster.
-    """
-
-    folder: RunFolder
-    plan: ShardPlan
-    subject: Subject
-
-
-def _run(worker: Worker, job: FileJob, share: Share | None, then: Callable[[_Made], None]) -> Report:
-    """Segment all shards or some, and do with them what is to be done."""
+def _run(worker: Worker, job: FileJob) -> Report:
+    """Segment all shards and make the outputs of them, or segment some and leave them."""
     started, manifest = time.monotonic(), worker.bundle.manifest
-    skipped, left = list[int](), 0
+    skipped, left, share = list[int](), 0, job.share
     job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     with ExitStack() as stack:
@@ -103,7 +66,10 @@ def _run(worker: Worker, job: FileJob, share: Share | None, then: Callable[[_Mad
             foreseen.plan.numbers() | {"batch": worker.batch},
         )
         place = folder_of_part(job.paths.mask, share) if share else None
-        folder = stack.enter_context(run_folder(job.paths.mask, request, numbers, resume=job.resume, path=place))
+        shards = kept_in(storage_of(job.parts), share, place) if share and place and job.parts else None
+        folder = stack.enter_context(
+            run_folder(job.paths.mask, request, numbers, resume=job.resume, path=place, shards=shards)
+        )
         worker.resume_batch(folder.journal.plan.get("batch", worker.batch))
         plan = foreseen.plan.as_in(folder.journal.plan)
         if plan != foreseen.plan:  # of the run to resume, which may have had another limit
@@ -125,7 +91,9 @@ def _run(worker: Worker, job: FileJob, share: Share | None, then: Callable[[_Mad
             )
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
-        then(_Made(folder=folder, plan=plan, subject=subject))
+        if not share:
+            with folder.writing(), job.stopwatch.stage("write"):
+                write_outputs(manifest, maker_of(worker), job, subject, folder.parts(subject.windows(plan)), folder)
         done = folder.journal.done.values()
     report = replace(
         report_of(job, manifest.class_names, frame, done, copied),

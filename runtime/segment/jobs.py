@@ -25,6 +25,7 @@ from .network import Network
 from .outputs import files_of, sinks_of
 from .results import Paths
 from .shards.folder import SOURCE
+from .shards.share import Share
 from .sinks import Sink, needs_confidence
 from .where import EVERYWHERE, Where
 
@@ -82,6 +83,8 @@ class FileJob:
         resolution: At which distance from pixel to pixel the network works: "auto", "native" or metres.
         where: Which part of the raster is wanted.
         access: Which images may be opened.
+        share: Which part of the shards is made, and left for `assemble_parts`; None for all of them, and the outputs.
+        parts: The URL of a folder in a store where parts lie; None for a folder beside the mask.
         progress: Called with tiles that are done and tiles in all.
         stopwatch: What takes the time of each stage.
     """
@@ -97,6 +100,8 @@ class FileJob:
     resolution: str = "auto"
     where: Where = EVERYWHERE
     access: Access = field(default_factory=Access)
+    share: Share | None = None
+    parts: str | None = None
     progress: TileProgress | None = None
     stopwatch: Stopwatch = STOPPED
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 from .. import remedies
-from ..bundle.store import Bundle, bundle_argument
+from ..bundle.store import Bundle, bundle_argument, read_bundle
 from ..choices import ContextEncoding
 from ..engines.base import Engine, GpuEngine, HostEngine, RunPrecision
 from ..engines.choose import choose_engine
@@ -149,6 +150,24 @@ def open_network(
             for note in engine.notes:
                 log.warning("%s", note)
             return network
+
+
+def bundle_of(name: str | Path, scene_size: int | None) -> Bundle:
+    """Read a bundle.
+
+    Args:
+        name: A bundle folder, or "default".
+        scene_size: Side of a scene block in pixels, instead of the bundle's own; None keeps that.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        BundleError: The bundle is missing or damaged.
+        InputError: The scene size does not fit it.
+    """
+    bundle = read_bundle(name)
+    return bundle if scene_size is None else with_scene_size(bundle, scene_size)
 
 
 def with_scene_size(bundle: Bundle, side: int) -> Bundle:

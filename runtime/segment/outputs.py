@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 
-from ..atomic import refuse_existing
 from ..bundle.manifest import Manifest
 from ..errors import InputError, OutputError, RasterError
 from ..raster.files import open_any
-from ..raster.places import Place, Scene, check_place, file_of, members_of
+from ..raster.places import Place, Scene, check_place, file_of, members_of, place_of
 from ..raster.resolution import Resolution
+from ..storage.destination import DISK, Destination
+from ..storage.states import state_of
 from .maker import Maker
 from .options import OPTIONS
 from .results import Paths
@@ -46,7 +48,28 @@ def files_of(paths: Paths) -> list[Path]:
     return [*paths.wanted(), *beside]
 
 
-def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool = False, remote: bool = False) -> None:
+def deliver(paths: Paths, destination: Destination) -> None:
+    """Take the outputs of one image where they go, once all of them are made: the mask last, which completes them.
+
+    Args:
+        paths: The outputs, as `Segmenter.segment_file` made them.
+        destination: Where they go, as an `Upload`.
+
+    Raises:
+        OutputError: One of them cannot be written there. All are kept, to be delivered later.
+    """
+    destination.take(sorted(files_of(paths), key=lambda path: path == paths.mask))
+
+
+def check_outputs(
+    image: Place,
+    paths: Paths,
+    *,
+    overwrite: bool,
+    resume: bool = False,
+    remote: bool = False,
+    destination: Destination = DISK,
+) -> None:
     """Refuse outputs that could not be written, before anything is computed.
 
     Args:
@@ -55,6 +78,7 @@ def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool =
         overwrite: Whether files that exist are replaced.
         resume: Whether an earlier run is to go on, which may have been killed while it moved its outputs.
         remote: Whether the image may lie on a server or in an archive.
+        destination: Where the outputs go.
 
     Raises:
         RasterError: The image is missing.
@@ -62,7 +86,7 @@ def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool =
         OutputError: A file exists already, or the name is that of a folder.
     """
     check_place(image, remote=remote)
-    overwrite = overwrite or (resume and unfinished_commit(paths.mask))
+    overwrite = overwrite or (resume and not destination.staged and unfinished_commit(paths.mask))
     paths.options.check()
     files = files_of(paths)
     places, members = [path.resolve() for path in files], {file_of(member).resolve() for member in members_of(image)}
@@ -76,8 +100,8 @@ def check_outputs(image: Place, paths: Paths, *, overwrite: bool, resume: bool =
             raise InputError(f"{path} is the name of two outputs", remedy="give each a name of its own")
         if path.is_dir():
             raise OutputError(subject=path, expected="a file to write", found="a folder", remedy="choose another `out`")
-        if not overwrite:
-            refuse_existing(path, remedy="use `overwrite` to replace it")
+        if not overwrite and destination.changed(path) is not None:
+            raise OutputError(f"{destination.named(path)} exists already", remedy="use `overwrite` to replace it")
 
 
 def _is_unicode(path: Path) -> bool:
@@ -165,25 +189,43 @@ def scene_tags(image: Place) -> dict[str, str]:
     return {_SCENE: f"{len(image.members)} images, {digest}"}
 
 
-def is_finished(image: Place, paths: Paths, asked: Mapping[str, str]) -> bool:
+def is_finished(
+    image: Place, paths: Paths, asked: Mapping[str, str], *, remote: bool = False, destination: Destination = DISK
+) -> bool:
     """Whether all outputs of an image are there, newer than the image, and made as is asked now.
 
     Args:
         image: The image.
         paths: The outputs that are wanted.
         asked: What `asked_tags` gives.
+        remote: Whether a server may be asked when it got the image.
+        destination: Where the outputs go.
 
     Returns:
-        Whether there is nothing to do.
+        Whether there is nothing to do. Where a server does not say when it got the image, there is.
+
+    Raises:
+        OutputError: A destination that is no folder cannot be read.
     """
+    changed = max(_changed(member, remote) for member in members_of(image))
     try:
-        changed = max(file_of(member).stat().st_mtime for member in members_of(image))
-        if not all(path.stat().st_mtime >= changed for path in files_of(paths)):
+        if any((destination.changed(path) or -inf) < changed for path in files_of(paths)):
             return False
-        with open_any(paths.mask) as mask:
+        with destination.fetched(paths.mask) as copy, open_any(copy) as mask:
             found = mask.tags()
+    except OutputError:
+        raise
     except (OSError, RasterError):
         return False
     wanted = {**asked, **paths.options.tags(), **scene_tags(image)}
     names = {*_ASKED, OPTIONS, _SCENE} - ({_PRECISION} if asked.get(_PRECISION) == "auto" else set())
     return all(found.get(name) == wanted.get(name) for name in names)
+
+
+def _changed(member: str | Path, remote: bool) -> float:
+    """When an image was last changed, in seconds since 1970; infinite where nobody says."""
+    try:
+        return file_of(member).stat().st_mtime
+    except (OSError, ValueError):
+        state = state_of(str(place_of(member))) if remote else None
+        return inf if state is None or state.changed is None else state.changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 from ..bundle.store import Bundle
 from ..errors import OutputError
 from ..raster.source import open_raster
+from ..storage.base import Storage
+from ..storage.places import storage_of
 from ..tiling.windows import Window
 from .assemble import Subject, report_of, warn_of, write_outputs
 from .frame import frame_of
@@ -20,7 +23,7 @@ from .jobs import FileJob, request_of
 from .maker import Maker, told
 from .outputs import check_outputs
 from .results import Report
-from .shards.folder import JOURNAL, check_same, run_folder
+from .shards.folder import JOURNAL, Elsewhere, bring, check_same, run_folder
 from .shards.journal import Done, Journal
 from .shards.parts import Part
 from .shards.plan import ShardPlan
@@ -38,6 +41,42 @@ def parts_folder_of(mask: Path) -> Path:
 def folder_of_part(mask: Path, share: Share) -> Path:
     """The folder of one part of a run."""
     return parts_folder_of(mask) / f"{share.index}-of-{share.count}"
+
+
+def kept_in(store: Storage, share: Share, folder: Path) -> Elsewhere:
+    """What keeps a part in a store. What an earlier job of the part wrote down comes from there, if it is not here.
+
+    Args:
+        store: The store, in which all parts of a run lie.
+        share: The part.
+        folder: Its folder on this machine.
+
+    Returns:
+        The place of its shards.
+    """
+    if not (folder / JOURNAL).exists():
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            store.get(_journal_name(share), folder / JOURNAL)
+    return Elsewhere(store=store, journal=_journal_name(share))
+
+
+def _journal_name(share: Share) -> str:
+    return f"part-{share.index}-of-{share.count}"
+
+
+def _brought(mask: Path, store: Storage) -> None:
+    """Bring what parts left in a store into the folders in which they would lie on this machine."""
+    for name in store.names("part-"):
+        if match := re.fullmatch(r"part-(\d+)-of-(\d+)", name):
+            folder = folder_of_part(mask, Share(int(match[1]), int(match[2])))
+            folder.mkdir(parents=True, exist_ok=True)
+            store.get(name, folder / JOURNAL)
+            journal = Journal.read(folder / JOURNAL)
+            if journal:
+                there = set(store.names("shard-"))
+                files = [journal.file(shard) for shard in journal.done]
+                bring([file for file in files if file.name in there and not file.exists()], store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +152,7 @@ class Parts:
             )
 
 
-def assemble_parts(bundle: Bundle, job: FileJob) -> Report:
+def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
     """Make the outputs of a run whose parts were made by other jobs, and remove the parts.
 
     Args:
@@ -121,7 +160,7 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> Report:
         job: What was asked of them.
 
     Returns:
-        What came of the image.
+        What came of the image, and what computed it.
 
     Raises:
         RasterError: The image is missing, or another one.
@@ -131,6 +170,9 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> Report:
     started, manifest, mask = time.monotonic(), bundle.manifest, job.paths.mask
     job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=True, remote=job.remote)
+    store = storage_of(job.parts) if job.parts else None
+    if store:
+        _brought(mask, store)
     parts = Parts.found(mask)
     first = parts.first
     maker = Maker.of_request(first.request)
@@ -149,10 +191,12 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> Report:
         with folder.writing(), job.stopwatch.stage("write"):
             write_outputs(manifest, maker, job, subject, opened, folder)
         shutil.rmtree(parts_folder_of(mask), ignore_errors=True)
+        if store:
+            store.clear()
     report = report_of(job, manifest.class_names, frame, [one for _, one in done.values()], 0)
     report = replace(report, seconds=time.monotonic() - started, computed=0)
     warn_of(report)
-    return report
+    return report, maker
 
 
 def _opened(done: dict[int, tuple[Journal, Done]], shard: int, window: Window) -> Part:

@@ -90,6 +90,7 @@ class Report:
         skipped: Tiles that this run did not infer, because no pixel in them has data.
         computed: Tiles that this run inferred; None where that was not counted.
         area: Where the outputs lie in the image; None where all of it was wanted.
+        part: Which part of the shards was made and where it lies, in words; None where the outputs were made.
     """
 
     image: Place
@@ -105,6 +106,7 @@ class Report:
     skipped: int = 0
     computed: int | None = None
     area: Window | None = None
+    part: str | None = None
 
     @property
     def speed(self) -> float:

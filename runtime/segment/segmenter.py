@@ -32,6 +32,7 @@ from .network import EngineNetwork
 from .opening import encodes_once, open_network, warn_of_sharing, with_scene_size
 from .pipeline import segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
+from .shards.share import Share
 from .where import EVERYWHERE, Where
 
 log = logging.getLogger(__name__)
@@ -204,6 +205,8 @@ class Segmenter:
         scale_range: str | None = None,
         resolution: str | float = "auto",
         where: Where = EVERYWHERE,
+        part: str | None = None,
+        parts: str | None = None,
         progress: TileProgress | None = None,
         stopwatch: Stopwatch = STOPPED,
     ) -> Report:
@@ -231,6 +234,9 @@ class Segmenter:
                 smaller; or "native" for the raster's own. Outputs are on the raster's own grid in any case.
             where: Which part of the raster is wanted: a window, a box of coordinates or a file of polygons. Outputs
                 cover the box around it, and their pixels are those of a run over the whole raster.
+            part: Which of several parts of the work is done, as "3/20"; what it makes is left in NAME.fctl-parts beside
+                the mask, for `assemble_parts` to make the outputs of all parts (docs/scale.md). None does all of it.
+            parts: The URL of a folder in a store for what parts make, instead of a folder beside the mask.
             progress: Called with tiles that are done and tiles in all.
             stopwatch: What takes the time of each stage (docs/benchmarks.md).
 
@@ -248,7 +254,8 @@ class Segmenter:
         job = FileJob(
             image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
             on_bad_block=on_bad_block, scale_range=scale_range, resolution=str(resolution), where=where,
-            access=self.access, progress=progress, stopwatch=stopwatch,
+            access=self.access, share=Share.parsed(part) if part else None, parts=parts, progress=progress,
+            stopwatch=stopwatch,
         )  # fmt: skip
         with self._turn(), stopwatch.stage("other"):
             return run_file(self, job)

@@ -18,7 +18,7 @@ from ..errors import EngineError, FctlError, InputError
 from .bundles import keep_bundle
 from .crew import checked
 from .orders import Failure
-from .tasks import guarded
+from .tasks import forget_soon, guarded
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +125,8 @@ class Dask:
 
     def close(self) -> None:
         """Leave the workers; a cluster that was started here ends."""
+        with contextlib.suppress(Exception):
+            self._client.run(forget_soon, on_error="ignore")
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
         if self._cluster:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import product
@@ -27,7 +27,7 @@ from ..segment.jobs import FileJob, request_of
 from ..segment.opening import with_scene_size
 from ..segment.outputs import check_outputs
 from ..segment.results import Report
-from ..segment.shards.folder import RunFolder, run_folder
+from ..segment.shards.folder import Elsewhere, RunFolder, run_folder
 from ..segment.shards.journal import token_of
 from ..segment.shards.plan import ShardPlan
 from ..stopwatch import STOPPED
@@ -44,7 +44,7 @@ _ALIKE = "let all workers have the same version"
 
 
 class Lead:
-    """Leads runs with one crew and one bundle. A context manager, which leaves the crew.
+    """Leads runs with one crew and one bundle.
 
     Args:
         crew: Who works.
@@ -96,13 +96,14 @@ class Lead:
             subject = Subject.of(raster, frame)
         request = request_of(maker, manifest, job)
         numbers = ShardPlan.spread(frame.grid, self._crew.size).numbers() | {"batch": self.introduction.batch}
-        shards = storage_of(shared) if shared else None
+        shards = Elsewhere(store=storage_of(shared)) if shared else None
         with run_folder(job.paths.mask, request, numbers, resume=job.resume, shards=shards) as folder:
             plan = ShardPlan.over(frame.grid).as_in(folder.journal.plan)
             orders = Orders(
                 setup=self._setup, job=replace(job, progress=None, stopwatch=STOPPED), request=request,
                 plan=folder.journal.plan, token=token_of(request, folder.journal.plan),
                 place=shared or str(folder.path.resolve()), measured=measured,
+                scratch=None if self._crew.elsewhere else str(folder.temporary.resolve()),
             )  # fmt: skip
             made = self._make(orders, folder, plan, frame, job.progress)
             with folder.writing():
@@ -117,53 +118,34 @@ class Lead:
         warn_of(report)
         return report
 
-    def segment_files(
-        self, jobs: Sequence[FileJob], shared: Callable[[FileJob], str | None]
-    ) -> Iterator[tuple[int, Report | FctlError]]:
-        """Segment many rasters: small ones whole, one for each worker at a time, then large ones shard by shard.
+    def segment_whole(self, jobs: Mapping[int, FileJob]) -> Iterator[tuple[int, Report | FctlError]]:
+        """Segment many small rasters, each by one worker, which writes its outputs too.
 
         Args:
-            jobs: What is asked.
-            shared: As for `segment_file`, by raster. Those for which it is a URL are cut, however small.
+            jobs: What is asked, by any number.
 
         Yields:
-            The number of a raster, and its report or what went wrong with it.
+            The number of a raster, and its report or what went wrong with it, as they come.
+
+        Raises:
+            FctlError: Those who could do it are gone.
         """
-        small = dict[int, FileJob]()
-        for number, job in enumerate(jobs):
-            try:
-                if len(jobs) > 1 and shared(job) is None and self._is_small(job):
-                    small[number] = replace(_absolute(job), progress=None, stopwatch=STOPPED)
-            except FctlError as error:
-                yield number, error
-        items = ((self._setup, self.introduction.maker, number, job) for number, job in small.items())
+        bare = {number: replace(_absolute(job), progress=None, stopwatch=STOPPED) for number, job in jobs.items()}
+        items = ((self._setup, self.introduction.maker, number, job) for number, job in bare.items())
         for number, outcome in self._crew.each(tasks.segment_whole, items):
             if isinstance(outcome, Report):
                 yield number, replace(outcome, image=jobs[number].image, paths=jobs[number].paths)
             else:
                 yield number, as_error(outcome)
-        for number, job in enumerate(jobs):
-            if number not in small:
-                try:
-                    yield number, self.segment_file(job, shared(job))
-                except FctlError as error:
-                    yield number, error
 
-    def _is_small(self, job: FileJob) -> bool:
-        """Whether a raster is segmented by one worker where there are others to segment."""
+    def is_small(self, job: FileJob) -> bool:
+        """Whether a raster had better be segmented whole, where there are others to segment at the same time."""
         manifest = self.bundle.manifest
-        with open_raster(job.image, manifest.input, job.bands, access=job.access, cache=0) as raster:
-            return len(frame_of(job, manifest, raster).grid) <= _SMALL
-
-    def close(self) -> None:
-        """Leave the crew."""
-        self._crew.close()
-
-    def __enter__(self) -> Lead:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        try:
+            with open_raster(job.image, manifest.input, job.bands, access=job.access, cache=0) as raster:
+                return len(frame_of(job, manifest, raster).grid) <= _SMALL
+        except FctlError:
+            return False  # whoever segments it tells
 
     def _bring(self, bundle: Bundle, setup: Setup) -> None:
         """Send the bundle to workers on other machines, if any of them lacks it."""

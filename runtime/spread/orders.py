@@ -20,7 +20,8 @@ class Setup:
 
     Attributes:
         bundle: The bundle, as whoever leads the run names it.
-        digest: What tells it from other bundles: the digest of its manifest, which holds those of its graphs.
+        digest: What tells it from other bundles: the digest of its manifest, which holds those of its graphs;
+            who leads the run finds it out.
         backend: The engine.
         precision: In what precision it runs.
         batch: Patches at once.
@@ -33,7 +34,7 @@ class Setup:
     """
 
     bundle: str
-    digest: str
+    digest: str = ""
     backend: str = "auto"
     precision: PrecisionChoice = "fp32"
     batch: BatchChoice = 4
@@ -76,6 +77,7 @@ class Orders:
         measured: What was measured over all of the raster.
         scenes: The name under which windows of contexts that many shards need lie at that place; None where each worker
             cuts them.
+        scratch: The folder for copies of the raster, which the leader removes; None for the system's own.
     """
 
     setup: Setup
@@ -86,6 +88,7 @@ class Orders:
     place: str
     measured: Measured
     scenes: str | None = None
+    scratch: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

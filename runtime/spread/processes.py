@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.queues import SimpleQueue
+from pathlib import Path
 from typing import TypeVar
 
 from ..engines.processor import cores
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
+_GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each
 _TRIES = 3  # that a task has where processes end in the middle of it
 _AHEAD = 2  # tasks for each worker: the next one waits while one is done
 
@@ -104,6 +106,15 @@ class Processes:
             for number in range(self.size):
                 devices.put(self._devices[number % len(self._devices)])
         return ProcessPoolExecutor(self.size, context, _begin, (devices,))
+
+
+def gpus() -> tuple[str, ...]:
+    """The GPUs of this machine as CUDA_VISIBLE_DEVICES names them, where there are several to share out; else none."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    numbers = [number.strip() for number in named.split(",")] if named else []
+    if named is None and _GPUS.is_dir():
+        numbers = [str(number) for number, _ in enumerate(_GPUS.iterdir())]
+    return tuple(numbers) if len(numbers) > 1 else ()
 
 
 def _begin(devices: SimpleQueue[str] | None) -> None:

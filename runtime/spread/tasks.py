@@ -166,6 +166,11 @@ def segment_whole(setup: Setup, maker: Maker, number: int, job: FileJob) -> tupl
         return number, Failure(type(error).__name__, str(error), "")
 
 
+def forget_soon() -> None:
+    """Release what is held, once what is being done is done."""
+    _THREAD.submit(_HELD.close)
+
+
 @dataclass(slots=True)
 class _Run:
     """A raster that is open for a run.
@@ -253,7 +258,7 @@ def _begun(segmenter: Segmenter, orders: Orders) -> _Run:
         foreseen = foresee(segmenter, job, raster, frame, plan)
         source: FileSource = raster
         if foreseen.spool:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fctl-"))
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fctl-", dir=orders.scratch))
             source = stack.enter_context(spooled(raster, Path(folder), part=foreseen.part))
         stack.enter_context(decoded_cache(foreseen.cache))
         return _Run(

@@ -9,8 +9,14 @@ _YES = ("YES", "TRUE", "ON", "1")
 
 
 def endpoint() -> str | None:
-    """The address of a server that speaks S3, by the variables that botocore reads; None for Amazon's own."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+    """The address of a server that speaks S3, by the variables of botocore or of GDAL; None for Amazon's own."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if address := os.environ.get(name):
+            return address
+    host = os.environ.get("AWS_S3_ENDPOINT", "")
+    if not host or "://" in host:
+        return host or None
+    return f"{'https' if os.environ.get('AWS_HTTPS', 'YES').upper() in _YES else 'http'}://{host}"
 
 
 def for_fsspec() -> dict[str, object]:

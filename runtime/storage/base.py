@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from ..errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """The state of a file on a server.
+
+    Attributes:
+        size: Its bytes; None where the server does not say.
+        etag: What the server calls this state; empty where it does not.
+        changed: When it was last changed, in seconds since 1970; None where the server does not say.
+    """
+
+    size: int | None
+    etag: str
+    changed: float | None
 
 
 class Storage(Protocol):

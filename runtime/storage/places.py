@@ -60,6 +60,20 @@ def url_of(place: str | Path) -> str:
     return f"{scheme}://{found[2].rstrip('/')}"
 
 
+def address_of(place: str | Path) -> str | None:
+    """The URL of a file in a store, by whichever name it is called; None for what is no such file."""
+    try:
+        return url_of(place) if is_remote_place(place) else None
+    except InputError:
+        return None
+
+
+def local_path(place: str | Path) -> Path:
+    """The folder that a place means which is no `is_remote_place`: a path, or a file:// URL."""
+    name = str(place)
+    return Path(url2pathname(urlsplit(name).path)) if _FILE.match(name) else Path(place)
+
+
 def storage_of(place: str | Path) -> Storage:
     """The storage of a place. Nothing is written, and no server is asked.
 
@@ -74,9 +88,8 @@ def storage_of(place: str | Path) -> Storage:
     Raises:
         InputError: Nothing can be put there, or a package is missing.
     """
-    name = str(place)
     if is_remote_place(place):
         from .remote import RemoteStorage  # fsspec takes a while to load
 
         return RemoteStorage(url_of(place))
-    return LocalStorage(Path(url2pathname(urlsplit(name).path)) if _FILE.match(name) else Path(place))
+    return LocalStorage(local_path(place))

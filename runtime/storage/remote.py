@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from .. import remedies
 from ..atomic import atomic_write
 from ..errors import FctlError, InputError, OutputError
 from .amazon import for_fsspec
-from .base import checked
+from .base import State, checked
 
 _BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "oci")
 """Schemes of stores of objects, each of which appears whole when its upload is complete."""
@@ -27,7 +27,6 @@ class _Files(Protocol):
 
     def invalidate_cache(self) -> None: ...
     def info(self, path: str) -> dict[str, object]: ...
-    def modified(self, path: str) -> datetime: ...
     def ls(self, path: str, detail: bool) -> list[dict[str, object]]: ...
     def find(self, path: str) -> list[str]: ...
     def makedirs(self, path: str, exist_ok: bool) -> None: ...
@@ -55,6 +54,8 @@ class RemoteStorage:
         self._files, self._root = _opened(url, self._url)
         scheme = url.partition("://")[0]
         self._has_buckets, self._atomic = scheme in _BUCKETS, scheme in (*_BUCKETS, "memory")
+        if self._has_buckets and not self._root.strip("/"):
+            raise InputError(subject=url, expected=f"{scheme}://BUCKET/FOLDER", found="no bucket")
 
     @property
     def name(self) -> str:
@@ -84,18 +85,26 @@ class RemoteStorage:
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None."""
-        found = self._info(name)
-        return None if found is None else int(str(found["size"]))
+        found = self.state(name)
+        return None if found is None else found.size
 
     def changed(self, name: str) -> float | None:
         """When a file was written, or None."""
-        if self._info(name) is None:
-            return None
+        found = self.state(name)
+        return None if found is None else found.changed or 0.0
+
+    def state(self, name: str) -> State | None:
+        """What the store says of a file; None where there is none of that name."""
         with self._failing("look for", name):
+            self._files.invalidate_cache()
             try:
-                return self._files.modified(self._path(name)).timestamp()
-            except (NotImplementedError, KeyError, *_ABSENT):
-                return 0.0
+                found = self._files.info(self._path(name))
+            except _ABSENT:
+                return None
+        if found["type"] != "file":
+            return None
+        etag = found.get("ETag") or found.get("etag") or ""
+        return State(size=int(str(found["size"])), etag=str(etag), changed=_time(found))
 
     def put(self, file: Path, name: str) -> None:
         """Upload a file."""
@@ -139,15 +148,6 @@ class RemoteStorage:
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{checked(name)}"
 
-    def _info(self, name: str) -> dict[str, object] | None:
-        with self._failing("look for", name):
-            self._files.invalidate_cache()
-            try:
-                found = self._files.info(self._path(name))
-            except _ABSENT:
-                return None
-        return found if found["type"] == "file" else None
-
     def _write(self, name: str, upload: Callable[[str], None]) -> None:
         """Write a file under its name where it appears whole; else under another name, which is then changed."""
         path = self._path(name)
@@ -188,6 +188,20 @@ class RemoteStorage:
                 f"cannot {what} it: {_reason(error)}", subject=place,
                 remedy="see that the place exists, that you may use it and that it answers, and try again",
             ) from error  # fmt: skip
+
+
+def _time(found: Mapping[str, object]) -> float | None:
+    """When a file was last changed, by whichever name its library tells that, in seconds since 1970."""
+    for name in ("LastModified", "last_modified", "mtime", "updated", "modified", "created"):
+        value = found.get(name)
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, (int, float)):
+            return float(value)
+    return None
 
 
 def _reason(error: BaseException) -> str:

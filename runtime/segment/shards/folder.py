@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -53,6 +54,19 @@ def leave_live_folders() -> None:
             folder.path.rmdir()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """Where shards lie that are not kept in the folder of a run.
+
+    Attributes:
+        store: The place, which other runs and machines see too.
+        journal: The name under which the journal is kept there as well, after each shard; None where it is not.
+    """
+
+    store: Storage
+    journal: str | None = None
+
+
 class RunFolder:
     """The folder of a run that is under way; `run_folder` makes it.
 
@@ -67,7 +81,7 @@ class RunFolder:
         journal: The run's journal.
     """
 
-    def __init__(self, mask: Path, journal: Journal, *, quiet: bool = False, shards: Storage | None = None) -> None:
+    def __init__(self, mask: Path, journal: Journal, *, quiet: bool = False, shards: Elsewhere | None = None) -> None:
         self.path, self.journal = journal.path.parent, journal
         self._mask, self._done, self._quiet, self._shards = mask, False, quiet, shards
 
@@ -92,27 +106,31 @@ class RunFolder:
             OutputError: One is damaged, or cannot be copied.
         """
         wanted = {self.journal.file(shard): window for shard, window in enumerate(finished) if window}
-        if elsewhere := self._shards:
-            absent = [path for path in wanted if not path.exists()]
-            with ThreadPoolExecutor(_COPYING, "fctl-copy") as threads:
-                for _ in threads.map(lambda path: elsewhere.get(path.name, path), absent):
-                    pass
+        if self._shards:
+            bring([path for path in wanted if not path.exists()], self._shards.store)
         return [Part(path, window) for path, window in wanted.items()]
 
     def add(self, done: Done) -> None:
-        """Note that a shard is done, once its file is complete.
+        """Note that a shard is done, once its file is complete. One that belongs elsewhere is taken there first.
 
         Raises:
             OSError: The journal cannot be written.
+            OutputError: The shard cannot be taken there.
         """
+        file = self.journal.file(done.shard)
+        if self._shards and file.exists():  # else whoever made it put it there
+            self._shards.store.put(file, file.name)
+            file.unlink()
         self.journal.add(done)
+        if self._shards and self._shards.journal:
+            self._shards.store.put(self.journal.path, self._shards.journal)
 
     @property
     def done(self) -> frozenset[int]:
         """Indices of the shards that are done and whose files are there."""
         if self._shards is None:
             return self.journal.there
-        names = set(self._shards.names("shard-"))
+        names = set(self._shards.store.names("shard-"))
         return frozenset(index for index in self.journal.done if self.journal.file(index).name in names)
 
     def place(self, sink: str, output: Path) -> Path:
@@ -178,8 +196,8 @@ class RunFolder:
                 if not self._done:
                     self._put_back()
                 _empty(self.path)
-                if self._shards:
-                    self._shards.clear()
+                if self._shards and not self._quiet:
+                    self._shards.store.clear()
             else:
                 self.clean()
                 if self._quiet:
@@ -198,6 +216,30 @@ class RunFolder:
                 _move(self._replaced(number), Path(place))
 
 
+def bring(files: Sequence[Path], store: Storage) -> None:
+    """Copy files of the same names from a store, several at a time.
+
+    Args:
+        files: The files to write.
+        store: Where they are.
+
+    Raises:
+        OutputError: One is not there, or cannot be copied.
+    """
+
+    def one(file: Path) -> None:
+        try:
+            store.get(file.name, file)
+        except FileNotFoundError:
+            raise OutputError(
+                "a finished shard is gone", subject=f"{store.name}/{file.name}", remedy="go on with `resume`"
+            ) from None
+
+    with ThreadPoolExecutor(_COPYING, "fctl-copy") as threads:
+        for _ in threads.map(one, files):
+            pass
+
+
 @contextmanager
 def run_folder(
     mask: Path,
@@ -206,7 +248,7 @@ def run_folder(
     *,
     resume: bool,
     path: Path | None = None,
-    shards: Storage | None = None,
+    shards: Elsewhere | None = None,
 ) -> Iterator[RunFolder]:
     """Work in the folder of a run, which no other run may use meanwhile.
 
@@ -247,7 +289,7 @@ def _opened(
     plan: Mapping[str, int],
     resume: bool,
     quiet: bool,
-    shards: Storage | None,
+    shards: Elsewhere | None,
 ) -> Iterator[RunFolder]:
     """The folder, once it is ready for work; it is left as it must be, however the block ends."""
     with _written(mask):

@@ -12,20 +12,26 @@ BUCKET = "bucket"
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The address of an S3 server that has one bucket."""
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that names the objects which the S3 server does not take, while it exists."""
+    return tmp_path_factory.mktemp("gate") / "gate"
+
+
+@pytest.fixture(scope="session")
+def s3_server(gate: Path) -> Iterator[str]:
+    """The address of an S3 server."""
     pytest.importorskip("moto", reason="needs moto's server")
     pytest.importorskip("s3fs", reason="needs s3fs")
     script = Path(__file__).with_name("moto_server.py")
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen([sys.executable, str(script)], text=True, **pipes) as process:
+    command = [sys.executable, str(script), str(gate)]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         yield f"http://127.0.0.1:{int(process.stdout.readline())}"
         process.kill()
 
 
 @pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+def s3(s3_server: str, gate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """The URL of a folder in a bucket, which the environment says how to reach; empty at first."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -36,7 +42,19 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     import s3fs
 
-    files = s3fs.S3FileSystem()
+    files = s3fs.S3FileSystem(endpoint_url=s3_server)
     if not files.exists(BUCKET):
         files.mkdir(BUCKET)
-    return f"s3://{BUCKET}/{tmp_path.name}"
+    yield f"s3://{BUCKET}/{tmp_path.name}"
+    gate.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the folder "web", which answers ranges."""
+    (tmp_path / "web").mkdir()
+    command = [sys.executable, str(Path(__file__).with_name("web_server.py")), str(tmp_path / "web")]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.kill()
