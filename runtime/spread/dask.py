@@ -98,10 +98,13 @@ class Dask:
         """Do a task with each item's arguments."""
         waiting, running = iter(items), set[Future[object]]()
         finished = queue.SimpleQueue["Future[object]"]()
-        seen = time.monotonic()
+        seen = counted = time.monotonic()
+        most = self._most()
         try:
             while True:
-                while len(running) < _AHEAD * max(self.size, 1) and (item := next(waiting, None)) is not None:
+                if time.monotonic() > counted + _LOOK:  # to ask for each task costs more than a task with many workers
+                    most, counted = self._most(), time.monotonic()
+                while len(running) < most and (item := next(waiting, None)) is not None:
                     future = self._submit(task, item)
                     running.add(future)
                     future.add_done_callback(finished.put)
@@ -132,6 +135,10 @@ class Dask:
         if self._cluster:
             with contextlib.suppress(Exception):
                 self._cluster.close(timeout=10)
+
+    def _most(self) -> int:
+        """How many tasks the scheduler may know of."""
+        return _AHEAD * max(self.size, 1)
 
     def _workers(self) -> dict[str, dict[str, dict[str, float]]]:
         """What the scheduler knows of those workers that are used, by address."""
