@@ -16,15 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from fctl.runtime.bench.machine import cores, load
-from fctl.runtime.bench.pixels import write_mosaic
 from fctl.runtime.engines.processor import name as processor
 
 from .parts.figures import Figures, Runs
-from .parts.nothing import write_bundle
-from .parts.rasters import write_raster
-from .parts.ways import ONE, ONE_CORE, Took, Way, check_same, run_once, ways
-
-CHEAP, DEFAULT = "cheap", "default"
+from .parts.ways import CHEAP, DEFAULT, ONE, ONE_CORE, Took, Way, check_same, prepared, run_once, ways
 
 
 def main() -> None:
@@ -43,7 +38,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="fctl-scale-") as name:
             folder = Path(name)
             image, side = folder / "image.tif", arguments.side if network == CHEAP else arguments.default_side
-            bundle = _prepared(network, image, side)
+            bundle = prepared(network, image, side)
             compared = ways([int(count) for count in arguments.counts.split(",")])
             took = _compared(compared, image, bundle, folder / "out", arguments.rounds)
         _print(network, side, took)
@@ -52,15 +47,6 @@ def main() -> None:
             workers={way.name: way.workers for way in took},
         )  # fmt: skip
         figures.write(arguments.json)
-
-
-def _prepared(network: str, image: Path, side: int) -> str:
-    """Write the raster for a network; returns its bundle."""
-    if network == DEFAULT:
-        write_mosaic(image, side, 3, "uint8")
-        return "default"
-    write_raster(image, np.random.default_rng(0), side, side)
-    return str(write_bundle(image.parent))
 
 
 def _compared(compared: tuple[Way, ...], image: Path, bundle: str, out: Path, rounds: int) -> dict[Way, Took]:

@@ -1,9 +1,9 @@
 """A scheduler's memory and speed with many shards: python -m benchmarks.scheduler [--tasks 100000] [--workers 2].
 
 A scheduler of Dask and workers are started as processes of their own. Tasks that do nothing, but carry the orders of a
-real run and bring back what a real shard does, go through the loop that `fctl-run --dask` uses, which lets the scheduler
-know of two tasks for each worker at a time; then, in a new cluster, all of them are submitted at once. The resident
-memory of the scheduler and of this process are noted meanwhile.
+real run and bring back what a real shard does, go through the loop that `fctl-run --dask` uses, which lets the
+scheduler know of two tasks for each worker at a time; then, in a new cluster, all of them are submitted at once. The
+resident memory of the scheduler and of this process are noted meanwhile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +53,8 @@ def main() -> None:
         orders = real_orders(Path(name))
     size = len(pickle.dumps(orders))
     print(f"{processor()}, {cores()} cores, load {load()}; {arguments.workers} workers, orders of {size} bytes\n")
-    print(f"| | tasks | tasks/s | scheduler at first, MB | at {_told(_Memory.shares)} of the tasks | peak | leader's peak |")
+    shares = _told(_Memory.shares)
+    print(f"| | tasks | tasks/s | scheduler at first, MB | at {shares} of the tasks | peak | leader's peak |")
     print("|---|---|---|---|---|---|---|")
     for name, (way, count) in ways.items():
         if not count:
@@ -169,8 +170,8 @@ def _resident(pid: int) -> float:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024 / _MB
 
 
-def _told(values: object) -> str:
-    return " / ".join(str(one) for one in values)  # type: ignore[attr-defined]
+def _told(values: Iterable[float]) -> str:
+    return " / ".join(map(str, values))
 
 
 if __name__ == "__main__":

@@ -23,47 +23,36 @@ class Runs:
 
 
 @dataclass(kw_only=True)
-class Network:
-    """What a network costs, measured in one process on one core.
-
-    Attributes:
-        opening: Seconds to start a process, open the bundle and the raster, and end, without any pixel.
-        shards: Seconds to read, infer, merge and write the shards of a megapixel, with one core.
-        both: The same with all cores of the machine.
-    """
-
-    opening: float
-    shards: float
-    both: float
-
-
-@dataclass(kw_only=True)
 class Parameters:
-    """What the model of cost is fed with; `benchmarks.cost --measure` makes it.
+    """What the model of cost is fed with; `benchmarks.cost --measure` makes it. Seconds, where nothing else is said.
 
     Attributes:
         processor: The machine.
-        networks: By network, what it costs.
-        crew: Seconds to start workers and let them open the bundle, by their number and kind.
-        assemble: Seconds to make mask and preview of the shards of a megapixel.
-        part: Seconds for each shard that is assembled, on top.
-        note: Seconds for each line of the journal.
-        task: Seconds that the scheduler takes for each task.
-        listing: Seconds to list a thousand names in a store on this machine.
-        get: Seconds to fetch a shard from it, on top of its bytes.
-        kept: Bytes of a shard, for each pixel.
+        fixed: By network and way, those of a run of a raster of 600 x 600 pixels.
+        tile: By network, those for which one core reads, infers, merges and writes a tile.
+        tile_on_all: By network, the same with all cores of the machine for one process.
+        preview: By network, those of making a preview of full size, of 1600 pixels.
+        assemble: By network, those of making the mask of the shards of a megapixel.
+        part: To open the file of a shard that is assembled.
+        note: To note a shard in the journal.
+        listing: To list a thousand names in a store on this machine (moto).
+        get: To fetch a small file from it.
+        kept: By network, bytes of a shard for each pixel of the mask.
+        image: By network, bytes of the image for each pixel.
     """
 
     processor: str
-    networks: dict[str, Network]
-    crew: dict[str, float]
-    assemble: float
+    fixed: dict[str, dict[str, float]]
+    tile: dict[str, float]
+    tile_on_all: dict[str, float]
+    preview: dict[str, float]
+    assemble: dict[str, float]
     part: float
     note: float
-    task: float
     listing: float
     get: float
-    kept: float
+    kept: dict[str, float]
+    image: dict[str, float]
 
 
 @dataclass(kw_only=True)
@@ -87,8 +76,6 @@ class Figures:
             return cls()
         known = json.loads(path.read_text(encoding="utf-8"))
         given = known.get("parameters")
-        if given:
-            given["networks"] = {name: Network(**one) for name, one in given["networks"].items()}
         return cls(
             runs={name: Runs(**one) for name, one in known.get("runs", {}).items()},
             parameters=Parameters(**given) if given else None, scheduler=known.get("scheduler", {}),

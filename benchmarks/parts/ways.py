@@ -12,8 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .nothing import program
+import numpy as np
 
+from fctl.runtime.bench.pixels import write_mosaic
+
+from .nothing import program, write_bundle
+from .rasters import write_raster
+
+CHEAP, DEFAULT = "cheap", "default"
 ONE_CORE, ONE = "one process on one core", "one process"
 
 
@@ -54,13 +60,26 @@ class Took:
 
 def ways(counts: Sequence[int]) -> tuple[Way, ...]:
     """One process on one core and on all, and so many workers of either kind."""
-    first = frozenset(sorted(os.sched_getaffinity(0))[:1])
     return (
-        Way(name=ONE_CORE, cores=first),
+        Way(name=ONE_CORE, cores=one_core()),
         Way(name=ONE),
         *(Way(name=f"`--workers {n}`", options=("--workers", str(n)), workers=n) for n in counts if n > 1),
         *(Way(name=f"`--dask local:{n}`", options=("--dask", f"local:{n}"), workers=n) for n in counts),
     )
+
+
+def prepared(network: str, image: Path, side: int) -> str:
+    """Write the raster for a network; returns its bundle."""
+    if network == DEFAULT:
+        write_mosaic(image, side, 3, "uint8")
+        return DEFAULT
+    write_raster(image, np.random.default_rng(0), side, side)
+    return str(write_bundle(image.parent))
+
+
+def one_core() -> frozenset[int]:
+    """The first of the cores that this process may use."""
+    return frozenset(sorted(os.sched_getaffinity(0))[:1])
 
 
 def run_once(way: Way, image: Path, bundle: str, out: Path, took: Took | None = None) -> dict[str, str]:
@@ -79,13 +98,39 @@ def run_once(way: Way, image: Path, bundle: str, out: Path, took: Took | None = 
     Raises:
         SystemExit: The run failed.
     """
+    seconds, processor = run(image, bundle, out, way.options, way.cores)
+    if took:
+        took.clock.append(seconds)
+        took.processor.append(processor)
+    found = digests(out)
+    shutil.rmtree(out)
+    return found
+
+
+def run(
+    image: Path, bundle: str, out: Path, options: Sequence[str] = (), on: frozenset[int] | None = None
+) -> tuple[float, float]:
+    """Let `fctl-run` segment an image in ONNX Runtime.
+
+    Args:
+        image: The image.
+        bundle: The bundle.
+        out: The folder of the outputs.
+        options: More options.
+        on: Numbers of the cores that may be used; None for all.
+
+    Returns:
+        Seconds by the clock from the start of the process to its end, and those of all cores, workers included.
+
+    Raises:
+        SystemExit: The run failed.
+    """
     asked = [program("fctl-run"), image, "--bundle", bundle, "--backend", "onnxruntime", "--out", out, "--quiet"]
-    cores = way.cores or os.sched_getaffinity(0)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, on or before)  # which the process inherits
     started = time.perf_counter()
-    process = subprocess.Popen(
-        [*map(str, asked), *way.options], stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: os.sched_setaffinity(0, cores),
-    )  # fmt: skip
+    process = subprocess.Popen([*map(str, asked), *options], stderr=subprocess.PIPE, text=True)
+    os.sched_setaffinity(0, before)
     assert process.stderr
     said = process.stderr.read()
     _, code, usage = os.wait4(process.pid, 0)
@@ -93,13 +138,8 @@ def run_once(way: Way, image: Path, bundle: str, out: Path, took: Took | None = 
     seconds = time.perf_counter() - started
     process.stderr.close()
     if process.returncode:
-        raise SystemExit(f"{way.name} ended with {process.returncode}: {said}")
-    if took:
-        took.clock.append(seconds)
-        took.processor.append(usage.ru_utime + usage.ru_stime)
-    found = digests(out)
-    shutil.rmtree(out)
-    return found
+        raise SystemExit(f"fctl-run {' '.join(options)} ended with {process.returncode}: {said}")
+    return seconds, usage.ru_utime + usage.ru_stime
 
 
 def digests(folder: Path) -> dict[str, str]:
