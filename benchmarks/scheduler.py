@@ -105,14 +105,15 @@ def _cluster(workers: int) -> Iterator[tuple[str, int]]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
     with tempfile.TemporaryDirectory(prefix="fctl-scheduler-") as name:
         file = Path(name) / "scheduler.json"
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment, "cwd": name}
-        dask = str(program("dask"))
-        options = ["--scheduler-file", str(file)]
-        scheduler = subprocess.Popen([dask, "scheduler", "--port", "0", "--no-dashboard", *options], **quiet)
-        hands = [
-            subprocess.Popen([dask, "worker", "--nthreads", "1", "--no-nanny", "--no-dashboard", *options], **quiet)
-            for _ in range(workers)
-        ]
+
+        def started(*command: str) -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                [str(program("dask")), *command, "--no-dashboard", "--scheduler-file", str(file)], cwd=name,
+                env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )  # fmt: skip
+
+        scheduler = started("scheduler", "--port", "0")
+        hands = [started("worker", "--nthreads", "1", "--no-nanny") for _ in range(workers)]
         try:
             with Client(scheduler_file=str(file), set_as_default=False, timeout=60) as client:
                 client.wait_for_workers(workers, timeout=60)

@@ -40,8 +40,8 @@ def measure(rounds: int, sides: dict[str, tuple[int, int]] | None = None) -> Par
         The parameters.
     """
     found = Parameters(
-        processor=processor(), fixed={}, tile={}, tile_on_all={}, preview={}, assemble={}, part=0, note=0, listing=0, get=0,
-        kept={}, image={},
+        processor=processor(), fixed={}, tile={}, tile_on_all={}, preview={}, assemble={}, part=0, note=0, listing=0,
+        get=0, kept={}, image={},
     )  # fmt: skip
     for network, both in (sides or _SIDES).items():
         with tempfile.TemporaryDirectory(prefix="fctl-cost-") as name:
