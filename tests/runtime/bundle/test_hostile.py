@@ -87,6 +87,7 @@ def replaced(path: Path, kind: str) -> None:
 KINDS = ("a pipe", "a device", "a folder", "Too many levels of symbolic links", "no such file")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["manifest.json", "segmenter.onnx"])
 def test_only_regular_files_are_read(bundle: Path, name: str, kind: str) -> None:
@@ -131,6 +132,7 @@ def test_the_bundle_itself_may_be_a_link(bundle: Path, tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "city.fctl").manifest == read_bundle(bundle).manifest
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [LARGEST_GRAPH + 1, 20 << 30])
 def test_a_sparse_graph_is_not_hashed(bundle: Path, size: int) -> None:
     os.truncate(bundle / "segmenter.onnx", size)

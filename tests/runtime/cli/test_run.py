@@ -495,6 +495,7 @@ def test_a_name_too_long_for_the_file_system_is_one_line(folder: Path, segment: 
     assert files_in(folder) == ["a.tif", "b.tif", name]
 
 
+@pytest.mark.once
 @pytest.mark.skipif(sys.platform != "linux", reason="file sizes are limited by resource limits of Linux")
 @pytest.mark.parametrize("missing", [100, 2_000, 15_000])
 def test_a_disk_that_fills_up_is_one_line_and_leaves_what_can_be_resumed(
