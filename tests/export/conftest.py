@@ -22,7 +22,8 @@ def shallow() -> Iterator[None]:
 
     Tracing takes seconds for every ten layers, however narrow they are. tests/model/train exports a network with all.
     """
-    lite0 = pytest.importorskip("fctl.model.backbones.lite0", exc_type=ImportError)
+    from fctl.model.backbones import lite0
+
     rows = tuple(replace(row, repeats=2 if index == 2 else 1) for index, row in enumerate(lite0._TABLE))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lite0, "_TABLE", rows)
@@ -31,9 +32,10 @@ def shallow() -> Iterator[None]:
 
 @pytest.fixture(scope="package", autouse=True)
 def one_registry() -> Iterator[None]:
-    """PyTorch reads its library of ONNX operators once, rather than for every graph: a sixth of the time of a trace."""
-    registration = pytest.importorskip("torch.onnx._internal.exporter._registration", exc_type=ImportError)
-    registry = registration.ONNXRegistry
+    """PyTorch reads its library of ONNX operators once, rather than for every graph: half a second of each trace."""
+    from torch.onnx._internal.exporter import _registration
+
+    registry = _registration.ONNXRegistry
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "from_torchlib", staticmethod(functools.cache(registry.from_torchlib)))
         yield

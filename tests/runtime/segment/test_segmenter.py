@@ -222,7 +222,6 @@ def test_estimate_adds_the_probabilities(tmp_path: Path, segmenter: Segmenter, i
     assert estimate.disk == 37 * 50 * (1 + 3 * 4)
 
 
-@pytest.mark.once
 def test_memory_of_the_estimate_does_not_grow_with_the_raster(tmp_path: Path, segmenter: Segmenter) -> None:
     paths = Paths(mask=tmp_path / "m.tif")
     sizes = {"large": (12_500, 20_000), "tall": (100_000, 20_000), "wide": (12_500, 160_000)}
