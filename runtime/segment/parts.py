@@ -155,6 +155,8 @@ class Parts:
 def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
     """Make the outputs of a run whose parts were made by other jobs, and remove the parts.
 
+    Parts in a store stay there: this machine may be gone before the outputs are where they belong.
+
     Args:
         bundle: The bundle that they ran, whose engine is not needed here.
         job: What was asked of them.
@@ -191,8 +193,6 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
         with folder.writing(), job.stopwatch.stage("write"):
             write_outputs(manifest, maker, job, subject, opened, folder)
         shutil.rmtree(parts_folder_of(mask), ignore_errors=True)
-        if store:
-            store.clear()
     report = report_of(job, manifest.class_names, frame, [one for _, one in done.values()], 0)
     report = replace(report, seconds=time.monotonic() - started, computed=0)
     warn_of(report)
