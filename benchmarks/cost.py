@@ -165,7 +165,7 @@ def _draw(speeds: dict[str, Rates], grid: Grid, path: Path) -> None:
             panel.loglog(_CURVE, [one / _HOUR for one in seconds], style, color=colour, label=label)
         panel.set_ylabel("hours")
         panel.set_title(name, loc="left", fontsize=10)
-    panels[0].legend(loc="lower left", fontsize=8)
+    panels[0].legend(loc="upper right", fontsize=8)
     chart.save(path)
 
 

@@ -101,14 +101,13 @@ def blocks(rates: Rates, grid: Grid, workers: int, side: int) -> Cost:
     Returns:
         What it takes.
     """
-    places = [Window(y, x, min(side, grid.height - y), min(side, grid.width - x))
-              for y in range(0, grid.height, side) for x in range(0, grid.width, side)]  # fmt: skip
-    inner = grid.touching(places[len(places) // 2 + -(-grid.width // side) // 2])
+    down, across = -(-grid.height // side), -(-grid.width // side)
+    inner = grid.touching(Window(down // 2 * side, across // 2 * side, side, side))  # as nearly all of them
     block = rates.fixed + rates.tile * len(inner) + rates.assemble * side**2 / _MEGA + rates.shard
-    rounds = -(-len(places) // workers)
     return Cost(
-        fixed=0.0, shards=block * rounds, scheduler=rates.task * len(places), fetch=0.0, assemble=0.0, count=len(places)
-    )
+        fixed=0.0, shards=block * -(-down * across // workers), scheduler=rates.task * down * across, fetch=0.0,
+        assemble=0.0, count=down * across,
+    )  # fmt: skip
 
 
 def _sizes(plan: ShardPlan) -> list[int]:
