@@ -67,16 +67,16 @@ def _journal_name(share: Share) -> str:
 
 def _brought(mask: Path, store: Storage) -> None:
     """Bring what parts left in a store into the folders in which they would lie on this machine."""
+    journals = list[Journal | None]()
     for name in store.names("part-"):
         if match := re.fullmatch(r"part-(\d+)-of-(\d+)", name):
             folder = folder_of_part(mask, Share(int(match[1]), int(match[2])))
             folder.mkdir(parents=True, exist_ok=True)
             store.get(name, folder / JOURNAL)
-            journal = Journal.read(folder / JOURNAL)
-            if journal:
-                there = set(store.names("shard-"))
-                files = [journal.file(shard) for shard in journal.done]
-                bring([file for file in files if file.name in there and not file.exists()], store)
+            journals.append(Journal.read(folder / JOURNAL))
+    there = set(store.names("shard-"))  # once: there may be many thousands
+    files = [journal.file(shard) for journal in journals if journal for shard in journal.done]
+    bring([file for file in files if file.name in there and not file.exists()], store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
