@@ -6,7 +6,9 @@ import contextlib
 import logging
 import queue
 import re
+import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
@@ -16,6 +18,7 @@ from distributed.scheduler import KilledWorker
 from ..engines.processor import cores
 from ..errors import EngineError, FctlError, InputError
 from .bundles import keep_bundle
+from .children import starting_children
 from .crew import checked
 from .orders import Failure
 from .tasks import forget_soon, guarded
@@ -31,6 +34,7 @@ _AHEAD = 2  # tasks for each worker that the scheduler knows of at a time: its m
 _PATIENCE = 60.0  # seconds without any worker after which a run ends
 _CONNECTING = 20.0  # seconds in which a scheduler must answer
 _LOOK = 1.0  # seconds between two looks at the scheduler
+_LEAVING = 5.0  # seconds in which workers may be told that they are not needed any more
 _LOST = "go on with `resume` once it is back"
 
 
@@ -80,7 +84,7 @@ class Dask:
 
     def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
         """Let every worker that is there do a task."""
-        futures = {address: self._submit(task, arguments, address) for address in self._workers()}
+        futures = {address: self._submit(task, arguments, [address]) for address in self._workers()}
         found = dict[str, _Result]()
         while futures:
             finished = [address for address, future in futures.items() if future.done()]
@@ -95,29 +99,36 @@ class Dask:
         return found
 
     def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-        """Do a task with each item's arguments."""
-        waiting, running = iter(items), set[Future[object]]()
-        finished = queue.SimpleQueue["Future[object]"]()
+        """Do a task with each item's arguments; what a slow worker does not come to, others do as well."""
+        waiting, work, finished = iter(items), _Work(), queue.SimpleQueue["Future[object]"]()
         seen = time.monotonic()
+
+        def begin(number: int, workers: list[str] | None = None) -> None:
+            future = self._submit(task, work.items[number], workers)
+            work.running[future] = number
+            future.add_done_callback(finished.put)
+
         try:
             while True:
-                while len(running) < _AHEAD * max(self.size, 1) and (item := next(waiting, None)) is not None:
-                    future = self._submit(task, item)
-                    running.add(future)
-                    future.add_done_callback(finished.put)
-                if not running:
+                while len(work.items) < _AHEAD * max(self.size, 1) and (item := next(waiting, None)) is not None:
+                    begin(work.add(item))
+                if not work.items:
                     return
                 try:
                     future = finished.get(timeout=_LOOK)
                 except queue.Empty:
                     seen = self._look(seen)
+                    for number, worker in zip(work.late(), self._idle(), strict=False):
+                        begin(number, [worker])
                     continue
-                running.discard(future)
                 seen = time.monotonic()
-                yield cast(_Result, self._result(future))
+                if work.is_wanted(future):
+                    result = cast(_Result, self._result(future))
+                    work.finish(future)
+                    yield result
         finally:
             with contextlib.suppress(Exception):  # a scheduler that is gone needs no word
-                self._client.cancel(list(running), force=True)
+                self._client.cancel(list(work.running), force=True)
 
     def send(self, digest: str, data: bytes) -> None:
         """Send a bundle to all workers, those that come later too."""
@@ -125,13 +136,18 @@ class Dask:
 
     def close(self) -> None:
         """Leave the workers; a cluster that was started here ends."""
-        with contextlib.suppress(Exception):
-            self._client.run(forget_soon, on_error="ignore")
+        leaving = threading.Thread(target=self._let_forget, daemon=True)
+        leaving.start()
+        leaving.join(_LEAVING)  # a worker that was stopped does not answer
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
         if self._cluster:
             with contextlib.suppress(Exception):
                 self._cluster.close(timeout=10)
+
+    def _let_forget(self) -> None:
+        with contextlib.suppress(Exception, CancelledError):
+            self._client.run(forget_soon, on_error="ignore")
 
     def _workers(self) -> dict[str, dict[str, dict[str, float]]]:
         """What the scheduler knows of those workers that are used, by address."""
@@ -140,9 +156,16 @@ class Dask:
             return {address: state for address, state in known.items() if _GPU in state["resources"]}
         return known
 
-    def _submit(self, task: Callable[..., _Result], item: _Item, worker: str | None = None) -> Future[object]:
+    def _idle(self) -> list[str]:
+        """Workers that have nothing to do."""
+        busy = {address for address, keys in self._client.processing().items() if keys}
+        return [address for address in self._workers() if address not in busy]
+
+    def _submit(
+        self, task: Callable[..., _Result], item: _Item, workers: list[str] | None = None
+    ) -> Future[object]:
         return self._client.submit(
-            in_worker, task, *item, pure=False, workers=worker, resources=dict(self._needs), retries=0
+            in_worker, task, *item, pure=False, workers=workers, resources=dict(self._needs), retries=0
         )
 
     def _result(self, future: Future[object]) -> object:
@@ -178,6 +201,42 @@ class Dask:
             raise EngineError(f"the scheduler {self._address} is gone", remedy=_LOST)
 
 
+class _Work:
+    """What is in work, by a number that each item gets.
+
+    Attributes:
+        items: What is not done yet.
+        running: The tasks that were begun; two may do the same item, of which the first to end counts.
+    """
+
+    def __init__(self) -> None:
+        self.items, self.running = dict[int, _Item](), dict["Future[object]", int]()
+        self._began, self._longest = dict[int, float](), 0.0
+
+    def add(self, item: _Item) -> int:
+        """The number of an item that is begun now."""
+        number = len(self._began)
+        self.items[number], self._began[number] = item, time.monotonic()
+        return number
+
+    def is_wanted(self, future: Future[object]) -> bool:
+        """Whether nobody else has done what a task that has ended did."""
+        return self.running[future] in self.items or self.running.pop(future) in self.items
+
+    def finish(self, future: Future[object]) -> None:
+        """Take an item as done."""
+        number = self.running.pop(future)
+        del self.items[number]
+        self._longest = max(self._longest, time.monotonic() - self._began[number])
+
+    def late(self) -> Iterator[int]:
+        """Items that take twice as long as any that is done, and which one worker alone does so far, oldest first."""
+        began = list(self.running.values())
+        for number in self.items:
+            if 0 < 2 * self._longest < time.monotonic() - self._began[number] and began.count(number) == 1:
+                yield number
+
+
 class _OneAtATime(WorkerPlugin):
     """Gives a worker, whenever it comes, the resource of which each task takes one."""
 
@@ -209,10 +268,11 @@ def _local(count: int) -> LocalCluster:
     """A cluster on this machine, whose workers share its cores."""
     if count < 1:
         raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{count}")
-    return LocalCluster(
-        n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, dashboard_address=None,
-        silence_logs=logging.ERROR,
-    )  # fmt: skip
+    with starting_children():
+        return LocalCluster(
+            n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, silence_logs=logging.ERROR,
+            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # no page, and no port that is taken
+        )  # fmt: skip
 
 
 def _connected(address: LocalCluster | str) -> Client:

@@ -24,8 +24,6 @@ __all__ = ["gate", "s3", "s3_server"]  # fixtures of another folder
 
 TROUBLE = Path(__file__).with_name("trouble")
 
-LeadBy = Callable[..., Lead]
-
 
 @pytest.fixture(scope="module")
 def trouble_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -91,15 +89,40 @@ def job(image: Path, paths: Paths, **options: object) -> FileJob:
     return FileJob(image=image, paths=paths, **options)  # type: ignore[arg-type]
 
 
+def order(trouble: Path, *names: str) -> None:
+    """Let as many workers meet trouble, one each."""
+    for number, name in enumerate(names):
+        (trouble / f"{name}-{number}").touch()
+
+
+def release(trouble: Path) -> None:
+    """Let those who are held go on, and nobody meet trouble from now on."""
+    for pattern in ("hold-*", "die-*", "held-*"):
+        for file in trouble.glob(pattern):
+            file.unlink(missing_ok=True)
+
+
+def held(trouble: Path) -> list[int]:
+    """The processes that are in the middle of a shard, and stay there."""
+    return [int(file.name.partition("-")[2]) for file in trouble.glob("held-*")]
+
+
 def living(trouble: Path) -> list[str]:
-    """Command lines of processes that are told what is to go wrong, by Linux; this process is none of them."""
+    """Command lines of processes that were told what is to go wrong, as Linux knows them.
+
+    This process is none of them, and neither is the tracker that Python starts beside it.
+    """
     found, wanted = [], f"FCTL_TROUBLE={trouble}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if process.name != str(os.getpid()) and wanted in (process / "environ").read_bytes().split(b"\0"):
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200])
+            parent = (process / "stat").read_text().rpartition(")")[2].split()[1]
+            told = wanted in (process / "environ").read_bytes().split(b"\0")
+            line = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
         except OSError:
             continue
+        ours = process.name == str(os.getpid()) or (parent == str(os.getpid()) and "resource_tracker" in line)
+        if told and not ours:
+            found.append(line)
     return found
 
 

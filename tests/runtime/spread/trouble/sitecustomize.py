@@ -20,14 +20,23 @@ FOLDER = Path(os.environ.get("FCTL_TROUBLE", ""))
 
 
 def stumble() -> None:
-    """Die, once for each file "die-..."; or stay where one is, while there is a file "stall"."""
-    for order in FOLDER.glob("die-*"):
+    """Die, once for each file "die-..."; or stop, once for each file "hold-...", until a file "held-..." is removed."""
+    if taken("die-*"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if taken("hold-*"):
+        held = FOLDER / f"held-{os.getpid()}"
+        held.touch()
+        while held.exists():
+            time.sleep(0.02)
+
+
+def taken(orders: str) -> bool:
+    """Whether there is an order, which no other process takes then."""
+    for order in FOLDER.glob(orders):
         with contextlib.suppress(FileNotFoundError):
             order.unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
-    while (FOLDER / "stall").exists():
-        (FOLDER / f"stuck-{os.getpid()}").touch()
-        time.sleep(0.02)
+            return True
+    return False
 
 
 def before(function: Callable[..., Any], act: Callable[[], object]) -> Callable[..., Any]:
