@@ -118,13 +118,14 @@ class Dask:
                     future = finished.get(timeout=_LOOK)
                 except queue.Empty:
                     seen = self._look(seen)
-                    for number, worker in zip(work.late(), self._idle(), strict=False):
+                    late = work.late()
+                    for number, worker in zip(late, self._idle() if late else (), strict=False):
                         begin(number, [worker])
                     continue
-                seen = time.monotonic()
-                if work.is_wanted(future):
+                seen, number = time.monotonic(), work.running.pop(future)
+                if number in work.items:  # else another worker was faster
                     result = cast(_Result, self._result(future))
-                    work.finish(future)
+                    work.finish(number)
                     yield result
         finally:
             with contextlib.suppress(Exception):  # a scheduler that is gone needs no word
@@ -219,22 +220,16 @@ class _Work:
         self.items[number], self._began[number] = item, time.monotonic()
         return number
 
-    def is_wanted(self, future: Future[object]) -> bool:
-        """Whether nobody else has done what a task that has ended did."""
-        return self.running[future] in self.items or self.running.pop(future) in self.items
-
-    def finish(self, future: Future[object]) -> None:
+    def finish(self, number: int) -> None:
         """Take an item as done."""
-        number = self.running.pop(future)
         del self.items[number]
         self._longest = max(self._longest, time.monotonic() - self._began[number])
 
-    def late(self) -> Iterator[int]:
-        """Items that take twice as long as any that is done, and which one worker alone does so far, oldest first."""
-        began = list(self.running.values())
-        for number in self.items:
-            if 0 < 2 * self._longest < time.monotonic() - self._began[number] and began.count(number) == 1:
-                yield number
+    def late(self) -> list[int]:
+        """Items that take twice as long as any that is done, and that one worker alone does so far; oldest first."""
+        now, begun = time.monotonic(), list(self.running.values())
+        old = [number for number in self.items if 0 < 2 * self._longest < now - self._began[number]]
+        return [number for number in old if begun.count(number) == 1]
 
 
 class _OneAtATime(WorkerPlugin):
