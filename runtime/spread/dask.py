@@ -10,6 +10,7 @@ import threading
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import TypeVar, cast
 
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
@@ -55,14 +56,14 @@ class Dask:
     elsewhere = True
 
     def __init__(self, address: str) -> None:
-        count = re.fullmatch(r"local:(\d{1,4})", address)
-        if not count and not re.match(r"\w+://", address):
+        here = re.fullmatch(r"local:(\d{1,4})", address)
+        if not here and not re.match(r"\w+://", address):
             raise InputError(
                 subject="`dask`", expected="tcp://HOST:PORT of a scheduler, or local:N for N workers here",
                 found=repr(address),
             )  # fmt: skip
         self._address = address
-        self._cluster: LocalCluster | None = _local(int(count[1])) if count else None
+        self._cluster: LocalCluster | None = _local(int(here[1])) if here else None
         try:
             self._client = _connected(self._cluster or address)
             self._register(_OneAtATime(), "fctl")
@@ -99,37 +100,40 @@ class Dask:
         return found
 
     def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-        """Do a task with each item's arguments; what a slow worker does not come to, others do as well."""
-        waiting, work, finished = iter(items), _Work(), queue.SimpleQueue["Future[object]"]()
+        """Do a task with each item's arguments. Near the end, workers without any do what others have not done yet."""
+        waiting, numbers, finished = iter(items), count(), queue.SimpleQueue["Future[object]"]()
+        left, running = dict[int, _Item](), dict["Future[object]", int]()
         seen = time.monotonic()
 
         def begin(number: int, workers: list[str] | None = None) -> None:
-            future = self._submit(task, work.items[number], workers)
-            work.running[future] = number
+            future = self._submit(task, left[number], workers)
+            running[future] = number
             future.add_done_callback(finished.put)
 
         try:
             while True:
-                while len(work.items) < _AHEAD * max(self.size, 1) and (item := next(waiting, None)) is not None:
-                    begin(work.add(item))
-                if not work.items:
+                while len(left) < _AHEAD * max(self.size, 1) and (item := next(waiting, None)) is not None:
+                    number = next(numbers)
+                    left[number] = item
+                    begin(number)
+                if not left:
                     return
                 try:
                     future = finished.get(timeout=_LOOK)
                 except queue.Empty:
-                    seen = self._look(seen)
-                    late = work.late()
-                    for number, worker in zip(late, self._idle() if late else (), strict=False):
-                        begin(number, [worker])
+                    seen, begun = self._look(seen), list(running.values())
+                    once = [number for number in reversed(left) if begun.count(number) == 1]
+                    for number, worker in zip(once, self._idle(), strict=False):
+                        begin(number, [worker])  # the first to end counts: the other may be slow, or stopped
                     continue
-                seen, number = time.monotonic(), work.running.pop(future)
-                if number in work.items:  # else another worker was faster
+                seen, number = time.monotonic(), running.pop(future)
+                if number in left:
                     result = cast(_Result, self._result(future))
-                    work.finish(number)
+                    del left[number]
                     yield result
         finally:
             with contextlib.suppress(Exception):  # a scheduler that is gone needs no word
-                self._client.cancel(list(work.running), force=True)
+                self._client.cancel(list(running), force=True)
 
     def send(self, digest: str, data: bytes) -> None:
         """Send a bundle to all workers, those that come later too."""
@@ -202,36 +206,6 @@ class Dask:
             raise EngineError(f"the scheduler {self._address} is gone", remedy=_LOST)
 
 
-class _Work:
-    """What is in work, by a number that each item gets.
-
-    Attributes:
-        items: What is not done yet.
-        running: The tasks that were begun; two may do the same item, of which the first to end counts.
-    """
-
-    def __init__(self) -> None:
-        self.items, self.running = dict[int, _Item](), dict["Future[object]", int]()
-        self._began, self._longest = dict[int, float](), 0.0
-
-    def add(self, item: _Item) -> int:
-        """The number of an item that is begun now."""
-        number = len(self._began)
-        self.items[number], self._began[number] = item, time.monotonic()
-        return number
-
-    def finish(self, number: int) -> None:
-        """Take an item as done."""
-        del self.items[number]
-        self._longest = max(self._longest, time.monotonic() - self._began[number])
-
-    def late(self) -> list[int]:
-        """Items that take twice as long as any that is done, and that one worker alone does so far; oldest first."""
-        now, begun = time.monotonic(), list(self.running.values())
-        old = [number for number in self.items if 0 < 2 * self._longest < now - self._began[number]]
-        return [number for number in old if begun.count(number) == 1]
-
-
 class _OneAtATime(WorkerPlugin):
     """Gives a worker, whenever it comes, the resource of which each task takes one."""
 
@@ -259,13 +233,13 @@ def in_worker(task: Callable[..., _Result], *arguments: object) -> _Result | Fai
     )
 
 
-def _local(count: int) -> LocalCluster:
+def _local(number: int) -> LocalCluster:
     """A cluster on this machine, whose workers share its cores."""
-    if count < 1:
-        raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{count}")
+    if number < 1:
+        raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{number}")
     with starting_children():
         return LocalCluster(
-            n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, silence_logs=logging.ERROR,
+            n_workers=number, threads_per_worker=max(1, cores() // number), processes=True, silence_logs=logging.ERROR,
             dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # no page, and no port that is taken
         )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -110,8 +111,8 @@ def test_what_a_worker_that_stopped_does_not_come_to_is_done_by_another(
     stopped = list[int]()
 
     def progress(done: int, total: int) -> None:
-        until(lambda: held(trouble))
         if not stopped:
+            until(lambda: held(trouble))
             stopped.extend(held(trouble))
             os.kill(stopped[0], signal.SIGSTOP)
             release(trouble)
@@ -152,8 +153,6 @@ def test_workers_that_differ_are_refused(
 ) -> None:
     one_has(module, name, nine if name != "described" else partial(nine, ""))
     line = refused(cluster, image, tmp_path / "run")
-    import re
-
     assert re.match(rf"worker tcp://\S+: .*{told}", line), line
     assert "9.9.9" in line
 
@@ -171,16 +170,6 @@ def test_workers_that_see_another_folder_are_refused(
     line = refused(cluster, image, tmp_path / "run")
     assert line.startswith(f"worker {address}: cannot see {tmp_path}/run/m.fctl-run; name a folder that all machines see")
     assert not (tmp_path / "other").exists()
-
-
-def unimportable(name: str, missing: bool) -> object:
-    """Let a module be missing, or there again."""
-    import importlib
-
-    sys.modules.pop(name, None)
-    if missing:
-        sys.modules[name] = None  # type: ignore[assignment]
-    return None if missing else importlib.import_module(name)
 
 
 # Bundles that workers lack
