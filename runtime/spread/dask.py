@@ -35,6 +35,7 @@ _AHEAD = 2  # tasks for each worker that the scheduler knows of at a time: its m
 _PATIENCE = 60.0  # seconds without any worker after which a run ends
 _CONNECTING = 20.0  # seconds in which a scheduler must answer
 _LOOK = 1.0  # seconds between two looks at the scheduler
+_ANSWERING = 30.0  # seconds after an answer in which other workers must answer too
 _LEAVING = 5.0  # seconds in which workers may be told that they are not needed any more
 _LOST = "go on with `resume` once it is back"
 
@@ -84,17 +85,21 @@ class Dask:
         return next(self.each(task, [arguments]))
 
     def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
-        """Let every worker that is there do a task."""
+        """Let every worker that is there do a task; those that are long busy with something else are left out."""
         futures = {address: self._submit(task, arguments, [address]) for address in self._workers()}
-        found = dict[str, _Result]()
+        found, answered = dict[str, _Result](), time.monotonic()
         while futures:
             finished = [address for address, future in futures.items() if future.done()]
             for address in finished:
-                found[address] = cast(_Result, self._result(futures.pop(address)))
-            gone = futures.keys() - self._workers().keys()
-            for address in gone:
+                found[address], answered = cast(_Result, self._result(futures.pop(address))), time.monotonic()
+            for address in futures.keys() - self._workers().keys():
                 log.warning("worker %s is gone", address)
                 futures.pop(address).cancel()
+            if found and time.monotonic() - answered > _ANSWERING:
+                for address, future in futures.items():
+                    log.warning("worker %s is busy: what it has and sees is not known before it works", address)
+                    future.cancel()
+                break
             if not finished:
                 time.sleep(_LOOK / 20)
         return found

@@ -146,9 +146,11 @@ class Lead:
             return False  # whoever segments it tells
 
     def _bring(self, bundle: Bundle, setup: Setup) -> None:
-        """Send the bundle to workers on other machines, if any of them lacks it."""
-        if self._crew.elsewhere and not all(self._crew.all(has_bundle, setup).values()):
-            self._crew.send(setup.digest, packed(bundle))
+        """Send the bundle to workers on other machines, if any of them lacks it, or does not say."""
+        if self._crew.elsewhere:
+            there = self._crew.all(has_bundle, setup)
+            if len(there) < self._crew.size or not all(there.values()):
+                self._crew.send(setup.digest, packed(bundle))
 
     def _make(
         self, orders: Orders, folder: RunFolder, plan: ShardPlan, frame: Frame, progress: TileProgress | None
