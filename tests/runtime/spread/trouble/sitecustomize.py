@@ -28,6 +28,7 @@ def stumble() -> None:
         held.touch()
         while held.exists():
             time.sleep(0.02)
+    note(str(os.getpid()), "makers")()
 
 
 def taken(orders: str) -> bool:
@@ -48,9 +49,9 @@ def before(function: Callable[..., Any], act: Callable[[], object]) -> Callable[
     return changed
 
 
-def note(word: str) -> Callable[[], object]:
+def note(word: str, where: str = "noted") -> Callable[[], object]:
     def write() -> None:
-        with (FOLDER / "noted").open("a") as file:
+        with (FOLDER / where).open("a") as file:
             file.write(word + "\n")
 
     return write
