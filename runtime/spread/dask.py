@@ -266,7 +266,7 @@ def _told(error: BaseException | None) -> FctlError:
             f"{error.allowed_failures + 1} workers ended in the middle of the same work: killed, or out of memory",
             remedy="see their logs, and go on with `resume`",
         )
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) or "ModuleNotFoundError" in str(error):  # plugins that fail give its text alone
         return EngineError(
             f"a worker cannot do the work: {error}", remedy="install the same version of fctl for scheduler and workers"
         )

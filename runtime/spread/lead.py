@@ -88,7 +88,7 @@ class Lead:
         check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
         asked, job = job, _absolute(job)
         with open_raster(
-            job.image, manifest.input, job.bands, access=job.access, cache=0, scale_range=job.scale_range
+            asked.image, manifest.input, job.bands, access=job.access, cache=0, scale_range=job.scale_range
         ) as raster:
             frame, measured = frame_of(job, manifest, raster), raster.measured
             subject = Subject.of(raster, frame)
@@ -134,7 +134,8 @@ class Lead:
             if isinstance(outcome, Report):
                 yield number, replace(outcome, image=jobs[number].image, paths=jobs[number].paths)
             else:
-                yield number, as_error(outcome)
+                line = outcome.line.replace(str(bare[number].image), str(jobs[number].image))
+                yield number, as_error(replace(outcome, line=line))
 
     def is_small(self, job: FileJob) -> bool:
         """Whether a raster had better be segmented whole, where there are others to segment at the same time."""

@@ -91,8 +91,9 @@ def test_only_workers_with_a_gpu_work_where_there_are_any_and_a_death_is_made_up
 
 def test_a_scheduler_that_is_killed_ends_a_run_that_can_be_resumed(
     scheduler: tuple[str, subprocess.Popen[str]], start: Start, image: Path, tmp_path: Path, trouble: Path,
-    segmenter: Segmenter,
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr("fctl.runtime.spread.dask._CONNECTING", 3.0)  # seconds that it may take to come back
     address, process = scheduler
     worker(start, address, "one")
     crew = Dask(address)
