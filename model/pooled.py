@@ -23,7 +23,7 @@ from .mirrored import check_stages
 
 _BINS = (1, 2, 3, 6)  # of PSPNet and ICNet
 _RATES = (6, 12, 18)  # of DeepLab v3+ over a grid of 1/16
-_LOW = 48 / 256  # channels of DeepLab's fine features over those of its decoder
+_LOW, _DEEPLAB = 48, 256  # channels of DeepLab's fine features where its decoder has so many
 
 Matrix = list[list[float]]
 
@@ -85,7 +85,7 @@ class DeepLabDecoder(nn.Module):
     def __init__(self, channels: dict[str, int], width: int, classes: int) -> None:
         super().__init__()
         self.finest, self.deepest = next(iter(channels)), list(channels)[-1]
-        inputs, low = channels[self.deepest], scaled(_LOW * width, 1)
+        inputs, low = channels[self.deepest], scaled(_LOW, width / _DEEPLAB)
         self.branches = nn.ModuleList(
             [
                 conv_relu(inputs, width, 1),
