@@ -78,7 +78,7 @@ class Chain(Backbone):
     @classmethod
     def check_size(cls, size: int) -> None:
         """Every stride must divide the size."""
-        check_divisible(cls, size)
+        check_divisible(cls, size, cls.stages[-1].stride)
 
     @classmethod
     def grid(cls, size: int, stage: Stage) -> int:
@@ -101,17 +101,17 @@ class Chain(Backbone):
         self.load_state_dict({key: value for key, value in found.items() if not key.startswith(deeper)}, strict=True)
 
 
-def check_divisible(kind: type[Backbone], size: int) -> None:
-    """Check that every stride of a backbone divides a size.
+def check_divisible(kind: type[Backbone], size: int, divisor: int) -> None:
+    """Check that a size can be divided.
 
     Args:
-        kind: The backbone.
+        kind: The backbone, which needs it.
         size: Side in pixels.
+        divisor: By what.
 
     Raises:
-        ConfigError: Some do not; the error names the nearest larger size that all divide.
+        ConfigError: It cannot; the error names the nearest larger size that can.
     """
-    coarsest = kind.stages[-1].stride
-    if size < 1 or size % coarsest:
-        nearest = max(1, -(-size // coarsest)) * coarsest
-        raise ConfigError(f"{kind.__name__} needs sides divisible by {coarsest}, found {size}; use {nearest}")
+    if size < 1 or size % divisor:
+        nearest = max(1, -(-size // divisor)) * divisor
+        raise ConfigError(f"{kind.__name__} needs sides divisible by {divisor}, found {size}; use {nearest}")

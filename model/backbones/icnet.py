@@ -76,7 +76,7 @@ class IcNet(Backbone):
     @classmethod
     def check_size(cls, size: int) -> None:
         """Every stride must divide the size."""
-        check_divisible(cls, size)
+        check_divisible(cls, size, cls.stages[-1].stride)
 
     @classmethod
     def grid(cls, size: int, stage: Stage) -> int:

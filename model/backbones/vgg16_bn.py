@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..layers import ConvBn
 from .base import Stage, scaled
-from .chain import Chain
+from .chain import Chain, check_divisible
 
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 _CHANNELS = (64, 128, 256, 512, 512)
@@ -35,6 +35,11 @@ class Vgg16Bn(Chain):
             layers += [ConvBn(inputs, outputs, 3), nn.ReLU()]
             inputs = outputs
         return nn.Sequential(*layers), outputs
+
+    @classmethod
+    def check_size(cls, size: int) -> None:
+        """SegNet pools the last stage once more: a pool takes even sides."""
+        check_divisible(cls, size, 2 * cls.stages[-1].stride)
 
     def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rename torchvision's ``vgg16_bn``, see `Chain`.
