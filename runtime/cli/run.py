@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -225,7 +225,7 @@ class _Asked:
         return FileJob(
             image=image, paths=paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
             memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
-            resolution=how.resolution, where=how.where, access=limits.access(), parts=self.parts(paths),
+            resolution=how.resolution, where=how.where, access=limits.access(),
         )  # fmt: skip
 
     def parts(self, paths: Paths) -> str | None:
@@ -279,7 +279,7 @@ def _assembled(left: dict[Place, Paths], segmentation: Segmentation, asked: _Ask
 
     bundle = bundle_of(segmentation.bundle, segmentation.scene_size)
     for image, paths in left.items():
-        yield image, paths, partial(assemble_parts, bundle, asked.job(image, paths))
+        yield image, paths, partial(assemble_parts, bundle, replace(asked.job(image, paths), parts=asked.parts(paths)))
 
 
 def _by_others(

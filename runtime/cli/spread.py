@@ -59,16 +59,16 @@ class SpreadOptions(OptionGroup):
         from ..segment.shards.share import Share
 
         given = {"--workers": self.workers, "--dask": self.dask, "--part": self.part, "--assemble": self.assemble}
-        named = [name for name, value in given.items() if value]
+        named = [name for name, value in given.items() if value not in (None, False)]
         if len(named) > 1:
             raise usage(f"{' and '.join(named)}: expected one of them, found {len(named)}")
-        if self.part:
+        if self.part is not None:
             Share.parsed(self.part)
 
     @property
     def led(self) -> bool:
         """Whether this process leads others."""
-        return bool(self.dask or (self.workers and self.workers > 1))
+        return self.dask is not None or (self.workers or 1) > 1
 
     def crew(self) -> Crew:
         """The workers.
@@ -77,7 +77,7 @@ class SpreadOptions(OptionGroup):
             InputError: A package is missing.
             EngineError: No scheduler answers.
         """
-        if not self.dask:
+        if self.dask is None:
             from ..spread.processes import Processes, gpus
 
             return Processes(self.workers or 1, gpus())

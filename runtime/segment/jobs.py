@@ -150,6 +150,11 @@ def _named(image: Place) -> list[str]:
     return [str(file_of(image).resolve()), image if isinstance(image, str) else ""]
 
 
+def _output_named(path: Path, job: FileJob) -> str:
+    """What a request calls an output; where parts lie in a store, machines make outputs in folders of their own."""
+    return path.name if job.parts and path.parent == job.paths.mask.parent else str(path.resolve())
+
+
 def maker_of(worker: Worker) -> Maker:
     """What computes the shards of a worker's runs."""
     return Maker.of(worker.bundle, worker.engine, len(worker.turns), worker.once)
@@ -176,7 +181,7 @@ def request_of(maker: Maker, manifest: Manifest, job: FileJob) -> dict[str, obje
         **maker.request(),
         "scene size": scenes,
         "bands": list(job.bands) if job.bands else None,
-        "outputs": {name: str(path.resolve()) for name, path in job.paths.by_sink().items()},
+        "outputs": {name: _output_named(path, job) for name, path in job.paths.by_sink().items()},
         **job.paths.options.request(),
         SOURCE: fingerprint(job.image).as_dict(),
         "bad blocks": job.on_bad_block,

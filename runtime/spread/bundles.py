@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from pathlib import Path
+
+from filelock import FileLock
 
 from ..atomic import atomic_write
 from ..bundle.store import MANIFEST, Bundle, read_bundle, sha256
@@ -25,11 +28,7 @@ def bundle_here(setup: Setup) -> Bundle:
         BundleError: It has not.
     """
     for place in (setup.bundle, _kept(setup.digest)):
-        try:
-            bundle = read_bundle(place)
-        except (FctlError, OSError):
-            continue
-        if digest_of(bundle) == setup.digest:
+        if bundle := _read(place, setup.digest):
             return bundle
     raise BundleError(f"this worker has no bundle {setup.bundle}", remedy="start the run again, which sends it")
 
@@ -61,12 +60,24 @@ def keep_bundle(digest: str, data: bytes) -> None:
         data: What `packed` gave.
     """
     place = _kept(digest)
-    if place.exists():
-        return
-    with atomic_write(place) as temporary:
-        temporary.mkdir()
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            archive.extractall(temporary)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.with_suffix(".lock")):  # other workers of this machine get it at the same moment
+        if _read(place, digest):
+            return
+        shutil.rmtree(place, ignore_errors=True)  # damaged
+        with atomic_write(place) as temporary:
+            temporary.mkdir()
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                archive.extractall(temporary)
+
+
+def _read(place: str | Path, digest: str) -> Bundle | None:
+    """The bundle at a place, whose files are verified; None where it is not the one of the digest."""
+    try:
+        bundle = read_bundle(place)
+        return bundle if digest_of(bundle) == digest else None
+    except (FctlError, OSError):
+        return None
 
 
 def _kept(digest: str) -> Path:

@@ -36,6 +36,8 @@ class Crew(Protocol):
     def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
         """Let every worker that is there do a task; of workers on this machine, which are all alike, one.
 
+        Those that are long busy with something else are left out.
+
         Raises:
             FctlError: The task failed somewhere.
         """

@@ -6,8 +6,11 @@ import contextlib
 import logging
 import queue
 import re
+import threading
 import time
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from typing import TypeVar, cast
 
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
@@ -16,6 +19,7 @@ from distributed.scheduler import KilledWorker
 from ..engines.processor import cores
 from ..errors import EngineError, FctlError, InputError
 from .bundles import keep_bundle
+from .children import starting_children
 from .crew import checked
 from .orders import Failure
 from .tasks import forget_soon, guarded
@@ -31,6 +35,8 @@ _AHEAD = 2  # tasks for each worker that the scheduler knows of at a time: its m
 _PATIENCE = 60.0  # seconds without any worker after which a run ends
 _CONNECTING = 20.0  # seconds in which a scheduler must answer
 _LOOK = 1.0  # seconds between two looks at the scheduler
+_ANSWERING = 30.0  # seconds after an answer in which other workers must answer too
+_LEAVING = 5.0  # seconds in which workers may be told that they are not needed any more
 _LOST = "go on with `resume` once it is back"
 
 
@@ -51,14 +57,14 @@ class Dask:
     elsewhere = True
 
     def __init__(self, address: str) -> None:
-        count = re.fullmatch(r"local:(\d{1,4})", address)
-        if not count and not re.match(r"\w+://", address):
+        here = re.fullmatch(r"local:(\d{1,4})", address)
+        if not here and not re.match(r"\w+://", address):
             raise InputError(
                 subject="`dask`", expected="tcp://HOST:PORT of a scheduler, or local:N for N workers here",
                 found=repr(address),
             )  # fmt: skip
         self._address = address
-        self._cluster: LocalCluster | None = _local(int(count[1])) if count else None
+        self._cluster: LocalCluster | None = _local(int(here[1])) if here else None
         try:
             self._client = _connected(self._cluster or address)
             self._register(_OneAtATime(), "fctl")
@@ -79,45 +85,60 @@ class Dask:
         return next(self.each(task, [arguments]))
 
     def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
-        """Let every worker that is there do a task."""
-        futures = {address: self._submit(task, arguments, address) for address in self._workers()}
-        found = dict[str, _Result]()
+        """Let every worker that is there do a task; those that are long busy with something else are left out."""
+        futures = {address: self._submit(task, arguments, [address]) for address in self._workers()}
+        found, answered = dict[str, _Result](), time.monotonic()
         while futures:
             finished = [address for address, future in futures.items() if future.done()]
             for address in finished:
-                found[address] = cast(_Result, self._result(futures.pop(address)))
-            gone = futures.keys() - self._workers().keys()
-            for address in gone:
+                found[address], answered = cast(_Result, self._result(futures.pop(address))), time.monotonic()
+            for address in futures.keys() - self._workers().keys():
                 log.warning("worker %s is gone", address)
                 futures.pop(address).cancel()
+            if found and time.monotonic() - answered > _ANSWERING:
+                for address, future in futures.items():
+                    log.warning("worker %s is busy: what it has and sees is not known before it works", address)
+                    future.cancel()
+                break
             if not finished:
                 time.sleep(_LOOK / 20)
         return found
 
     def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
-        """Do a task with each item's arguments."""
-        waiting, running = iter(items), set[Future[object]]()
-        finished = queue.SimpleQueue["Future[object]"]()
+        """Do a task with each item's arguments. Near the end, workers without any do what others have not done yet."""
+        waiting, numbers, finished = iter(items), count(), queue.SimpleQueue["Future[object]"]()
+        left, running = dict[int, _Item](), dict["Future[object]", int]()
         seen = counted = time.monotonic()
         most = self._most()
+
+        def begin(number: int, workers: list[str] | None = None) -> None:
+            future = self._submit(task, left[number], workers)
+            running[future] = number
+            future.add_done_callback(finished.put)
+
         try:
             while True:
                 if time.monotonic() > counted + _LOOK:  # to ask for each task costs more than a task with many workers
                     most, counted = self._most(), time.monotonic()
-                while len(running) < most and (item := next(waiting, None)) is not None:
-                    future = self._submit(task, item)
-                    running.add(future)
-                    future.add_done_callback(finished.put)
-                if not running:
+                while len(left) < most and (item := next(waiting, None)) is not None:
+                    number = next(numbers)
+                    left[number] = item
+                    begin(number)
+                if not left:
                     return
                 try:
                     future = finished.get(timeout=_LOOK)
                 except queue.Empty:
-                    seen = self._look(seen)
+                    seen, begun = self._look(seen), list(running.values())
+                    once = [number for number in reversed(left) if begun.count(number) == 1]
+                    for number, worker in zip(once, self._idle(), strict=False):
+                        begin(number, [worker])  # the first to end counts: the other may be slow, or stopped
                     continue
-                running.discard(future)
-                seen = time.monotonic()
-                yield cast(_Result, self._result(future))
+                seen, number = time.monotonic(), running.pop(future)
+                if number in left:
+                    result = cast(_Result, self._result(future))
+                    del left[number]
+                    yield result
         finally:
             with contextlib.suppress(Exception):  # a scheduler that is gone needs no word
                 self._client.cancel(list(running), force=True)
@@ -128,8 +149,9 @@ class Dask:
 
     def close(self) -> None:
         """Leave the workers; a cluster that was started here ends."""
-        with contextlib.suppress(Exception):
-            self._client.run(forget_soon, on_error="ignore")
+        leaving = threading.Thread(target=self._let_forget, daemon=True)
+        leaving.start()
+        leaving.join(_LEAVING)  # a worker that was stopped does not answer
         with contextlib.suppress(Exception):
             self._client.close(timeout=5)
         if self._cluster:
@@ -140,6 +162,10 @@ class Dask:
         """How many tasks the scheduler may know of."""
         return _AHEAD * max(self.size, 1)
 
+    def _let_forget(self) -> None:
+        with contextlib.suppress(Exception, CancelledError):
+            self._client.run(forget_soon, on_error="ignore")
+
     def _workers(self) -> dict[str, dict[str, dict[str, float]]]:
         """What the scheduler knows of those workers that are used, by address."""
         known: dict[str, dict[str, dict[str, float]]] = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -147,9 +173,16 @@ class Dask:
             return {address: state for address, state in known.items() if _GPU in state["resources"]}
         return known
 
-    def _submit(self, task: Callable[..., _Result], item: _Item, worker: str | None = None) -> Future[object]:
+    def _idle(self) -> list[str]:
+        """Workers that have nothing to do."""
+        busy = {address for address, keys in self._client.processing().items() if keys}
+        return [address for address in self._workers() if address not in busy]
+
+    def _submit(
+        self, task: Callable[..., _Result], item: _Item, workers: list[str] | None = None
+    ) -> Future[object]:
         return self._client.submit(
-            in_worker, task, *item, pure=False, workers=worker, resources=dict(self._needs), retries=0
+            in_worker, task, *item, pure=False, workers=workers, resources=dict(self._needs), retries=0
         )
 
     def _result(self, future: Future[object]) -> object:
@@ -212,14 +245,15 @@ def in_worker(task: Callable[..., _Result], *arguments: object) -> _Result | Fai
     )
 
 
-def _local(count: int) -> LocalCluster:
+def _local(number: int) -> LocalCluster:
     """A cluster on this machine, whose workers share its cores."""
-    if count < 1:
-        raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{count}")
-    return LocalCluster(
-        n_workers=count, threads_per_worker=max(1, cores() // count), processes=True, dashboard_address=None,
-        silence_logs=logging.ERROR,
-    )  # fmt: skip
+    if number < 1:
+        raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{number}")
+    with starting_children():
+        return LocalCluster(
+            n_workers=number, threads_per_worker=max(1, cores() // number), processes=True, silence_logs=logging.ERROR,
+            dashboard_address="127.0.0.1:0", scheduler_kwargs={"dashboard": False},  # no page, and no port that is taken
+        )  # fmt: skip
 
 
 def _connected(address: LocalCluster | str) -> Client:
@@ -239,7 +273,7 @@ def _told(error: BaseException | None) -> FctlError:
             f"{error.allowed_failures + 1} workers ended in the middle of the same work: killed, or out of memory",
             remedy="see their logs, and go on with `resume`",
         )
-    if isinstance(error, ImportError):
+    if isinstance(error, ImportError) or "ModuleNotFoundError" in str(error):  # plugins that fail give its text alone
         return EngineError(
             f"a worker cannot do the work: {error}", remedy="install the same version of fctl for scheduler and workers"
         )

@@ -15,9 +15,9 @@ from typing import cast
 import numpy as np
 
 from ..bundle.manifest import Manifest
-from ..bundle.store import Bundle, read_bundle
+from ..bundle.store import DEFAULT, Bundle, bundle_argument, read_bundle
 from ..choices import RunPrecision
-from ..errors import EngineError, FctlError, OutputError
+from ..errors import FctlError, OutputError
 from ..progress import TileProgress
 from ..raster.places import Scene
 from ..raster.source import open_raster
@@ -40,7 +40,6 @@ from .orders import Computed, Introduction, Orders, Setup
 
 _SCENES = 64  # windows of contexts that are cut before the shards; where there are more, each shard needs but a few
 _SMALL = 1024  # tiles of a raster that one worker segments where there are others to segment
-_ALIKE = "let all workers have the same version"
 
 
 class Lead:
@@ -61,11 +60,10 @@ class Lead:
     def __init__(self, crew: Crew, setup: Setup) -> None:
         self._crew = crew
         bundle = read_bundle(setup.bundle)
-        setup = replace(setup, bundle=str(bundle.folder.resolve()), digest=digest_of(bundle))
+        setup = replace(setup, bundle=_named(bundle), digest=digest_of(bundle), fctl=version("fctl"))
         self.bundle = bundle if setup.scene_size is None else with_scene_size(bundle, setup.scene_size)
         self._bring(bundle, setup)
         self.introduction = crew.any(tasks.introduce, setup)
-        _check_version(self.introduction)
         maker = self.introduction.maker
         self._setup = replace(
             setup, backend=maker.engine, precision=cast(RunPrecision, maker.precision), batch=self.introduction.batch,
@@ -90,7 +88,7 @@ class Lead:
         check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
         asked, job = job, _absolute(job)
         with open_raster(
-            job.image, manifest.input, job.bands, access=job.access, cache=0, scale_range=job.scale_range
+            asked.image, manifest.input, job.bands, access=job.access, cache=0, scale_range=job.scale_range
         ) as raster:
             frame, measured = frame_of(job, manifest, raster), raster.measured
             subject = Subject.of(raster, frame)
@@ -136,7 +134,8 @@ class Lead:
             if isinstance(outcome, Report):
                 yield number, replace(outcome, image=jobs[number].image, paths=jobs[number].paths)
             else:
-                yield number, as_error(outcome)
+                line = outcome.line.replace(str(bare[number].image), str(jobs[number].image))
+                yield number, as_error(replace(outcome, line=line))
 
     def is_small(self, job: FileJob) -> bool:
         """Whether a raster had better be segmented whole, where there are others to segment at the same time."""
@@ -148,9 +147,11 @@ class Lead:
             return False  # whoever segments it tells
 
     def _bring(self, bundle: Bundle, setup: Setup) -> None:
-        """Send the bundle to workers on other machines, if any of them lacks it."""
-        if self._crew.elsewhere and not all(self._crew.all(has_bundle, setup).values()):
-            self._crew.send(setup.digest, packed(bundle))
+        """Send the bundle to workers on other machines, if any of them lacks it, or does not say."""
+        if self._crew.elsewhere:
+            there = self._crew.all(has_bundle, setup)
+            if len(there) < self._crew.size or not all(there.values()):
+                self._crew.send(setup.digest, packed(bundle))
 
     def _make(
         self, orders: Orders, folder: RunFolder, plan: ShardPlan, frame: Frame, progress: TileProgress | None
@@ -219,11 +220,10 @@ def _scenes(manifest: Manifest, frame: Frame) -> Iterator[tuple[str, Window]]:
                 yield context.name, Window(y, x, height, width)
 
 
-def _check_version(introduction: Introduction) -> None:
-    if introduction.fctl != version("fctl"):
-        raise EngineError(
-            expected=f"workers with fctl {version('fctl')}, as here", found=introduction.fctl, remedy=_ALIKE
-        )
+def _named(bundle: Bundle) -> str:
+    """How workers find a bundle: that which comes with fctl lies elsewhere on each machine."""
+    name = bundle_argument(bundle.folder)
+    return name if name == DEFAULT else str(bundle.folder.resolve())
 
 
 def _absolute(job: FileJob) -> FileJob:

@@ -31,6 +31,7 @@ class Setup:
         contexts: How contexts are encoded.
         isolate: Whether the engine runs in a child process.
         access: Which images may be opened.
+        fctl: The version of fctl of whoever leads the run, who tells it.
     """
 
     bundle: str
@@ -44,6 +45,7 @@ class Setup:
     contexts: ContextEncoding = "auto"
     isolate: bool = False
     access: Access = field(default_factory=Access)
+    fctl: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +53,10 @@ class Introduction:
     """What a worker says of itself.
 
     Attributes:
-        host: The machine.
-        fctl: The version of fctl.
         maker: The bundle in its engine.
         batch: Patches at once.
     """
 
-    host: str
-    fctl: str
     maker: Maker
     batch: int
 

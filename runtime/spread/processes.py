@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -16,6 +15,7 @@ from typing import TypeVar
 
 from ..engines.processor import cores
 from ..errors import EngineError
+from .children import starting_children
 from .crew import checked
 from .orders import Failure
 from .tasks import guarded
@@ -23,6 +23,7 @@ from .tasks import guarded
 log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
+_Begun = tuple[tuple[object, ...], int]  # the arguments of a task, and how often it was begun
 
 _GPUS = Path("/proc/driver/nvidia/gpus")  # a folder for each
 _TRIES = 3  # that a task has where processes end in the middle of it
@@ -53,21 +54,20 @@ class Processes:
         return {"": self.any(task, *arguments)}
 
     def each(self, task: Callable[..., _Result], items: Iterable[tuple[object, ...]]) -> Iterator[_Result]:
-        """Do a task with each item's arguments; where a process ends, the others' tasks begin anew in new ones."""
-        waiting, running = iter(items), dict[Future[_Result | Failure], tuple[tuple[object, ...], int]]()
+        """Do a task with each item's arguments; where a process ends, what is lost begins anew in new ones."""
+        waiting, running = iter(items), dict[Future[_Result | Failure], _Begun]()
         while True:
             while len(running) < _AHEAD * self.size and (item := next(waiting, None)) is not None:
                 running[self._submit(task, item)] = (item, 1)
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                try:
-                    outcome = future.result()
-                except BrokenProcessPool:
-                    running = self._again(task, running)
-                    break
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            if any(_is_lost(future) for future in done):
+                running = self._again(task, running)
+                continue
+            for future in done:
                 del running[future]
-                yield checked(outcome)
+                yield checked(future.result())
 
     def send(self, digest: str, data: bytes) -> None:
         """Nothing: the processes see the files of this machine."""
@@ -82,30 +82,46 @@ class Processes:
             process.join()
 
     def _submit(self, task: Callable[..., _Result], item: tuple[object, ...]) -> Future[_Result | Failure]:
-        return self._pool.submit(guarded, "", self._cores, task, *item)
+        try:
+            with starting_children():
+                return self._pool.submit(guarded, "", self._cores, task, *item)
+        except BrokenProcessPool as error:  # a process ended this very moment: the item is as lost as the others
+            lost = Future[_Result | Failure]()
+            lost.set_exception(error)
+            return lost
 
     def _again(
-        self, task: Callable[..., _Result], running: dict[Future[_Result | Failure], tuple[tuple[object, ...], int]]
-    ) -> dict[Future[_Result | Failure], tuple[tuple[object, ...], int]]:
+        self, task: Callable[..., _Result], running: dict[Future[_Result | Failure], _Begun]
+    ) -> dict[Future[_Result | Failure], _Begun]:
         """Begin anew with what was lost when a process ended."""
-        tries = max(count for _, count in running.values())
+        self.close()
+        wait(running)
+        tries = max(count for future, (_, count) in running.items() if _is_lost(future))
         if tries >= _TRIES:
             raise EngineError(
                 f"worker processes ended {tries} times in the middle of the same work: killed, or out of memory",
                 remedy="go on with `resume` and fewer `workers`",
             )
         log.warning("a worker process ended in the middle of its work: it begins anew")
-        self.close()
         self._pool = self._started()
-        return {self._submit(task, item): (item, count + 1) for item, count in running.values()}
+        return {
+            self._submit(task, begun[0]) if _is_lost(future) else future: (begun[0], begun[1] + _is_lost(future))
+            for future, begun in running.items()
+        }
 
     def _started(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
-        devices: SimpleQueue[str] | None = context.SimpleQueue() if self._devices else None
-        if devices:
-            for number in range(self.size):
-                devices.put(self._devices[number % len(self._devices)])
-        return ProcessPoolExecutor(self.size, context, _begin, (devices,))
+        with starting_children():
+            devices: SimpleQueue[str] | None = context.SimpleQueue() if self._devices else None
+            if devices:
+                for number in range(self.size):
+                    devices.put(self._devices[number % len(self._devices)])
+            return ProcessPoolExecutor(self.size, context, _begin, (devices,))
+
+
+def _is_lost(future: Future[_Result | Failure]) -> bool:
+    """Whether a task that has ended was never done, since a process ended."""
+    return future.cancelled() or future.exception() is not None
 
 
 def gpus() -> tuple[str, ...]:
@@ -121,7 +137,6 @@ def _begin(devices: SimpleQueue[str] | None) -> None:
     """Prepare a worker's process: it has a GPU of its own, and ends when the one that started it ends."""
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices.get()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes of a terminal: the leader decides
     threading.Thread(target=_end_with_the_leader, daemon=True).start()
 
 

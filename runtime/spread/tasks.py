@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..atomic import as_output_error
 from ..engines.processor import limit_cores
-from ..errors import FctlError, OutputError
+from ..errors import EngineError, FctlError, OutputError
 from ..raster.cache import decoded_cache
 from ..raster.source import open_raster
 from ..raster.spool import spooled
@@ -56,6 +56,7 @@ _Result = TypeVar("_Result")
 SHARED = "name a folder that all machines see under the same path, or a store such as s3://bucket/folder"
 """What to do where a worker does not see what others put."""
 
+_ALIKE = "install the same version of fctl for all workers"
 _SAME = "let all workers have the same engine, version and kind of processor, or name those that have"
 
 
@@ -85,9 +86,7 @@ def guarded(worker: str, cores: int | None, task: Callable[..., _Result], *argum
 def introduce(setup: Setup) -> Introduction:
     """Open a bundle, and tell what it is in which engine."""
     segmenter = _HELD.segmenter(setup)
-    return Introduction(
-        host=socket.gethostname(), fctl=version("fctl"), maker=maker_of(segmenter), batch=segmenter.batch
-    )
+    return Introduction(maker=maker_of(segmenter), batch=segmenter.batch)
 
 
 def get_ready(orders: Orders, probe: str) -> str:
@@ -235,6 +234,8 @@ class _Held:
 
 
 def _opened(setup: Setup) -> Segmenter:
+    if version("fctl") != setup.fctl:
+        raise EngineError(expected=f"fctl {setup.fctl}, as where the run is led", found=version("fctl"), remedy=_ALIKE)
     return Segmenter(
         bundle_here(setup), backend=setup.backend, precision=setup.precision, batch=setup.batch, tta=setup.tta,
         scene_size=setup.scene_size, build_engines=setup.build_engines, contexts=setup.contexts, isolate=setup.isolate,
