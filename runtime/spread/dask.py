@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import re
+import signal
 import threading
 import time
 from asyncio import CancelledError
@@ -150,6 +152,7 @@ class Dask:
 
     def close(self) -> None:
         """Leave the workers; a cluster that was started here ends."""
+        self._wake()
         leaving = threading.Thread(target=self._let_forget, daemon=True)
         leaving.start()
         leaving.join(_LEAVING)  # a worker that was stopped does not answer
@@ -157,8 +160,15 @@ class Dask:
             self._client.close(timeout=_LEAVING)
         if self._cluster:
             with contextlib.suppress(Exception):
-                self._cluster.close(timeout=_LEAVING)
+                self._cluster.close(timeout=10)
         self._silence.close()
+
+    def _wake(self) -> None:
+        """Let workers of this machine that were stopped go on, so that they can end."""
+        if self._cluster and hasattr(signal, "SIGCONT"):
+            for nanny in self._cluster.workers.values():
+                with contextlib.suppress(OSError, TypeError):  # it has ended, or not begun
+                    os.kill(nanny.pid, signal.SIGCONT)
 
     def _let_forget(self) -> None:
         with contextlib.suppress(Exception, CancelledError):

@@ -59,7 +59,10 @@ def test_a_cluster_here_ends_though_a_worker_was_stopped(
     with started(tmp_path, "image.tif", "-o", "run", "--log-level", "error", "--dask", "local:2") as leader:
         until(lambda: held(trouble))
         os.kill(held(trouble)[0], signal.SIGSTOP)
-        _, told = leader.communicate(timeout=100)
+        try:
+            _, told = leader.communicate(timeout=60)
+        finally:
+            leader.kill()  # if it has not ended
     assert (leader.returncode, told.count("\n")) == (0, told.count(" patches/s\n")), told
     assert files(tmp_path / "run") == whole
     until(lambda: not living(trouble))
