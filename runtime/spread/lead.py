@@ -36,7 +36,7 @@ from ..tiling.windows import Window
 from . import tasks
 from .bundles import digest_of, has_bundle, packed
 from .crew import Crew, as_error
-from .orders import Computed, Introduction, Orders, Setup
+from .orders import Computed, Orders, Setup
 
 _SCENES = 64  # windows of contexts that are cut before the shards; where there are more, each shard needs but a few
 _SMALL = 1024  # tiles of a raster that one worker segments where there are others to segment
