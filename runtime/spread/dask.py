@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import re
+import signal
 import threading
 import time
 from asyncio import CancelledError
@@ -16,6 +18,7 @@ from typing import TypeVar, cast
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
+from distributed.utils import silence_logging_cmgr
 
 from ..engines.processor import cores
 from ..errors import EngineError, FctlError, InputError
@@ -38,7 +41,7 @@ _CONNECTING = 20.0  # seconds in which a scheduler must answer
 _TRIES = 5  # to tell all workers something, while some of them end
 _LOOK = 1.0  # seconds between two looks at the scheduler
 _ANSWERING = 30.0  # seconds after an answer in which other workers must answer too
-_LEAVING = 5.0  # seconds in which workers may be told that they are not needed any more
+_LEAVING = 2.0  # seconds in which workers may be told that they are not needed any more
 _LOST = "go on with `resume` once it is back"
 
 
@@ -66,6 +69,8 @@ class Dask:
                 found=repr(address),
             )  # fmt: skip
         self._address = address
+        self._silence = contextlib.ExitStack()
+        self._silence.enter_context(silence_logging_cmgr(logging.CRITICAL))  # what matters is told in one line
         self._cluster: LocalCluster | None = _local(int(here[1])) if here else None
         try:
             self._client = _connected(self._cluster or address)
@@ -73,6 +78,7 @@ class Dask:
         except BaseException:
             if self._cluster:
                 self._cluster.close()
+            self._silence.close()
             raise
         gpus = any(_GPU in state["resources"] for state in self._workers().values())
         self._needs = {_AT_A_TIME: 1.0} | ({_GPU: 1.0} if gpus else {})
@@ -151,14 +157,23 @@ class Dask:
 
     def close(self) -> None:
         """Leave the workers; a cluster that was started here ends."""
+        self._wake()
         leaving = threading.Thread(target=self._let_forget, daemon=True)
         leaving.start()
         leaving.join(_LEAVING)  # a worker that was stopped does not answer
         with contextlib.suppress(Exception):
-            self._client.close(timeout=5)
+            self._client.close(timeout=_LEAVING)
         if self._cluster:
             with contextlib.suppress(Exception):
                 self._cluster.close(timeout=10)
+        self._silence.close()
+
+    def _wake(self) -> None:
+        """Let workers of this machine that were stopped go on, so that they can end."""
+        if self._cluster and hasattr(signal, "SIGCONT"):
+            for nanny in self._cluster.workers.values():
+                with contextlib.suppress(OSError, TypeError):  # it has ended, or not begun
+                    os.kill(nanny.pid, signal.SIGCONT)
 
     def _most(self) -> int:
         """How many tasks the scheduler may know of."""
@@ -253,12 +268,12 @@ def _local(number: int) -> LocalCluster:
     """A cluster on this machine, whose workers share its cores."""
     if number < 1:
         raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{number}")
-    page = {"dashboard_address": "127.0.0.1:0", "scheduler_kwargs": {"dashboard": False}}  # none, and no port for it
     try:
         with starting_children():
             return LocalCluster(
                 n_workers=number, threads_per_worker=max(1, cores() // number), processes=True,
-                silence_logs=logging.ERROR, **page,
+                silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0",  # any port
+                scheduler_kwargs={"dashboard": False},
             )  # fmt: skip
     except RuntimeError as error:  # a worker ended before it was ready
         raise _told(error) from error

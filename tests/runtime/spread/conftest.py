@@ -97,7 +97,7 @@ def order(trouble: Path, *names: str) -> None:
 
 def release(trouble: Path) -> None:
     """Let those who are held go on, and nobody meet trouble from now on."""
-    for pattern in ("hold-*", "die-*", "held-*"):
+    for pattern in ("hold-*", "later-*", "die-*", "held-*"):
         for file in trouble.glob(pattern):
             file.unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,16 +13,19 @@ from pathlib import Path
 import pytest
 
 from fctl.runtime import Segmenter
-from fctl.runtime.errors import EngineError
+from fctl.runtime.cli.run import run_app
+from tests.conftest import InProcess
+from tests.runtime import tiny
 from tests.runtime.segment.test_jobs import digests, paths_in
 
-from .conftest import job, lead, order, until
+from .conftest import held, job, lead, order, until
 
 pytest.importorskip("distributed", reason="needs distributed")
 from fctl.runtime.spread.dask import Dask
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
+FCTL_RUN = "from fctl.runtime.cli.run import run_app; run_app()"
 RUN = "from distributed.cli import {0}; {0}.main()"
 WITHOUT_FCTL = "import sys; sys.modules['fctl'] = None; " + RUN
 
@@ -34,9 +38,13 @@ def start(tmp_path: Path, trouble: Path) -> Iterator[Start]:
         def do(what: str, *arguments: object, code: str = RUN) -> subprocess.Popen[str]:
             process = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-c", code.format(what), *map(str, arguments)], cwd=tmp_path, text=True,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-                )  # fmt: skip
+                    [sys.executable, "-c", code.format(what), *map(str, arguments)],
+                    cwd=tmp_path,
+                    text=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
             )
             stack.callback(process.kill)
             return process
@@ -91,28 +99,26 @@ def test_only_workers_with_a_gpu_work_where_there_are_any_and_a_death_is_made_up
 
 def test_a_scheduler_that_is_killed_ends_a_run_that_can_be_resumed(
     scheduler: tuple[str, subprocess.Popen[str]], start: Start, image: Path, tmp_path: Path, trouble: Path,
-    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch,
+    in_process: InProcess,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("fctl.runtime.spread.dask._CONNECTING", 3.0)  # seconds that it may take to come back
     address, process = scheduler
     worker(start, address, "one")
-    crew = Dask(address)
-    out, told = paths_in(tmp_path / "run"), list[int]()
-
-    def progress(done: int, total: int) -> None:
-        if not told:
-            process.kill()
-        told.append(total)
-
-    try:
-        leader = lead(crew)
-        with pytest.raises(EngineError, match=rf"^the scheduler {address} .*; go on with `resume` once it is back$"):
-            leader.segment_file(job(image, out, progress=progress))
-    finally:
-        crew.close()
-    report = segmenter.segment_file(image, out, resume=True)
-    assert 0 < report.computed < told[0]
-    segmenter.segment_file(image, paths_in(tmp_path / "whole"))
+    order(trouble, "later")
+    soon = "import fctl.runtime.spread.dask as dask; dask._CONNECTING = 2.0; " + FCTL_RUN
+    arguments = [str(image), "--bundle", str(tiny.TINY), "--backend", "onnxruntime"]
+    run = [*arguments, "-o", str(tmp_path / "run"), "--log-level", "error"]
+    command = [sys.executable, "-c", soon, *run, "--dask", address]
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as leader:
+        until(lambda: held(trouble))
+        process.kill()
+        _, told = leader.communicate(timeout=100)
+    lines = [line for line in told.splitlines() if "patches/s" not in line]
+    assert leader.returncode == 1
+    assert len(lines) == 1, told
+    assert re.fullmatch(rf"error: the scheduler {address} .*; go on with --resume once it is back", lines[0])
+    resumed = in_process(run_app, *run, "--resume", "--json")
+    assert resumed.returncode == 0
+    assert in_process(run_app, *arguments, "-o", tmp_path / "whole").returncode == 0
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
 
 
@@ -125,8 +131,17 @@ def test_a_worker_without_fctl_is_told_in_one_line(
 
     with Client(address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=60)
-    command = [sys.executable, "-c", "from fctl.runtime.cli.run import run_app; run_app()", str(image), "--dask", address]
-    done = subprocess.run([*command, "-o", str(tmp_path / "out")], capture_output=True, text=True, timeout=60)
+    command = [
+        sys.executable,
+        "-c",
+        "from fctl.runtime.cli.run import run_app; run_app()",
+        str(image),
+        "--dask",
+        address,
+    ]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "out")], capture_output=True, check=False, text=True, timeout=60
+    )
     assert done.returncode == 1
     assert done.stderr.startswith("error: a worker cannot do the work: ")
     assert done.stderr.endswith("; install the same version of fctl for scheduler and workers\n")

@@ -173,7 +173,9 @@ def test_wrong_calls_are_one_line_and_leave_nothing(options: list[str], code: in
 def test_a_missing_package_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    for name in [name for name in sys.modules if name.partition(".")[0] == "distributed" or name.endswith("spread.dask")]:
+    for name in [
+        name for name in sys.modules if name.partition(".")[0] == "distributed" or name.endswith("spread.dask")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "distributed", None)
     done = run("image.tif", "-o", "out", "--dask", "local:2")
@@ -182,7 +184,9 @@ def test_a_missing_package_is_named(run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert "dask" in done.stderr.rpartition(";")[2]
 
 
-@pytest.mark.parametrize("options", [["--workers", "2"], ["--dask", "tcp://127.0.0.1:1"], ["--part", "1/2"], ["--assemble"]])
+@pytest.mark.parametrize(
+    "options", [["--workers", "2"], ["--dask", "tcp://127.0.0.1:1"], ["--part", "1/2"], ["--assemble"]]
+)
 def test_nothing_is_started_for_an_estimate(options: list[str], run: Run) -> None:
     done = run("image.tif", "-o", "out", "--dry-run", *options)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ import pytest
 
 from fctl.runtime import Segmenter
 from fctl.runtime.engines.kept import cache_root
-from fctl.runtime.errors import EngineError, FctlError, InputError, OutputError
+from fctl.runtime.errors import EngineError, FctlError, InputError
 from fctl.runtime.spread.crew import Crew
 from tests.runtime import tiny
 from tests.runtime.segment.test_jobs import digests, paths_in
@@ -24,7 +24,6 @@ from .conftest import held, job, lead, order, release, until
 
 pytest.importorskip("distributed", reason="needs distributed")
 import dask
-from distributed import Client
 
 from fctl.runtime.spread.dask import Dask
 
@@ -163,12 +162,12 @@ def elsewhere(place: object, folder: str) -> object:
     return storage_of(folder)
 
 
-def test_workers_that_see_another_folder_are_refused(
-    cluster: Dask, image: Path, tmp_path: Path, one_has: Any
-) -> None:
+def test_workers_that_see_another_folder_are_refused(cluster: Dask, image: Path, tmp_path: Path, one_has: Any) -> None:
     address = one_has("fctl.runtime.spread.tasks", "storage_of", partial(elsewhere, folder=str(tmp_path / "other")))
     line = refused(cluster, image, tmp_path / "run")
-    assert line.startswith(f"worker {address}: cannot see {tmp_path}/run/m.fctl-run; name a folder that all machines see")
+    assert line.startswith(
+        f"worker {address}: cannot see {tmp_path}/run/m.fctl-run; name a folder that all machines see"
+    )
     assert not (tmp_path / "other").exists()
 
 

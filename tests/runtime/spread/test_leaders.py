@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from fctl.runtime import Segmenter
 from fctl.runtime.cli.run import run_app
 from tests.conftest import InProcess
 from tests.runtime import tiny
@@ -50,6 +49,23 @@ def whole(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_proce
     monkeypatch.chdir(tmp_path)
     assert in_process(run_app, "image.tif", "-o", "whole", *ON_TINY).returncode == 0
     return files(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not find_spec("distributed"), reason="needs distributed")
+def test_a_cluster_here_ends_though_a_worker_was_stopped(
+    whole: dict[str, bytes], tmp_path: Path, trouble: Path
+) -> None:
+    order(trouble, "hold")
+    with started(tmp_path, "image.tif", "-o", "run", "--log-level", "error", "--dask", "local:2") as leader:
+        until(lambda: held(trouble))
+        os.kill(held(trouble)[0], signal.SIGSTOP)
+        try:
+            _, told = leader.communicate(timeout=60)
+        finally:
+            leader.kill()  # if it has not ended
+    assert (leader.returncode, told.count("\n")) == (0, told.count(" patches/s\n")), told
+    assert files(tmp_path / "run") == whole
+    until(lambda: not living(trouble))
 
 
 @pytest.mark.parametrize("by", BY, ids=lambda by: by[0][2:])

@@ -128,7 +128,9 @@ def test_parts_of_another_engine_or_image(run: Run) -> None:
     journal.write_text(before.replace('"engine": "onnxruntime', '"engine": "onnxruntime 0.1 not'))
     assert "another part had engine onnxruntime" in error(run("--assemble"))
     journal.write_text(before)
-    assert "the parts had bands None, now it is [3, 2, 1]; ask for the same" in error(run("--assemble", "--bands", "3,2,1"))
+    assert "the parts had bands None, now it is [3, 2, 1]; ask for the same" in error(
+        run("--assemble", "--bands", "3,2,1")
+    )
     write_geotiff(Path("image.tif"), slope_of(100, 70)[::-1])
     assert "the image is not the one of the parts" in error(run("--assemble"))
     assert "image" in error(run("--part", "1/2"))
@@ -156,4 +158,6 @@ def test_parts_of_several_images(run: Run, in_process: InProcess) -> None:
     some = in_process(run_app, *arguments, "--assemble")
     assert some.returncode == 3
     assert "second_mask.fctl-parts: part 1 of 2 is missing" in some.stderr
-    assert set(files()) == {f"image_{name}" for name in ("mask.tif", "mask.qml", "mask.tif.aux.xml", "preview.jpg", "stats.csv")}
+    assert set(files()) == {
+        f"image_{name}" for name in ("mask.tif", "mask.qml", "mask.tif.aux.xml", "preview.jpg", "stats.csv")
+    }

@@ -41,9 +41,11 @@ def test_the_parts_that_hold_shards_are_named(shards: int, count: int, data: st.
         assert (part in named) == bool(wanted & set(Share(part, count).of(shards)))
 
 
-@pytest.mark.parametrize("text", ["", "3", "x", "x/3", "3/", "/3", "0/3", "21/20", "-1/3", "1/0", "1.5/3", "1/2/3", "٣/٣"])
+@pytest.mark.parametrize(
+    "text", ["", "3", "x", "x/3", "3/", "/3", "0/3", "21/20", "-1/3", "1/0", "1.5/3", "1/2/3", "٣/٣"]
+)
 def test_what_is_no_part(text: str) -> None:
-    with pytest.raises(InputError, match="^`part`: expected a .*, found "):
+    with pytest.raises(InputError, match=r"^`part`: expected a .*, found "):
         Share.parsed(text)
 
 

@@ -85,9 +85,9 @@ def test_a_pool_that_broke_before_it_was_given_work(processes: Processes) -> Non
 
 
 def test_errors_come_back_as_they_were(processes: Processes) -> None:
-    with pytest.raises(RasterError, match="^bad block$"):
+    with pytest.raises(RasterError, match=r"^bad block$"):
         processes.any(fails, RasterError("bad block"))
-    with pytest.raises(EngineError, match="^ValueError: a bug$"):
+    with pytest.raises(EngineError, match=r"^ValueError: a bug$"):
         processes.any(fails, ValueError("a bug"))
     assert processes.any(double, 4) == 8
 
@@ -108,7 +108,9 @@ def test_processes_take_gpus_in_turn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("named", "expected"), [("0,2", ("0", "2")), (" 1 , GPU-3", ("1", "GPU-3")), ("1", ()), ("", ()), ("-1", ())]
 )
-def test_gpus_are_those_that_may_be_used(named: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_those_that_may_be_used(
+    named: str, expected: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
     assert gpus() == expected
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fctl.runtime import Paths, Report, Segmenter
+from fctl.runtime import Report, Segmenter
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.segment.opening import with_scene_size
 from fctl.runtime.segment.parts import assemble_parts

@@ -1,7 +1,7 @@
 """Makes trouble in the processes of a test, and notes what they do.
 
 Python imports this file at its start wherever its folder is in PYTHONPATH. FCTL_TROUBLE names a folder: files in it say
-what is to go wrong, and what was noted is written there. Shards have at most two rows of tiles in all of these processes.
+what is to go wrong, and what was noted is written there. Shards have at most two rows of tiles in these processes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ FOLDER = Path(os.environ.get("FCTL_TROUBLE", ""))
 
 
 def stumble() -> None:
-    """Die, once for each file "die-..."; or stop, once for each file "hold-...", until a file "held-..." is removed."""
+    """Die, once for each file "die-..."; or stop, once for each file "hold-...", until a file "held-..." is removed.
+
+    Files "later-..." do as "hold-...", once a shard is finished.
+    """
     if taken("die-*"):
         os.kill(os.getpid(), signal.SIGKILL)
-    if taken("hold-*"):
+    if taken("hold-*") or ((FOLDER / "makers").exists() and taken("later-*")):
         held = FOLDER / f"held-{os.getpid()}"
         held.touch()
         while held.exists():
