@@ -25,7 +25,7 @@ from distributed import Client, as_completed
 
 from fctl.runtime.bench.machine import cores, load
 from fctl.runtime.engines.processor import name as processor
-from fctl.runtime.spread.dask import Dask, in_worker
+from fctl.runtime.spread.dask import Dask
 from fctl.runtime.spread.orders import Orders
 
 from .parts.figures import Figures
@@ -88,14 +88,10 @@ def _windowed(address: str, orders: Orders, count: int) -> Iterator[object]:
 
 def _at_once(address: str, orders: Orders, count: int) -> Iterator[object]:
     """Submit all tasks, then wait for them."""
-    crew = Dask(address)  # gives workers the resource that tasks take
-    with Client(address, set_as_default=False) as client:
-        futures = [
-            client.submit(in_worker, nothing, orders, number, pure=False, resources={"FCTL": 1.0})
-            for number in range(count)
-        ]
-        for future in as_completed(futures, loop=client.loop):
-            yield future.result()
+    crew = Dask(address)
+    futures = [crew._submit(nothing, (orders, number)) for number in range(count)]
+    for future in as_completed(futures, loop=crew._client.loop):
+        yield future.result()
     crew.close()
 
 
