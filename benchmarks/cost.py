@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="measure the parameters anew")
     parser.add_argument("--rounds", type=int, default=3, help="of each measurement")
     parser.add_argument("--json", type=Path, default=_JSON, help="where figures are kept")
+    parser.add_argument("--cores", type=int, default=_CORES, help="that were free when the runs were measured")
     parser.add_argument("--out", type=Path, help="the chart, .png or .svg")
     arguments = parser.parse_args()
     figures = Figures.read(arguments.json)
@@ -52,7 +53,7 @@ def main() -> None:
         raise SystemExit(f"{arguments.json} has no parameters: measure them with --measure")
     task = _task(figures)
     _print_parameters(figures.parameters, task)
-    _print_check(figures, task)
+    _print_check(figures, task, arguments.cores)
     processor = _rates(figures.parameters, DEFAULT, task, far=True)
     grid = grid_of(manifest_of(DEFAULT), _SIDE)
     gpu = replace(processor, tile=_pixels(grid) / 1e6 / _GPU)
@@ -104,7 +105,7 @@ def _print_parameters(found: Parameters, task: float) -> None:
         print(f"| {what} | {1e3 * value:.2f} | |")
 
 
-def _print_check(figures: Figures, task: float) -> None:
+def _print_check(figures: Figures, task: float, cores: int) -> None:
     """What the model foresees of the runs that were measured."""
     parameters = figures.parameters
     assert parameters
@@ -119,7 +120,7 @@ def _print_check(figures: Figures, task: float) -> None:
             rates = replace(_rates(parameters, network, task), fixed=fixed)
             if workers == 1 and way != ONE_CORE:
                 rates = replace(rates, tile=parameters.tile_on_all[network])
-            found = one_mask(rates, grid, workers, _CORES).total
+            found = one_mask(rates, grid, workers, cores).total
             error = 100 * (found / measured - 1)
             print(f"| {network} | {way} | {measured:.2f} | {found:.2f} | {error:+.0f} % |")
 
