@@ -93,21 +93,27 @@ class Dask:
     def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
         """Let every worker that is there do a task; those that are long busy with something else are left out."""
         futures = {address: self._submit(task, arguments, [address]) for address in self._workers()}
-        found, answered = dict[str, _Result](), time.monotonic()
+        found, answered, failed = dict[str, _Result](), time.monotonic(), list[FctlError]()
         while futures:
             finished = [address for address, future in futures.items() if future.done()]
             for address in finished:
-                found[address], answered = cast(_Result, self._result(futures.pop(address))), time.monotonic()
+                answered = time.monotonic()
+                try:
+                    found[address] = cast(_Result, self._result(futures.pop(address)))
+                except FctlError as error:  # others are awaited: they may be writing what is to be removed
+                    failed.append(error)
             for address in futures.keys() - self._workers().keys():
                 log.warning("worker %s is gone", address)
                 futures.pop(address).cancel()
-            if found and time.monotonic() - answered > _ANSWERING:
+            if (found or failed) and time.monotonic() - answered > _ANSWERING:
                 for address, future in futures.items():
                     log.warning("worker %s is busy: what it has and sees is not known before it works", address)
                     future.cancel()
                 break
             if not finished:
                 time.sleep(_LOOK / 20)
+        if failed:
+            raise failed[0]
         return found
 
     def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
