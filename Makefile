@@ -22,7 +22,7 @@ test-runtime: ## the runtime's tests on the built wheel, where neither torch nor
 	build/runtime-venv/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt \
 		build/wheel/*.whl onnxruntime cuda-bindings matplotlib pytest pytest-xdist hypothesis
 	build/runtime-venv/bin/python -c "import importlib.util as u; assert not u.find_spec('torch') and not u.find_spec('onnx')"
-	build/runtime-venv/bin/python -m pytest --numprocesses auto --dist loadfile tests/runtime
+	build/runtime-venv/bin/python -m pytest --numprocesses auto --dist loadfile -m 'not once' tests/runtime
 
 networks: $(NETWORKS)/torch/ready $(NETWORKS)/csmask/ready ## networks of other packages, which it installs (7 GB, 20 minutes; needs `make test` once)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --networks=$(NETWORKS) tests/networks

@@ -10,7 +10,6 @@ when it came, less those that the resumed run did not have to do again.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import random
 import signal
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from .parts.rasters import write_raster
+from .parts.ways import digests
 
 _BUNDLE = Path(__file__).parents[1] / "tests" / "data" / "tiny_wide.fctl"
 _SIDE = 3000  # of the raster, in pixels
@@ -75,12 +75,6 @@ def _wait(until: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    """Digests of all files under a folder, by name."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}
-
-
 def _kill(image: Path, out: Path, log: Path, expected: dict[str, str], delay: float, assembling: bool) -> Kill | None:
     """Kill a run, go on with it, and look at what came of it; None where the run ended before the kill."""
     run = out / "mask.fctl-run"
@@ -97,7 +91,7 @@ def _kill(image: Path, out: Path, log: Path, expected: dict[str, str], delay: fl
     process.wait()
     again = _progress(log)
     kept = max(done, default=0) if not again else again[0] - 8  # the first batch is told once it is done
-    same = process.returncode == 0 and _digests(out) == expected
+    same = process.returncode == 0 and digests(out) == expected
     return Kill(max(done, default=0), kept, shards, made, same)
 
 
@@ -120,7 +114,7 @@ def main() -> None:
         segmenting = time.monotonic() - started
         first.wait()
         whole, tiles = time.monotonic() - started, max(_progress(log))
-        expected = _digests(folder / "whole")
+        expected = digests(folder / "whole")
         print(f"uninterrupted: {tiles} tiles, {whole:.1f} s, of which {whole - segmenting:.1f} s of assembling")
         while len(kills) < arguments.kills:
             aimed = len(kills) < arguments.assembling

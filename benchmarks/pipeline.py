@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from fctl.runtime import Paths, Segmenter
 from fctl.runtime.engines.base import Session
@@ -38,9 +38,9 @@ from fctl.runtime.segment.sinks import preview
 from fctl.runtime.tiling.merge import Merger, Strip
 from fctl.runtime.tiling.sources import HostSource
 
+from .parts.nothing import graph, program, write_bundle
 from .parts.rasters import write_raster
 
-_TILE, _OVERLAP = 256, 25  # GeoDeep rounds 10 % of a tile down
 _METADATA = {
     "model_type": "Segmentor", "class_names": {"0": "a", "1": "b", "2": "c"}, "resolution": 50, "seg_thresh": 0,
     "tiles_overlap": 10, "seg_small_segment": 11,
@@ -84,40 +84,17 @@ def main() -> None:
         folder = Path(name)
         image = folder / "image.tif"
         write_raster(image, np.random.default_rng(0), arguments.side, arguments.side)
-        bundle = _bundle(folder)
+        bundle = write_bundle(folder)
         if arguments.stages:
             _print_stages(image, bundle, folder)
         else:
             _compare(image, bundle, folder, arguments.rounds, arguments.geodeep)
 
 
-def _graph(batch: int | str) -> onnx.ModelProto:
-    """A graph that gives its image back."""
-    image, scores = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 3, _TILE, _TILE]) for name in ("image", "scores")
-    )
-    graph = helper.make_graph([helper.make_node("Identity", ["image"], ["scores"])], "nothing", [image], [scores])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def _bundle(folder: Path) -> Path:
-    """The graph as a bundle."""
-    onnx.save(_graph("N"), folder / "nothing.onnx")
-    bundle = folder / "nothing.fctl"
-    subprocess.run(
-        [
-            _command("fctl-export"), folder / "nothing.onnx", "--classes", "a,b,c", "--scale", "1/255",
-            "--activation", "logits", "--overlap", str(_OVERLAP), "--out", bundle, "--quiet",
-        ],
-        check=True,
-    )  # fmt: skip
-    return bundle
-
-
 def _compare(image: Path, bundle: Path, folder: Path, rounds: int, geodeep: str | None) -> None:
     """Run everything in turn, and print what it took."""
     mask = folder / "mask.tif"
-    run = (_command("fctl-run"), image, "--bundle", bundle, "--backend", "onnxruntime", "--out", folder, "--overwrite",
+    run = (program("fctl-run"), image, "--bundle", bundle, "--backend", "onnxruntime", "--out", folder, "--overwrite",
            "--quiet")  # fmt: skip
     ways: dict[str, Sequence[str | Path]] = {
         "`fctl-run`, mask and preview": run,
@@ -125,7 +102,7 @@ def _compare(image: Path, bundle: Path, folder: Path, rounds: int, geodeep: str 
         "`Segmenter.segment_file` alone, mask": (sys.executable, "-c", _FILE, image, bundle, mask),
     }
     if geodeep:
-        model = _graph(1)
+        model = graph(1)
         helper.set_model_props(model, {name: json.dumps(value) for name, value in _METADATA.items()})
         onnx.save(model, folder / "geodeep.onnx")
         threads = str(os.cpu_count())
@@ -143,11 +120,6 @@ def _compare(image: Path, bundle: Path, folder: Path, rounds: int, geodeep: str 
             ratios = [one.seconds / other.seconds for one, other in zip(found, costs["GeoDeep"], strict=True)]
             row += f" {statistics.median(ratios):.2f} |"
         print(row)
-
-
-def _command(name: str) -> Path:
-    """A command line of this environment."""
-    return Path(sys.executable).with_name(name)
 
 
 def _cost(command: Sequence[str | Path]) -> Cost:

@@ -26,6 +26,7 @@ def load_session(graph: Path | onnx.ModelProto, *, optimised: bool = True) -> In
     """
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors come as exceptions
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait would keep cores busy
     if not adds_int8_exactly():
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # Q/DQ as written, layers in fp32
     if not optimised:

@@ -132,14 +132,15 @@ class _FoldedConv(nn.Module):
         weight, bias = layer.eval().folded()
         self.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
-        self.padding, self.stride, self.groups = layer.padding, layer.conv.stride, layer.conv.groups
+        self.padding, self.stride = layer.padding, layer.conv.stride
+        self.dilation, self.groups = layer.conv.dilation, layer.conv.groups
 
     def forward(self, x: Tensor) -> Tensor:
         """The convolution and batch norm of `ConvBn`, as one convolution."""
         before, after = self.padding
         if before != after:  # becomes the convolution's own padding in ONNX (onnx_graph.merge_pads)
             x, before = F.pad(x, (before, after, before, after)), 0
-        return F.conv2d(x, self.weight, self.bias, self.stride, before, 1, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, before, self.dilation, self.groups)
 
 
 class _StaticCrop(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fctl.calib.sample import sample_patches
 from fctl.model.backbones import backbone_class, stage_of
+from fctl.model.mirrored import SegNetDecoder
 from fctl.model.network import FCtL
 from fctl.model.serving.manifest import draft_manifest, shared_encoder
 from fctl.model.serving.module_network import ModuleNetwork
@@ -123,12 +124,14 @@ def _bare_state(path: Path) -> Mapping[str, Tensor]:
 def _reference(manifest: Manifest, network: FCtL, rounded: FCtL, options: ExportOptions) -> Reference:
     """What the graphs must compute: what the network does, with its weights rounded where they were rounded."""
     name = f"PyTorch {torch.__version__} fp32"
+    jumps = isinstance(network.decoder, SegNetDecoder)
     if not options.half_weights:
-        return Reference(name=name, scores=in_torch(manifest, network), original=None)
+        return Reference(name=name, scores=in_torch(manifest, network), original=None, jumps=jumps)
     return Reference(
         name=f"{name}, weights rounded to fp16",
         scores=in_torch(manifest, rounded),
         original=in_torch(manifest, network),
+        jumps=jumps,
     )
 
 

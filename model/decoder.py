@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import ConfigError
-from .layers import ConvBn
+from .layers import ConvBn, resize
+from .mirrored import SegNetDecoder, UNetDecoder
+from .pooled import DeepLabDecoder, IcNetDecoder, PspDecoder
 
 
 class PyramidDecoder(nn.Module):
@@ -33,9 +37,9 @@ class PyramidDecoder(nn.Module):
         x: Tensor | None = None
         for name in self.order:
             finer = self.lateral[name](features[name])
-            x = finer if x is None else finer + _resize(x, finer.shape[-1])
+            x = finer if x is None else finer + resize(x, finer.shape[-1])
             x = self.refine[name](x)
-        return _resize(self.score(x), size)
+        return resize(self.score(x), size)
 
 
 class SegFormerDecoder(nn.Module):
@@ -76,7 +80,7 @@ class SegFormerDecoder(nn.Module):
         Returns:
             Logits (N, classes, size, size).
         """
-        return _resize(self.score(F.relu(x)), size)
+        return resize(self.score(F.relu(x)), size)
 
     def fused(self, features: dict[str, Tensor], merged: dict[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Sum the merged convolutions of all stages at the finest stage's size.
@@ -91,7 +95,7 @@ class SegFormerDecoder(nn.Module):
         finest = self.order[-1]
         x = F.conv2d(features[finest], *merged[finest])
         for name in self.order[:-1]:
-            x = x + _resize(F.conv2d(features[name], *merged[name]), features[finest].shape[-1])
+            x = x + resize(F.conv2d(features[name], *merged[name]), features[finest].shape[-1])
         return x
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
@@ -154,10 +158,15 @@ class Fcn8sDecoder(nn.Module):
         return _crop(self.up_final(x), 31, size)
 
 
-_DECODERS: dict[str, type[PyramidDecoder] | type[SegFormerDecoder] | type[Fcn8sDecoder]] = {
+_DECODERS: dict[str, Callable[[dict[str, int], int, int], nn.Module]] = {
     "pyramid": PyramidDecoder,
     "segformer": SegFormerDecoder,
     "fcn8s": Fcn8sDecoder,
+    "unet": UNetDecoder,
+    "segnet": SegNetDecoder,
+    "psp": PspDecoder,
+    "deeplabv3plus": DeepLabDecoder,
+    "icnet": IcNetDecoder,
 }
 
 
@@ -165,7 +174,7 @@ def decoder(kind: str, channels: dict[str, int], width: int, classes: int) -> nn
     """Make a decoder.
 
     Args:
-        kind: "pyramid", "segformer" or "fcn8s".
+        kind: "pyramid", "segformer", "fcn8s", "unet", "segnet", "psp", "deeplabv3plus" or "icnet".
         channels: Channels by stage of the backbone, finest first.
         width: Width of the decoder in channels.
         classes: How many classes are scored.
@@ -198,8 +207,3 @@ def _bilinear_deconvolution(classes: int, kernel: int, stride: int) -> nn.ConvTr
 
 def _crop(x: Tensor, start: int, size: int) -> Tensor:
     return x[:, :, start : start + size, start : start + size]
-
-
-def _resize(x: Tensor, size: int) -> Tensor:
-    # By factor, not by size: the graph then holds a constant instead of asking for the batch's shape.
-    return F.interpolate(x, scale_factor=size / x.shape[-1], mode="bilinear", align_corners=False)

@@ -148,6 +148,8 @@ class FCtL(nn.Module):
         for size in (config.patch, *(context.size for context in config.contexts)):
             kind.check_size(size)
         stage_of(config.backbone, config.stage)
+        if config.resume and not kind.resumes:
+            raise ConfigError(f"backbone {config.backbone!r} computes no stage from another; set resume to false")
         names = config.context_names
 
         self.encoder = Encoder(config, kind.stages[-1].name)

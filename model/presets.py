@@ -94,6 +94,18 @@ def _alone(network: NetworkConfig) -> NetworkConfig:
     return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
 
 
+def _single(backbone: str, stage: str, channels: int, decoder: str, width: int) -> NetworkConfig:
+    """A system of Table 1 that sees one window, with the pixels of ImageNet's weights."""
+    return replace(
+        _alone(_mit("mit_b0")),
+        backbone=backbone,
+        stage=stage,
+        channels=channels,
+        decoder=decoder,
+        decoder_channels=width,
+    )
+
+
 def _lcc(network: NetworkConfig) -> NetworkConfig:
     """The fusion of the paper's predecessor in place of LCF and ALE."""
     return replace(network, lcf=_LCC, ale=None)
@@ -114,6 +126,11 @@ PRESETS: dict[str, Preset] = {
     "lcc-vgg16": Preset(network=_lcc(_VGG16), serving=_PAPER),
     "fcn8s-vgg16": Preset(network=_alone(_VGG16), serving=_PAPER),
     **{f"segformer-{size}": Preset(network=_alone(_mit(f"mit_{size}")), serving=_PAPER) for size in _SIZES},
+    "unet": Preset(network=_single("unet", "s16", 1024, "unet", 64), serving=_PAPER),
+    "segnet-vgg16": Preset(network=_single("vgg16_bn", "conv5", 512, "segnet", 64), serving=_PAPER),
+    "pspnet-r50": Preset(network=_single("resnet50_os8", "layer4", 2048, "psp", 512), serving=_PAPER),
+    "deeplabv3plus-r50": Preset(network=_single("resnet50_os16", "layer4", 2048, "deeplabv3plus", 256), serving=_PAPER),
+    "icnet-r50": Preset(network=_single("icnet_resnet50", "quarter", 2048, "icnet", 128), serving=_PAPER),
     "release-inria": Preset(network=_lcc(_VGG16), serving=_RELEASE),
     "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=2448)),
 }

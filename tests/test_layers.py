@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -63,9 +64,10 @@ def imported(path: Path, node: ast.AST) -> set[str]:
     return set()
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Absolute names of all that a file imports, also inside functions and for type checking."""
-    return set().union(*(imported(path, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+    return frozenset().union(*(imported(path, node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
 
 
 def files_imported(path: Path) -> set[Path]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from ..config import ConfigError
 from .base import Backbone, Stage, scaled
+from .icnet import IcNet
 from .lite0 import EfficientNetLite0
 from .mit import MitB0, MitB1, MitB2, MitB3, MitB4, MitB5
+from .resnet50 import ResNet50, ResNet50Os8, ResNet50Os16
+from .unet import UNet
 from .vgg16 import Vgg16
+from .vgg16_bn import Vgg16Bn
 
 BACKBONES: dict[str, type[Backbone]] = {
     "efficientnet_lite0": EfficientNetLite0,
@@ -17,6 +21,12 @@ BACKBONES: dict[str, type[Backbone]] = {
     "mit_b3": MitB3,
     "mit_b4": MitB4,
     "mit_b5": MitB5,
+    "resnet50": ResNet50,
+    "resnet50_os16": ResNet50Os16,
+    "resnet50_os8": ResNet50Os8,
+    "vgg16_bn": Vgg16Bn,
+    "unet": UNet,
+    "icnet_resnet50": IcNet,
 }
 
 

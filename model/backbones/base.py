@@ -42,6 +42,7 @@ class Backbone(nn.Module, ABC):
         stages: All stages, finest first.
         lattice_scale: How many times as large as a context the windows are in which one is encoded once a raster.
         lattice_margin: How many of their cells are dropped at each border, for they see it.
+        resumes: Whether deeper stages can be computed from the features of any stage.
         channels: Channels of the stages that were built, by name.
         bands: Bands of the image.
     """
@@ -49,6 +50,7 @@ class Backbone(nn.Module, ABC):
     stages: ClassVar[tuple[Stage, ...]]
     lattice_scale: ClassVar[int] = 2
     lattice_margin: ClassVar[int] = 2
+    resumes: ClassVar[bool] = True
     channels: dict[str, int]
 
     def __init__(self, *, bands: int, last: str, width: float = 1.0) -> None:
@@ -90,6 +92,9 @@ class Backbone(nn.Module, ABC):
 
         Returns:
             Features (N, C, h, w) by stage, of those that follow it, as deep as built.
+
+        Raises:
+            ConfigError: This backbone does not resume (`resumes`).
         """
 
     @classmethod

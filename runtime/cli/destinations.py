@@ -35,7 +35,7 @@ class Out:
         return replace(outputs, overwrite=outputs.overwrite or self.destination.staged)
 
 
-def out_of(out: str, staging: str | None) -> Out:
+def out_of(out: str, staging: Path | None) -> Out:
     """What an ``--out`` means. A store is asked whether files can be put there.
 
     Args:

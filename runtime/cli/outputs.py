@@ -55,7 +55,7 @@ class Outputs(OptionGroup):
         ),
     ] = "."
     staging: Annotated[
-        str | None,
+        Path | None,
         typer.Option(
             metavar="FOLDER",
             help="Where outputs that go to a URL are made. Default: in the user's cache folder (FCTL_CACHE).",

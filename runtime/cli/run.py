@@ -173,7 +173,6 @@ def run(
     Writes <name>_mask.tif with its colours (.qml) and names (.aux.xml), and <name>_preview.jpg; see docs/outputs.md.
     """
     from ..raster.resolution import Resolution
-    from ..segment.outputs import deliver
 
     Resolution.parsed(segmentation.resolution)  # raises before anything is read
     batch_size(engine.batch)  # likewise
@@ -187,14 +186,16 @@ def run(
     targets = targets_of([scene_of(images, named)] if many.mosaic else named, outputs, out)
     results = Results(len(targets), as_json=many.json, named=out.destination.named)
     with ending_at_once():
-        left = dict(_left_to_do(targets, segmentation, how, engine, outputs, limits, many, results, out.destination))
+        left = dict(
+            _left_to_do(targets, segmentation, how, engine, outputs, limits, many, results, out.destination, spread)
+        )
         if left:
             asked = _Asked(how=how, outputs=out.here(outputs), limits=limits, destination=out.destination)
             for image, paths, outcome in _outcomes(left, segmentation, engine, spread, asked):
                 with results.of(image):
                     found, maker = outcome()
                     if not outputs.dry_run and not spread.part:
-                        deliver(paths, out.destination)
+                        _deliver(paths, out.destination, spread)
                     results.add(found, maker)
     if code := results.finish():
         raise typer.Exit(code)
@@ -314,10 +315,11 @@ def _left_to_do(
     many: ManyImages,
     results: Results,
     destination: Destination,
+    spread: SpreadOptions,
 ) -> Iterator[tuple[Place, Paths]]:
     """The images whose outputs can be written and are not there yet; looked at before the engine is opened."""
     from ..segment.opening import bundle_of, encodes_once
-    from ..segment.outputs import asked_tags, check_outputs, deliver, is_finished
+    from ..segment.outputs import asked_tags, check_outputs, is_finished
 
     asked: dict[str, str] = {}
     if many.skip_existing or destination.staged:
@@ -339,10 +341,23 @@ def _left_to_do(
                 resume=outputs.resume, remote=remote, destination=destination,
             )  # fmt: skip
             if waits and not outputs.dry_run:
-                deliver(paths, destination)
+                _deliver(paths, destination, spread)
                 results.upload(image, paths)
             else:
                 yield image, paths
+
+
+def _deliver(paths: Paths, destination: Destination, spread: SpreadOptions) -> None:
+    """Take outputs where they go. Only then nobody needs any more what workers on other machines put there."""
+    from ..segment.outputs import deliver
+    from ..segment.parts import parts_folder_of
+    from ..segment.shards.folder import folder_of
+    from ..storage.places import storage_of
+
+    deliver(paths, destination)
+    if destination.staged and (spread.assemble or spread.dask):
+        folder = parts_folder_of(paths.mask) if spread.assemble else folder_of(paths.mask)
+        storage_of(destination.named(folder)).clear()
 
 
 def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits) -> Segmenter:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from ..bundle.manifest import Context, Manifest
 from ..tiling.contexts import Extent, cell_positions
 from ..tiling.lattice import Lattice
-from ..tiling.sources import Source
+from ..tiling.resampling import Resampling
+from ..tiling.shrunken import Shrunken, divides
+from ..tiling.sources import HostSource, Source
 from ..tiling.turns import UPRIGHT, Turn, Windows
 from ..tiling.windows import Grid, Window
 
@@ -145,6 +147,7 @@ class BatchCutter:
         self._manifest, self._source, self._given = manifest, source, scenes or {}
         self._lattices, self._turned = lattices or {}, turned
         self._scenes: dict[tuple[str, Window], SharedWindow] = {}
+        self._shrunken = Shrunken(source)
 
     def cut(self, tiles: tuple[Window, ...], size: int) -> PatchBatch:
         """Cut patches and contexts of some tiles.
@@ -162,7 +165,7 @@ class BatchCutter:
         manifest, source = self._manifest, self._source
         shared = {c.name: self._shared(c, tiles) for c in manifest.contexts if c.window.shared}
         contexts = {
-            c.name: source.stack([c.window.around(tile, source) for tile in tiles], c.size, c.resampling, size)
+            c.name: self._stack([c.window.around(tile, source) for tile in tiles], c.size, c.resampling, size)
             for c in manifest.contexts
             if not c.window.shared and c.name not in self._lattices
         }
@@ -173,8 +176,19 @@ class BatchCutter:
         )  # fmt: skip
         return replace(batch, positions=_positions(manifest, batch, UPRIGHT))
 
+    def _stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> Windows:
+        """Cut and shrink windows that overlap; where it makes no difference, each part of the raster is shrunk once."""
+        if windows and isinstance(self._source, HostSource) and divides(windows[0], side, resampling):
+            return self._shrunken.stack(windows, side, count)
+        return self._source.stack(windows, side, resampling, count)
+
     def forget_lattices(self) -> None:
-        """Forget the windows of contexts that are encoded once a raster; whoever holds their features does the same."""
+        """Forget what belongs to a region that is done with, so that the next one may begin above.
+
+        These are shrunken pixels, and the windows of contexts that are encoded once a raster; whoever holds features of
+        the latter does the same.
+        """
+        self._shrunken.forget()
         self._scenes = {key: scene for key, scene in self._scenes.items() if key[0] not in self._lattices}
 
     def _shared(self, context: Context, tiles: tuple[Window, ...]) -> tuple[SharedWindow, ...]:
@@ -197,7 +211,7 @@ class BatchCutter:
                 found[numbers] = self._scenes[key]
                 continue
             inside = [window] if window.within(self._source.height, self._source.width) else []
-            found[numbers] = SharedWindow(window, self._source.stack(inside, size, context.resampling, 1))
+            found[numbers] = SharedWindow(window, self._stack(inside, size, context.resampling, 1))
             self._scenes[key] = replace(found[numbers], pixels=None)
         return LatticeWindows(lattice, found)
 

@@ -61,10 +61,8 @@ def _run(worker: Worker, job: FileJob) -> Report:
         frame = frame_of(job, manifest, raster)
         wanted = ShardPlan.spread(frame.grid, share.count) if share else None
         foreseen, subject = foresee(worker, job, raster, frame, wanted), Subject.of(raster, frame)
-        request, numbers = (
-            request_of(maker_of(worker), manifest, job),
-            foreseen.plan.numbers() | {"batch": worker.batch},
-        )
+        request = request_of(maker_of(worker), manifest, job)
+        numbers = foreseen.plan.numbers() | {"batch": worker.batch}
         place = folder_of_part(job.paths.mask, share) if share else None
         shards = kept_in(storage_of(job.parts), share, place) if share and place and job.parts else None
         folder = stack.enter_context(
@@ -75,20 +73,19 @@ def _run(worker: Worker, job: FileJob) -> Report:
         if plan != foreseen.plan:  # of the run to resume, which may have had another limit
             foreseen = foresee(worker, job, raster, frame, plan)
         source: FileSource = raster
-        total = len(plan.shards)
-        others = frozenset(range(total)).difference(share.of(total)) if share else frozenset()
-        if len(folder.done | others) < total:
+        mine = share.of(len(plan.shards)) if share else range(len(plan.shards))
+        if not folder.done.issuperset(mine):
             if foreseen.spool:
                 log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
                 with job.stopwatch.stage("read"):
                     source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
             reading.enter_context(decoded_cache(foreseen.cache))
-            left = plan.left(folder.done | others)
+            left = plan.left(folder.done, mine)
             worker.retried(
-                lambda network: skipped.append(
-                    segment_shards(network, source, worker.turns, folder, job, frame, foreseen, others=others)
-                )
-            )
+                lambda network: skipped.append(segment_shards(
+                    network, source, worker.turns, folder, job, frame, foreseen, wanted=mine if share else None
+                ))
+            )  # fmt: skip
         copied = source.implausible if source is not raster else 0  # told when it was copied, not shard by shard
         reading.close()  # what GDAL holds of the image makes room for the outputs
         if not share:

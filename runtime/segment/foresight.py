@@ -88,12 +88,14 @@ def foresee(
     Raises:
         InputError: It cannot keep to the limit.
     """
-    found, grid = list[Footprint](), frame.grid
+    found, grid, share = list[Footprint](), frame.grid, job.share
+    mine = share.of(len(plan.shards)) if share and plan else None
 
     def fit(network: Network) -> None:
         load = Load(
             manifest=network.manifest, batch=network.batch, probabilities=job.probabilities, picture=job.picture,
             votes=job.keep.votes, lattices=network.lattices, turns=len(worker.turns), area=frame.area,
+            grid=plan.tiles(mine) if plan and mine else None,
             rescale=frame.rescale, outputs=sum(memory_of(sink, frame.area.box.width) for sink, _ in job.sinks),
         )  # fmt: skip
         left = None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..bundle.manifest import Manifest
+from ..bundle.manifest import Context, Manifest
 from ..errors import InputError
 from ..raster.cog import MEMORY as COPYING
 from ..raster.places import file_of
@@ -21,6 +21,8 @@ from ..tiling.lattice import Lattice
 from ..tiling.merge import PIECE
 from ..tiling.rescale import Rescale
 from ..tiling.rescaled import SIDE, resampling_memory
+from ..tiling.shrunken import SIDE as SHRUNKEN
+from ..tiling.shrunken import divides
 from ..tiling.windows import Grid, Window
 from .area import Area
 from .batches import rows_in_work, span_of
@@ -48,6 +50,7 @@ class Load:
         outputs: Bytes of memory that outputs take while they are made.
         area: What is wanted of the raster; None for all of it.
         rescale: The grid of the raster, and that in which the network works; None where they are the same.
+        grid: The tiles that are made here; None for all.
     """
 
     manifest: Manifest
@@ -60,6 +63,7 @@ class Load:
     outputs: int = 0
     area: Area | None = None
     rescale: Rescale | None = None
+    grid: Grid | None = None
 
     def features(self, width: int) -> int:
         """Bytes of the features of contexts that are encoded once a raster, for so many columns of it.
@@ -158,7 +162,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     again = rows_in_work(manifest, load.lattices)
     rows, columns = again + manifest.tile, width + again - manifest.tile  # between two reads of a block
     working_extent = Window(0, 0, rescale.rows, rescale.columns)
-    span = span_of(manifest, grid, working_extent, load.lattices)
+    span = span_of(manifest, load.grid or grid, working_extent, load.lattices)
     part = rescale.covering(span if rescale.is_identity else span.aligned(SIDE, rescale.rows, rescale.columns))
     rows = min(rows, span.height)
     pixel = raster.bands * raster.sample_bytes
@@ -174,6 +178,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         together = 0 if context.window.shared else (load.batch - 1) * manifest.tile  # of a batch, cut in one go
         whole.append(window.height * (window.width + together))
     scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
+    shrunken = pixel * sum(_shrunken(context, manifest.tile, columns) for context in manifest.contexts)
     sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (4 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
@@ -190,13 +195,22 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         cache=cache,
         working=working,
         segmenting=int(
-            _SLACK * (2 * sums + piece + batches + 2 * scene + cache + working + load.features(columns) + outlines)
+            _SLACK
+            * (2 * sums + piece + batches + 2 * scene + shrunken + cache + working + load.features(columns) + outlines)
         )
         + (0 if rescale.is_identity else resampling_memory(rescale, raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,
         assembling=int(_SLACK * (ids + block_of_all + COPYING + drawn + outlines + load.outputs)),
     )
+
+
+def _shrunken(context: Context, tile: int, columns: int) -> int:
+    """Pixels of the shrunken blocks that are held of a context which is centred on its tile, for so many columns."""
+    window = context.window.around(Window(0, 0, tile, tile), Window(0, 0, tile, tile))
+    if context.window.shared or not divides(window, context.size, context.resampling):
+        return 0
+    return (columns * context.size // window.height + 2 * SHRUNKEN) * (context.size + 2 * SHRUNKEN)
 
 
 def _stored_block(raster: RasterSource) -> int:

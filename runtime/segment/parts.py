@@ -67,16 +67,16 @@ def _journal_name(share: Share) -> str:
 
 def _brought(mask: Path, store: Storage) -> None:
     """Bring what parts left in a store into the folders in which they would lie on this machine."""
+    journals = list[Journal | None]()
     for name in store.names("part-"):
         if match := re.fullmatch(r"part-(\d+)-of-(\d+)", name):
             folder = folder_of_part(mask, Share(int(match[1]), int(match[2])))
             folder.mkdir(parents=True, exist_ok=True)
             store.get(name, folder / JOURNAL)
-            journal = Journal.read(folder / JOURNAL)
-            if journal:
-                there = set(store.names("shard-"))
-                files = [journal.file(shard) for shard in journal.done]
-                bring([file for file in files if file.name in there and not file.exists()], store)
+            journals.append(Journal.read(folder / JOURNAL))
+    there = set(store.names("shard-"))  # once: there may be many thousands
+    files = [journal.file(shard) for journal in journals if journal for shard in journal.done]
+    bring([file for file in files if file.name in there and not file.exists()], store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +155,8 @@ class Parts:
 def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
     """Make the outputs of a run whose parts were made by other jobs, and remove the parts.
 
+    Parts in a store stay there: this machine may be gone before the outputs are where they belong.
+
     Args:
         bundle: The bundle that they ran, whose engine is not needed here.
         job: What was asked of them.
@@ -191,8 +193,6 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
         with folder.writing(), job.stopwatch.stage("write"):
             write_outputs(manifest, maker, job, subject, opened, folder)
         shutil.rmtree(parts_folder_of(mask), ignore_errors=True)
-        if store:
-            store.clear()
     report = report_of(job, manifest.class_names, frame, [one for _, one in done.values()], 0)
     report = replace(report, seconds=time.monotonic() - started, computed=0)
     warn_of(report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from typing import Protocol, TypeAlias
@@ -63,7 +63,7 @@ def segment_shards(
     frame: Frame,
     foreseen: Footprint,
     *,
-    others: Collection[int] = (),
+    wanted: Sequence[int] | None = None,
     scenes: Scenes = _NO_SCENES,
 ) -> int:
     """Segment the shards of a raster that are not done yet, one after the other.
@@ -76,7 +76,7 @@ def segment_shards(
         job: What is asked.
         frame: How the raster is worked at.
         foreseen: How it is cut, and the memory that this takes.
-        others: Indices of shards that somebody else does.
+        wanted: Indices of the shards that are made here, in order; None for all.
         scenes: Windows of contexts that were cut before.
 
     Returns:
@@ -93,10 +93,10 @@ def segment_shards(
         network, frame.source(source, foreseen.working), probabilities=job.probabilities, turns=turns,
         votes=job.keep.votes, picture=scale, stopwatch=job.stopwatch, scenes=scenes,
     )  # fmt: skip
-    plan, done = foreseen.plan, target.done | set(others)
-    shards, runs = plan.shards, list(plan.runs(done))
-    left = plan.left(done)
-    total = left if others else max(len(plan.grid), left)
+    plan, done = foreseen.plan, target.done
+    shards, runs = plan.shards, list(plan.runs(done, wanted))
+    left = plan.left(done, wanted)
+    total = max(len(plan.grid), left) if wanted is None else left
     before = total - left
     for run in runs:
         region = plan.region(run)

@@ -120,7 +120,8 @@ class Dask:
         """Do a task with each item's arguments. Near the end, workers without any do what others have not done yet."""
         waiting, numbers, finished = iter(items), count(), queue.SimpleQueue["Future[object]"]()
         left, running = dict[int, _Item](), dict["Future[object]", int]()
-        seen = time.monotonic()
+        seen = counted = time.monotonic()
+        most = self._most()
 
         def begin(number: int, workers: list[str] | None = None) -> None:
             future = self._submit(task, left[number], workers)
@@ -129,7 +130,9 @@ class Dask:
 
         try:
             while True:
-                while len(left) < _AHEAD * max(self.size, 1) and (item := next(waiting, None)) is not None:
+                if time.monotonic() > counted + _LOOK:  # to ask for each task costs more than a task with many workers
+                    most, counted = self._most(), time.monotonic()
+                while len(left) < most and (item := next(waiting, None)) is not None:
                     number = next(numbers)
                     left[number] = item
                     begin(number)
@@ -175,6 +178,10 @@ class Dask:
             for nanny in self._cluster.workers.values():
                 with contextlib.suppress(OSError, TypeError):  # it has ended, or not begun
                     os.kill(nanny.pid, signal.SIGCONT)
+
+    def _most(self) -> int:
+        """How many tasks the scheduler may know of."""
+        return _AHEAD * max(self.size, 1)
 
     def _let_forget(self) -> None:
         with contextlib.suppress(Exception, CancelledError):

@@ -165,7 +165,7 @@ class Lead:
             self._see_the_same(orders)
         orders = self._with_scenes(orders, plan, frame)
         made, tiles = list[Computed](), 0
-        total = sum(len(plan.region((shard,))) for shard in left)
+        total = sum(len(plan.shards[shard]) for shard in left)
         for computed in self._crew.each(tasks.compute, ((orders, shard) for shard in left)):
             with folder.writing():
                 folder.add(computed.done)

@@ -129,18 +129,17 @@ def compute(orders: Orders, shard: int) -> Computed:
     """Make one shard, and put it where all shards go."""
     run, target = _HELD.run(orders), _Target(orders, shard)
     skipped = list[int]()
-    others = frozenset(range(len(run.plan.shards))) - {shard}
     with target:
         run.segmenter.retried(
             lambda network: skipped.append(
                 segment_shards(
                     network, run.source, run.segmenter.turns, target, orders.job, run.frame, run.foreseen,
-                    others=others, scenes=run.scenes,
+                    wanted=(shard,), scenes=run.scenes,
                 )
             )
         )  # fmt: skip
     assert target.made is not None
-    tiles = run.plan.left(others)
+    tiles = len(run.plan.shards[shard])
     copied = run.source.implausible if run.copied else 0
     return Computed(done=target.made, skipped=sum(skipped), tiles=tiles, implausible=copied)
 

@@ -53,7 +53,7 @@ class RemoteStorage:
         self._url = re.sub(r"//[^/@]*@", "//", url)
         self._files, self._root = _opened(url, self._url)
         scheme = url.partition("://")[0]
-        self._has_buckets, self._atomic = scheme in _BUCKETS, scheme in (*_BUCKETS, "memory")
+        self._has_buckets = scheme in _BUCKETS
         if self._has_buckets and not self._root.strip("/"):
             raise InputError(subject=url, expected=f"{scheme}://BUCKET/FOLDER", found="no bucket")
 
@@ -140,7 +140,7 @@ class RemoteStorage:
         """Remove all that is there, but never the bucket."""
         with self._failing("remove"), contextlib.suppress(*_ABSENT):
             self._files.invalidate_cache()
-            if not self._atomic:
+            if not self._has_buckets:
                 self._files.rm(self._root, recursive=True)
             elif found := self._files.find(self._root):
                 self._files.rm(found)
@@ -152,7 +152,7 @@ class RemoteStorage:
         """Write a file under its name where it appears whole; else under another name, which is then changed."""
         path = self._path(name)
         with self._failing("write", name):
-            if self._atomic:
+            if self._has_buckets:
                 upload(path)
                 return
             self._files.makedirs(self._root, exist_ok=True)

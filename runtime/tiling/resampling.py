@@ -31,9 +31,24 @@ def resample(pixels: Pixels, size: int, resampling: Resampling) -> Pixels:
     Returns:
         Pixels (size, size, bands) in the same dtype; integers are rounded.
     """
-    if pixels.shape[:2] == (size, size):
+    return shrunk(pixels, size, size, resampling)
+
+
+def shrunk(pixels: Pixels, height: int, width: int, resampling: Resampling) -> Pixels:
+    """Shrink or enlarge pixels to a rectangle, see `resample`.
+
+    Args:
+        pixels: Pixels (rows, columns, bands).
+        height: New number of rows.
+        width: New number of columns.
+        resampling: The filter.
+
+    Returns:
+        Pixels (height, width, bands) in the same dtype; integers are rounded.
+    """
+    if pixels.shape[:2] == (height, width):
         return pixels
-    shrink = _shrinker(size, resampling)
+    shrink = _shrinker(height, width, resampling)
     if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
         return shrink(Image.fromarray(np.ascontiguousarray(pixels)))
     bands = [_resample_band(pixels[:, :, band], shrink) for band in range(pixels.shape[2])]
@@ -47,8 +62,8 @@ def _resample_band(band: Pixels, shrink: Callable[[Image.Image], Pixels]) -> Pix
     return (resampled.round() if band.dtype.kind in "iu" else resampled).astype(band.dtype)
 
 
-def _shrinker(size: int, resampling: Resampling) -> Callable[[Image.Image], Pixels]:
+def _shrinker(height: int, width: int, resampling: Resampling) -> Callable[[Image.Image], Pixels]:
     def shrink(image: Image.Image) -> Pixels:
-        return np.asarray(image.resize((size, size), _FILTERS[resampling]))
+        return np.asarray(image.resize((width, height), _FILTERS[resampling]))
 
     return shrink

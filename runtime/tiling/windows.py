@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -261,4 +262,5 @@ class Region:
 
 
 def _reaching(starts: tuple[int, ...], first: int, stop: int, tile: int) -> tuple[int, ...]:
-    return tuple(start for start in starts[:stop] if start + tile > starts[first])
+    """Those of the starts, in order, up to `stop`, whose tiles reach beyond the start at `first`."""
+    return starts[bisect_right(starts, starts[first] - tile) : stop]

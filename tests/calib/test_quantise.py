@@ -478,7 +478,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Made:
     @functools.cache
     def make(name: str) -> tuple[Bundle, Bundle]:
         folder = tmp_path_factory.mktemp(name)
-        bundle = read_bundle("default" if name == "default" else builds.narrow_preset(name, folder))
+        bundle = read_bundle("default" if name == "default" else builds.narrow_preset(name, tmp_path_factory))
         return bundle, builds.quantised(bundle, folder, PATCHES)
 
     return make

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 import pytest
+from filelock import FileLock
 
 from fctl.calib.check import check_quantised
 from fctl.calib.layers import layers
@@ -44,11 +45,21 @@ def layers_of(bundle: Bundle, precision: Precision) -> Layers:
     }
 
 
-def narrow_preset(name: str, folder: Path) -> Path:
-    """A bundle of a preset, narrow and with random weights."""
+def narrow_preset(name: str, factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a preset, narrow and with random weights: exported once for all workers of pytest-xdist."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"preset-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "net.fctl").is_dir():
+            folder.mkdir(exist_ok=True)
+            _export(name, folder)
+    return folder / "net.fctl"
+
+
+def _export(name: str, folder: Path) -> None:
     torch = pytest.importorskip("torch")
+    from fctl.export import pipeline
     from fctl.export.card import ExportOptions
-    from fctl.export.pipeline import export_bundle
     from fctl.model.presets import preset
     from fctl.model.weights.checkpoints import save_checkpoint
 
@@ -58,8 +69,9 @@ def narrow_preset(name: str, folder: Path) -> Path:
     network = lively(replace(small_preset(name), encoders="shared"))
     serving = replace(preset(name, classes=3).serving, overlap=16, scene=None)
     save_checkpoint(folder / "net.pt", replace(small_card(network.config), serving=serving), network.state_dict())
-    export_bundle(folder / "net.pt", folder / "net.fctl", ExportOptions())
-    return folder / "net.fctl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "PARITY_PATCHES", 2)  # test_presets.py looks at more
+        pipeline.export_bundle(folder / "net.pt", folder / "net.fctl", ExportOptions())
 
 
 def halved(bundle: Bundle, folder: Path) -> Bundle:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,31 @@ from PIL import Image
 from ..model.conftest import one_thread
 
 __all__ = ["one_thread"]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def shallow() -> Iterator[None]:
+    """EfficientNet-Lite0 with one block a row, and two where the first kernel of 5 is, for a residual.
+
+    Tracing takes seconds for every ten layers, however narrow they are. tests/model/train exports a network with all.
+    """
+    from fctl.model.backbones import lite0
+
+    rows = tuple(replace(row, repeats=2 if index == 2 else 1) for index, row in enumerate(lite0._TABLE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lite0, "_TABLE", rows)
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_registry() -> Iterator[None]:
+    """PyTorch reads its library of ONNX operators once, rather than for every graph: half a second of each trace."""
+    from torch.onnx._internal.exporter import _registration
+
+    registry = _registration.ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(functools.cache(registry.from_torchlib)))
+        yield
 
 
 @pytest.fixture

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("tensorrt_rtx")
 
+from fctl.export.cli.command import app
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.cuda import driver
 from fctl.runtime.engines.tensorrt.plans import ENGINES, cache_folder
 
+from ..conftest import InProcess
 from ..runtime import tiny
 
-PROGRAM = Path(sys.executable).with_name("fctl-export")
 RTX = ("--fmt", "trt", "--flavour", "tensorrt-rtx", "--compute-capability", "86")
 
-
-def fctl_export(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=os.environ | environment, check=False
-    )
+Done = subprocess.CompletedProcess[str]
+Call = Callable[..., Done]
 
 
-def assert_one_error(done: subprocess.CompletedProcess[str], *told: str) -> None:
+@pytest.fixture
+def fctl_export(in_process: InProcess) -> Call:
+    """fctl-export in this process: loading its libraries takes longer than most of what it does."""
+    return partial(in_process, app)
+
+
+def assert_one_error(done: Done, *told: str) -> None:
     assert done.returncode == 1, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
     assert [part for part in told if part not in lines[0]] == [], lines[0]
 
 
-def test_engines_go_into_a_copy_of_the_bundle(tmp_path: Path) -> None:
+def test_engines_go_into_a_copy_of_the_bundle(tmp_path: Path, fctl_export: Call) -> None:
     out = tmp_path / "device.fctl"
     done = fctl_export(tiny.TINY, *RTX, "--batch", "1,4", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -55,7 +59,7 @@ def test_engines_go_into_a_copy_of_the_bundle(tmp_path: Path) -> None:
     assert not (tiny.TINY / ENGINES).exists()
 
 
-def test_without_out_they_go_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_out_they_go_into_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fctl_export: Call) -> None:
     monkeypatch.setenv("FCTL_CACHE", str(tmp_path))
     done = fctl_export(tiny.TINY, *RTX)
     assert done.returncode == 0, done.stderr
@@ -64,7 +68,10 @@ def test_without_out_they_go_into_the_cache(tmp_path: Path, monkeypatch: pytest.
     assert again.returncode == 0 and "building" in done.stderr and "building" not in again.stderr
 
 
-def test_fp16_engines_of_an_fp32_bundle_make_the_graphs_first(tmp_path: Path) -> None:
+def test_fp16_engines_of_an_fp32_bundle_make_the_graphs_first(
+    tmp_path: Path, fctl_export: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fctl.export.precision.add.PARITY_PATCHES", 2)  # test_half.py looks at what they find
     out = tmp_path / "half.fctl"
     done = fctl_export("default", *RTX, "--precision", "fp16", "--out", out)
     assert done.returncode == 0, done.stderr
@@ -76,13 +83,11 @@ def test_fp16_engines_of_an_fp32_bundle_make_the_graphs_first(tmp_path: Path) ->
         assert counts["Half"] > 0.8 * sum(counts.values())
 
 
-def test_fp16_graphs_are_not_made_to_be_lost(tmp_path: Path) -> None:
-    assert_one_error(
-        fctl_export("default", *RTX, "--precision", "fp16", FCTL_CACHE=str(tmp_path)), "give --out NAME.fctl"
-    )
+def test_fp16_graphs_are_not_made_to_be_lost(fctl_export: Call) -> None:
+    assert_one_error(fctl_export("default", *RTX, "--precision", "fp16"), "give --out NAME.fctl")
 
 
-def test_a_bundle_becomes_a_repository(tmp_path: Path) -> None:
+def test_a_bundle_becomes_a_repository(tmp_path: Path, fctl_export: Call) -> None:
     pytest.importorskip("onnx")
     done = fctl_export(tiny.TINY, "--fmt", "triton", "--max-batch", "16", "--out", tmp_path / "repository")
     assert done.returncode == 0, done.stderr
@@ -91,7 +96,7 @@ def test_a_bundle_becomes_a_repository(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(driver.missing() is None, reason="for machines without a GPU")
-def test_without_a_gpu_one_line_says_what_is_missing(tmp_path: Path) -> None:
+def test_without_a_gpu_one_line_says_what_is_missing(tmp_path: Path, fctl_export: Call) -> None:
     out = tmp_path / "out.fctl"
     assert_one_error(fctl_export(tiny.TINY, *RTX[:4], "--out", out), "no NVIDIA driver", "--compute-capability")
     assert_one_error(fctl_export(tiny.TINY, "--fmt", "trt", "--out", out), "tensorrt is not installed", "[trt]'")
@@ -127,19 +132,19 @@ assert not [name for name in ("torch", "onnx", "onnxruntime") if name in sys.mod
         (["default", "--fmt", "trt", "--flavour", "trtllm"], "'trtllm' is not one of 'tensorrt', 'tensorrt-rtx'"),
     ],
 )
-def test_a_wrong_call_exits_with_two(arguments: list[str], told: str) -> None:
+def test_a_wrong_call_exits_with_two(arguments: list[str], told: str, fctl_export: Call) -> None:
     done = fctl_export(*arguments)
     assert done.returncode == 2
     assert told in " ".join(done.stderr.replace("│", " ").split())
 
 
-def test_a_bundle_without_int8_graphs_says_what_it_holds(tmp_path: Path) -> None:
+def test_a_bundle_without_int8_graphs_says_what_it_holds(tmp_path: Path, fctl_export: Call) -> None:
     assert_one_error(
         fctl_export(tiny.TINY, *RTX, "--precision", "int8", "--out", tmp_path / "x.fctl"), "holds no int8 graph"
     )
 
 
-def test_an_existing_bundle_is_never_replaced(tmp_path: Path) -> None:
+def test_an_existing_bundle_is_never_replaced(tmp_path: Path, fctl_export: Call) -> None:
     (tmp_path / "x.fctl").mkdir()
     assert_one_error(fctl_export(tiny.TINY, *RTX, "--out", tmp_path / "x.fctl"), "exists already")
     assert list((tmp_path / "x.fctl").iterdir()) == []

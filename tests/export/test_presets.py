@@ -17,22 +17,26 @@ import onnx
 import torch
 from PIL import Image
 
-from fctl.calib.sample import shipped_images
+from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.card import ExportOptions
 from fctl.export.graphs import frozen
-from fctl.export.pipeline import export_bundle
+from fctl.export.pipeline import export_bundle, in_torch
+from fctl.export.verify import Reference, Samples, Scores, verify
 from fctl.model.config import GLOBAL
 from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS, narrow, preset
-from fctl.model.weights.checkpoints import save_checkpoint
+from fctl.model.weights.checkpoints import load_network, read_checkpoint, save_checkpoint
 from fctl.runtime.bundle.manifest import Precision
 from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.errors import ParityError
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.segmenter import Segmenter
 
 from ..model.helpers import inputs, lively, small_card, small_preset
 from . import builds
 
-KINDS = ("fctl-vgg16", "fctl-mit-b0", "fcn8s-vgg16", "segformer-b0")  # test_release.py has the others
+SINGLE = ("unet", "segnet-vgg16", "pspnet-r50", "deeplabv3plus-r50", "icnet-r50")
+KINDS = ("fctl-vgg16", "fctl-mit-b0", "fcn8s-vgg16", "segformer-b0", *SINGLE)  # test_release.py has the others
 FUSED = ("fctl-vgg16",)
 
 
@@ -114,7 +118,36 @@ def test_no_batch_norm_pad_or_shape_is_left(name: str, export: Export) -> None:
         kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
         assert not kinds.keys() & {"BatchNormalization", "Shape", "Identity"}, (path.name, kinds)
         frames = 2 if path.name == "segmenter.onnx" else 1
-        assert kinds["Pad"] == (frames if "vgg16" in name and not _is_once(path) else 0), (path.name, kinds)
+        assert kinds["Pad"] == (frames if _is_framed(name) and not _is_once(path) else 0), (path.name, kinds)
+
+
+def test_scores_of_segnet_may_jump_and_those_of_others_may_not(export: Export) -> None:
+    """Where rounding decides which of four cells is the largest, an engine has another score nearby."""
+    bundle, checkpoint = (
+        read_bundle(export("segnet-vgg16", "staged")),
+        export("segnet-vgg16", "staged").parent / "net.pt",
+    )
+    read = read_checkpoint(checkpoint)
+    assert read.card is not None
+    right = in_torch(bundle.manifest, load_network(read.card.network, read.state, str(checkpoint)))
+
+    def jumped(batch: PatchBatch, by: float = 0.1) -> Scores:
+        scores = right(batch).copy()
+        scores[:, :, 3, 5] += by * np.abs(scores).max()
+        return scores
+
+    samples = Samples(batches=sample_patches(bundle.manifest, shipped_images(), 2, seed=0), source="shipped")
+    reference = Reference(name="PyTorch", scores=jumped, original=None, jumps=True)
+    assert verify(bundle, reference, samples).max_error > 0.05
+    with pytest.raises(ParityError, match=r"expected at most 0\.001"):
+        verify(bundle, replace(reference, jumps=False), samples)
+    with pytest.raises(ParityError, match=r"expected at most 0\.25"):
+        verify(bundle, replace(reference, scores=functools.partial(jumped, by=1.0)), samples)
+
+
+def _is_framed(name: str) -> bool:
+    """Whether a preset pads as FCN-8s does, so that its exported encoders have frames."""
+    return preset(name, classes=3).network.backbone == "vgg16"
 
 
 def _is_once(graph: Path) -> bool:

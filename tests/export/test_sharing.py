@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +49,12 @@ Array = NDArray[Any]
 # --- where cells lie --------------------------------------------------------------------------------------------------
 
 
+measured = functools.cache(lively)  # statistics of full patches take longest
+
+
 def networks(config: NetworkConfig) -> tuple[ModuleNetwork, ModuleNetwork]:
     """The same network, with contexts encoded once a patch and once a raster."""
-    network = lively(config)
+    network = measured(config)
     roles = {name: f"encoder_{name}" for name in config.context_names}
     manifest = draft_manifest("drafted", small_card(config), roles)
     return ModuleNetwork(manifest, network, 1), ModuleNetwork(manifest, network, 1, once=True)

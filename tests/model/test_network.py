@@ -191,9 +191,9 @@ def test_a_configuration_that_no_network_can_have_is_refused(case: str) -> None:
     [
         ({"patch": 48}, "sides divisible by 32, found 48; use 64"),
         ({"contexts": (MEDIUM, replace(LARGE, size=80))}, "sides divisible by 32, found 80; use 96"),
-        ({"backbone": "resnet50"}, "unknown backbone 'resnet50'; known: "),
+        ({"backbone": "resnet34"}, "unknown backbone 'resnet34'; known: "),
         ({"stage": "s2"}, "has no stage 's2'; it has s4, s8, s16, s32"),
-        ({"decoder": "unet"}, "unknown decoder 'unet'; known: "),
+        ({"decoder": "linknet"}, "unknown decoder 'linknet'; known: "),
     ],
 )
 def test_a_network_that_cannot_be_built_is_refused(changes: Settings, message: str) -> None:

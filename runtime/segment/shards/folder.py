@@ -56,7 +56,7 @@ def leave_live_folders() -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Elsewhere:
-    """Where shards lie that are not kept in the folder of a run.
+    """Where shards lie that are not kept in the folder of a run. There they stay until its outputs are delivered.
 
     Attributes:
         store: The place, which other runs and machines see too.
@@ -196,7 +196,7 @@ class RunFolder:
                 if not self._done:
                     self._put_back()
                 _empty(self.path)
-                if self._shards and not self._quiet:
+                if self._shards and not self._quiet and not self._done:
                     self._shards.store.clear()
             else:
                 self.clean()

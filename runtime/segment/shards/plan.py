@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby, pairwise
 
 from ...tiling.windows import Grid, Region
@@ -16,7 +17,7 @@ _HIGHEST = 64  # rows of tiles of a shard that is made by itself: what a worker 
 _TILES = 256  # in a shard: what a kill costs at most, beside a row of tiles that is computed again
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardPlan:
     """The shards of a raster.
 
@@ -71,7 +72,7 @@ class ShardPlan:
         """The plan of the same raster that a journal keeps."""
         return ShardPlan(grid=self.grid, panel=numbers["panel"], rows=numbers["rows"])
 
-    @property
+    @cached_property
     def shards(self) -> tuple[Region, ...]:
         """All shards, panel by panel, each from top to bottom."""
         ends = [*range(0, len(self.grid.rows), self.rows), len(self.grid.rows)]
@@ -85,25 +86,35 @@ class ShardPlan:
         """The panels, whose tiles are all that an uninterrupted run computes."""
         return tuple(self.grid.region(columns=panel) for panel in self.grid.panels(self.panel))
 
-    def runs(self, done: Collection[int]) -> Iterator[tuple[int, ...]]:
+    def runs(self, done: Collection[int], wanted: Sequence[int] | None = None) -> Iterator[tuple[int, ...]]:
         """What is left to do.
 
         Args:
             done: Indices of the shards that are done.
+            wanted: Indices of the shards that are wanted, in order; None for all.
 
         Yields:
             Indices of shards that follow each other in one panel, and so can be segmented in one go.
         """
         shards = self.shards
-        left = [index for index in range(len(shards)) if index not in done]
+        left = [index for index in (range(len(shards)) if wanted is None else wanted) if index not in done]
         for _, group in groupby(enumerate(left), key=lambda item: (item[1] - item[0], shards[item[1]].left)):
             yield tuple(index for _, index in group)
 
-    def left(self, done: Collection[int]) -> int:
-        """How many tiles are left to compute, where some shards are done."""
-        return sum(len(self.region(run)) for run in self.runs(done))
+    def left(self, done: Collection[int], wanted: Sequence[int] | None = None) -> int:
+        """How many tiles are left to compute, where some shards are done; arguments as for `runs`."""
+        return sum(len(self.region(run)) for run in self.runs(done, wanted))
 
     def region(self, run: tuple[int, ...]) -> Region:
         """The region of shards that follow each other in one panel."""
         first, last = self.shards[run[0]], self.shards[run[-1]]
         return self.grid.region(rows=(first.first, last.stop), columns=(first.left, first.end))
+
+    def tiles(self, wanted: Sequence[int]) -> Grid:
+        """The tiles that some shards, of which there is at least one, take."""
+        regions = [self.region(run) for run in self.runs((), wanted)]
+        return replace(
+            self.grid,
+            rows=tuple(sorted({row for region in regions for row in region.tile_rows})),
+            columns=tuple(sorted({column for region in regions for column in region.tile_columns})),
+        )

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,19 +13,23 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
+from fctl.export.cli.command import app
 from fctl.runtime.bundle.store import read_bundle
+from tests.conftest import InProcess
 from tests.model.helpers import MEDIUM, lively, save_small, small_config
 
 PROGRAM = Path(sys.executable).with_name("fctl-export")
 
-
-def fctl_export(*arguments: object) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def test_help_names_every_option() -> None:
+@pytest.fixture
+def fctl_export(in_process: InProcess) -> Call:
+    """fctl-export in this process: loading torch takes longer than all the rest."""
+    return partial(in_process, app)
+
+
+def test_help_names_every_option(fctl_export: Call) -> None:
     done = fctl_export("--help")
     assert done.returncode == 0
     for option in ("--out", "--arch", "--fmt", "--classes", "--patches", "--weights", "--licence", "--gsd"):
@@ -33,7 +38,9 @@ def test_help_names_every_option() -> None:
 
 
 def test_a_missing_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
-    done = fctl_export(tmp_path / "absent.pt", "--out", tmp_path / "out.fctl")
+    """Of the program as it is installed."""
+    command = [PROGRAM, tmp_path / "absent.pt", "--out", tmp_path / "out.fctl"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -54,7 +61,7 @@ def test_a_missing_checkpoint_is_one_line_and_exit_code_1(tmp_path: Path) -> Non
     ],
     ids=["format", "weights", "no out", "no network", "gsd", "unknown"],
 )
-def test_a_usage_error_is_exit_code_2(arguments: list[str], message: str) -> None:
+def test_a_usage_error_is_exit_code_2(arguments: list[str], message: str, fctl_export: Call) -> None:
     done = fctl_export(*arguments)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -62,7 +69,7 @@ def test_a_usage_error_is_exit_code_2(arguments: list[str], message: str) -> Non
     assert "Traceback" not in done.stderr
 
 
-def test_an_export_prints_its_parity_and_what_it_wrote(tmp_path: Path) -> None:
+def test_an_export_prints_its_parity_and_what_it_wrote(tmp_path: Path, fctl_export: Call) -> None:
     network = lively(small_config(stage="s8", contexts=(MEDIUM,), encoders="shared", ale=None))
     checkpoint, out = save_small(tmp_path / "tiny.pt", network), tmp_path / "tiny.fctl"
     done = fctl_export(checkpoint, "--out", out, "--classes", "land,water,road", "--gsd", 0.25)

@@ -7,7 +7,6 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,6 @@ Export = Callable[[str], Path]
 def fewer_patches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fctl.export.precision.add.PARITY_PATCHES", 2)
-        if find_spec("torch"):
-            patch.setattr("fctl.export.pipeline.PARITY_PATCHES", 2)
         yield
 
 
@@ -61,7 +58,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Export:
     @functools.cache
     def made(name: str) -> Path:
         folder = tmp_path_factory.mktemp(name)
-        source = "default" if name == "default" else narrow_preset(name, folder)
+        source = "default" if name == "default" else narrow_preset(name, tmp_path_factory)
         add_precision(read_bundle(source), folder / "half.fctl", FP16)
         return folder / "half.fctl"
 

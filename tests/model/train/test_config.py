@@ -29,7 +29,7 @@ DATA_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
         {"optimisation": {"class_weights": {"pink": 2.0}}}, r"optimisation\.class_weights\.pink: unknown class",
     ),
     "bands": ({"data": {"bands": [1, 2]}}, "expected 3 bands, found 2"),
-    "unknown preset": ({"network": {"preset": "unet"}}, "network: unknown architecture 'unet'; known: fctl-lite0"),
+    "unknown preset": ({"network": {"preset": "linknet"}}, "network: unknown architecture 'linknet'; known"),
     "unknown override": ({"network": {"overrides": {"depth": 3}}}, r"network\.overrides\.depth: unknown key"),
     "override's type": ({"network": {"overrides": {"patch": "64"}}}, r"network\.overrides\.patch: expected a whole"),
     "classes": ({"network": {"overrides": {"classes": 3}}}, r"network\.overrides\.classes: the data set tells"),

@@ -462,6 +462,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     return {bundle: tiny.variant(bundle, folder, lambda document: None) for bundle in DOCUMENTS}
 
 
+@pytest.mark.once
 @settings(deadline=None, max_examples=200)
 @given(place=st.sampled_from(PLACES), value=VALUES)
 def test_any_other_value_anywhere_is_read_or_is_a_bundle_error(

@@ -71,6 +71,7 @@ def test_cases_side_by_side(folder: Path, bench: Bench) -> None:
     assert files_in(folder) == ["image.tif"]
 
 
+@pytest.mark.once
 def test_tables_say_what_cases_have_in_common(bench: Bench) -> None:
     result = bench(tiny.TINY, "image.tif", *ONNX, "--batch", "1,4", "--frames", "2")
     assert_fine(result)
@@ -84,6 +85,7 @@ def test_tables_say_what_cases_have_in_common(bench: Bench) -> None:
         assert rows == ["batch 1", "batch 4"]
 
 
+@pytest.mark.once
 @pytest.mark.skipif(not find_spec("matplotlib"), reason="charts need matplotlib")
 def test_a_mosaic_and_charts(folder: Path, bench: Bench) -> None:
     for name, magic in (("chart.png", b"\x89PNG"), ("chart.svg", b"<?xml")):
@@ -96,6 +98,7 @@ def test_a_mosaic_and_charts(folder: Path, bench: Bench) -> None:
     assert_one_error(result, "cannot write", "choose another --chart")
 
 
+@pytest.mark.once
 def test_what_cannot_run_is_skipped(bench: Bench) -> None:
     result = bench(tiny.TINY, "image.tif", *ONNX, "--precision", "fp32,int8", "--contexts", "exact,shared", "--json")
     found = read(result)
@@ -113,6 +116,7 @@ def test_cases_that_come_to_the_same_run_once(bench: Bench) -> None:
     assert "comes to the same as" in result.stderr
 
 
+@pytest.mark.once
 def test_a_bundle_that_an_image_does_not_fit_is_skipped(bench: Bench) -> None:
     result = bench(tiny.TINY, tiny.TINY_PLAIN, "image.tif", *ONNX)
     assert_fine(result)
@@ -120,6 +124,7 @@ def test_a_bundle_that_an_image_does_not_fit_is_skipped(bench: Bench) -> None:
     assert "tiny, onnxruntime fp32," in " ".join(result.stdout.replace("│", " ").split())
 
 
+@pytest.mark.once
 def test_nothing_can_run(bench: Bench) -> None:
     assert_one_error(bench(tiny.TINY, "image.tif", *ONNX, "--precision", "int8"), "int8")
     result = bench(tiny.TINY, "image.tif", *ONNX, "--precision", "int8,fp16")

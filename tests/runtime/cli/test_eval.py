@@ -64,6 +64,7 @@ def test_scores_are_printed(folder: Path, measure: Measure) -> None:
     assert files_in(folder) == before
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "compared",
     [("--compare-tta", "--show-contexts", "all,none,each"), ("--tta", "off,on", "--contexts", "all,none,each")],

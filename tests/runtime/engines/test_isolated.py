@@ -130,6 +130,7 @@ engine.close()
 """
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
 def test_an_interrupted_run_leaves_nothing_behind(name: str) -> None:
     """The answer of an interrupted request must never pass for that of the next; a whole process is interrupted."""

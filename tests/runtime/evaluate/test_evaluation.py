@@ -418,6 +418,7 @@ def test_a_score_without_meaning_is_null_and_a_dash(tmp_path: Path, bundle: Bund
 # Real imagery
 
 
+@pytest.mark.once
 def test_a_part_of_dubai_on_its_own(shared: Path, kept: Path) -> None:
     """As `experiments.dubai` defines it."""
     described = Path(__file__).parents[3] / "docs" / "dubai.json"

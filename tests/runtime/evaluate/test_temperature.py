@@ -39,6 +39,7 @@ def labelled_by_chance(rng: np.random.Generator, temperature: float) -> tuple[ND
     return truth, softmax(logits)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 1.7, 4.0])
 def test_the_temperature_of_labels_is_found(rng: np.random.Generator, temperature: float) -> None:
     truth, probabilities = labelled_by_chance(rng, temperature)

@@ -58,6 +58,7 @@ def wide() -> Iterator[Segmenter]:
         yield segmenter
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NAMES)
 def test_a_mask_or_one_clear_error(tmp_path: Path, shared: Path, wide: Segmenter, name: str) -> None:
     image, paths = shared / "rasters" / name, Paths(mask=tmp_path / "m.tif", preview=tmp_path / "p.png")

@@ -39,6 +39,7 @@ def image_of(rng: np.random.Generator, dtype: str) -> Array:
     return image
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("interleave", ["pixel", "band"])
 @pytest.mark.parametrize("profile", [ONE_BLOCK, STRIPS, TILES], ids=["one block", "strips", "tiles"])
 @pytest.mark.parametrize(("dtype", "nodata"), [("uint8", None), ("uint16", 0), ("float32", None), ("float32", 7)])

@@ -59,6 +59,7 @@ def test_pixels_on_which_tiles_differ_are_told(tmp_path: Path, segmenter: Segmen
     np.testing.assert_array_equal(read(tmp_path / "alone" / "c.tif"), found)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("resolution", ["native", "0.9"])
 def test_shards_and_interruptions_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: str

@@ -149,6 +149,7 @@ def test_a_bundle_that_no_setting_can_run_says_why(
         batch_taken(bundle=bundle)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("isolate", [False, True])
 def test_the_fastest_precision_that_was_validated_is_taken(
     isolate: bool, written: list[tuple[str, Key, bytes]]
@@ -186,6 +187,7 @@ class EndedError(Exception):
     """Ends a run after some tiles."""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("asked", ["auto", 2])
 def test_a_run_that_goes_on_keeps_its_batch_unless_another_was_asked_for(
     asked: Any, tmp_path: Path, rng: np.random.Generator, written: list[tuple[str, Key, bytes]]

@@ -88,6 +88,7 @@ def test_shards_and_panels_change_no_byte(
     assert many == one
 
 
+@pytest.mark.once
 def test_a_run_goes_on_from_wherever_it_was_interrupted(tmp_path: Path, image: Path, small_shards: None) -> None:
     with Segmenter(tiny.TINY, backend="onnxruntime", batch=3) as segmenter:
         calls: list[int] = []
@@ -127,6 +128,7 @@ def test_the_report_counts_what_earlier_runs_did(tmp_path: Path, small_shards: N
         assert getattr(resumed, name) == getattr(whole, name)
 
 
+@pytest.mark.once
 def test_a_killed_process_loses_a_shard_at_most_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """SIGKILL, which no handler sees; `python -m benchmarks.kills` does this at many moments."""
     image = write_geotiff(tmp_path / "image.tif", slope_of(500, 400))
@@ -162,6 +164,7 @@ def test_a_killed_process_loses_a_shard_at_most_and_leaves_nothing_behind(tmp_pa
     assert digests(out) == expected
 
 
+@pytest.mark.once
 @pytest.mark.skipif(sys.platform != "linux", reason="signals as Linux has them")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_within_a_second(tmp_path: Path, number: int, code: int) -> None:
@@ -255,6 +258,7 @@ FAULTS: list[tuple[str, object, str, int, BaseException]] = [
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("place", "name", "at", "error"), [fault[1:] for fault in FAULTS], ids=[f[0] for f in FAULTS])
 def test_a_fault_leaves_nothing_half_written_and_the_run_goes_on(
     tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch, small_shards: None,
@@ -315,10 +319,11 @@ def test_a_run_is_resumed_by_the_same_bundle_and_options_alone(
     assert digests(out) == before
 
 
+@pytest.mark.once
 def test_blocks_that_cannot_be_read_are_left_without_data(
     tmp_path: Path, segmenter: Segmenter, small_shards: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pixels = np.random.default_rng(0).integers(1, 255, (300, 300, 3), np.uint8)
+    pixels = (np.indices((300, 300, 3)).sum(axis=0) % 255 + 1).astype(np.uint8)
     profile = {"tiled": True, "blockxsize": 64, "blockysize": 64, "compress": "deflate", "interleave": "pixel"}
     image = corrupt(write_geotiff(tmp_path / "image.tif", pixels, **profile), 7)
     with pytest.raises(RasterError, match="cannot read rows"):
@@ -331,6 +336,7 @@ def test_blocks_that_cannot_be_read_are_left_without_data(
     assert caplog.text.count("1 block cannot be read and is left without data: rows") == 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("bundle", [tiny.TINY, tiny.TINY_GLOBAL], ids=lambda path: path.stem)
 def test_tiles_without_data_are_not_inferred(
     tmp_path: Path, small_shards: None, bundle: Path, monkeypatch: pytest.MonkeyPatch
@@ -379,7 +385,7 @@ def test_each_block_of_the_image_is_decoded_twice_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
 ) -> None:
     """All outputs are made: the preview is made of the pixels that pass by."""
-    pixels = np.random.default_rng(0).integers(0, 255, (400, 700, 3), np.uint8)
+    pixels = np.indices((400, 700, 3)).sum(axis=0).astype(np.uint8)  # not noise, of which each pixel is a polygon
     image = write_geotiff(
         tmp_path / "image.tif", pixels, tiled=True, blockxsize=64, blockysize=64, compress="deflate", interleave="pixel"
     )

@@ -80,6 +80,7 @@ def test_between_cells_they_are_interpolated(network: HostNetwork, exact: HostNe
     assert (found.argmax(0) == expected.argmax(0)).mean() > 0.97
 
 
+@pytest.mark.once
 @TURNS
 @pytest.mark.parametrize("batch", [1, 3])
 def test_regions_give_the_bytes_of_the_whole(network: HostNetwork, turns: tuple[Turn, ...], batch: int) -> None:

@@ -69,6 +69,7 @@ def test_tiles_give_the_bytes_of_the_whole(bundle: Path, windows: list[Window], 
     assert (tmp_path / "many" / "v.jpg").read_bytes() == (tmp_path / "one" / "v.jpg").read_bytes()
 
 
+@pytest.mark.once
 def test_tiles_of_the_sample(tmp_path: Path) -> None:
     """Three tiles of samples/dubai.tif, which overlap; contexts of 8 tiles see across."""
     pixels = bands(SAMPLE).transpose(1, 2, 0)[:900, :1100]
@@ -111,6 +112,7 @@ def holed(kind: str) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
     return pixels, hole
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["nodata", "alpha", "mask"])
 @pytest.mark.parametrize("windows", [ABUTTING, OVERLAPPING], ids=["abutting", "overlapping"])
 def test_holes_of_tiles_are_those_of_the_whole(kind: str, windows: list[Window], tmp_path: Path) -> None:

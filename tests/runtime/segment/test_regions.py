@@ -119,6 +119,7 @@ def area(window: Window) -> tuple[slice, slice]:
     return np.s_[window.y : window.bottom, window.x : window.right]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("turns", [(UPRIGHT,), DIHEDRAL], ids=["upright", "tta"])
 @pytest.mark.parametrize(
     ("bundle", "batch"), [(tiny.TINY, 3), (tiny.TINY, 16), (tiny.TINY_GLOBAL, 4), (tiny.TINY_GLOBAL_FUSED, 2)],

@@ -76,6 +76,7 @@ def test_the_preview_is_that_of_the_image_itself(tmp_path: Path, segmenter: Segm
     assert (native[:, :60, :50] == coarse[:, :60, :50])[:, same].all()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("resolution", ["1.3", "0.31"])
 def test_shards_and_interruptions_change_no_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resolution: str
@@ -99,6 +100,7 @@ def test_shards_and_interruptions_change_no_byte(
     assert digests(tmp_path / "many") == expected and digests(tmp_path / "again") == expected
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", ["value", "mask", "alpha", "nan"])
 @pytest.mark.parametrize("resolution", ["1.9", "0.21"])
 def test_pixels_without_data_are_those_of_the_raster(
@@ -282,6 +284,7 @@ def test_command_line(tmp_path: Path, in_process: InProcess) -> None:
     assert len(wrong.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("factor", [2, 1.3, 0.6])
 @pytest.mark.parametrize("window", [(13, 21, 40, 50), (0, 60, 88, 60), (70, 0, 5, 120)])
 def test_a_part_of_a_raster_is_that_of_the_whole(

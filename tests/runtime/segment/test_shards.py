@@ -158,6 +158,7 @@ def test_a_mosaic_is_what_was_cut(tmp_path_factory: pytest.TempPathFactory, data
         np.testing.assert_array_equal(each.probabilities, probabilities[(slice(None), *here)])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [(1, 1), (40, 30), (1700, 40), (30, 2300), (3300, 1601)])
 def test_the_parts_of_a_picture_make_the_mean_of_what_each_pixel_covers(size: tuple[int, int]) -> None:
     height, width = size

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -89,6 +90,16 @@ def test_a_server_is_asked_nothing_unless_that_is_allowed(remote: str, in_proces
         assert done.stderr.endswith("lift this check with --allow-remote\n")
         assert done.stderr.count("\n") == 1
     assert not Path("out").exists()
+
+
+def test_no_connection_is_made_unless_that_is_allowed(in_process: InProcess) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/scene.tif"
+        for more in ([], ["--skip-existing"], ["--resume"], ["--dry-run"], ["--mosaic"]):
+            assert in_process(run_app, address, *ON_TINY, "-o", "out", *more).returncode == 1
+            with pytest.raises(BlockingIOError):  # nobody waits to be accepted
+                server.accept()
 
 
 @pytest.mark.parametrize("remote", ["http", "s3"], indirect=True)

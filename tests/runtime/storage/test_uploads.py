@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -296,3 +297,20 @@ def test_an_image_of_a_store_is_not_replaced_by_its_mask(in_process: InProcess, 
     assert done.returncode == 2
     assert "is one of the images" in " ".join(done.stderr.replace("│", " ").split())
     assert store.read("image.tif") == Path("image.tif").read_bytes()
+
+
+def test_parts_stay_until_the_outputs_are_there(run: Run, store: Storage, gate: Path, s3: str) -> None:
+    """A machine whose upload fails may be gone, with all that waits on it, when others go on."""
+    for part in ("2/2", "1/2"):
+        assert run("--part", part).returncode == 0
+    shutil.rmtree("staging")
+    gate.write_text("image_mask.tif")
+    assert run("--assemble").returncode == 1
+    gate.unlink()
+    assert staged() != []
+    shutil.rmtree("staging")
+    assert len(storage_of(f"{s3}/image_mask.fctl-parts").names("part-")) == 2
+    mended = run("--assemble", "--overwrite")
+    assert mended.returncode == 0, mended.stderr
+    assert store.names() == ALL
+    assert storage_of(f"{s3}/image_mask.fctl-parts").names() == []

@@ -64,6 +64,7 @@ def shares(side: int, working: int) -> NDArray[np.float64]:
     return table
 
 
+@pytest.mark.once
 @settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES, st.booleans(), st.integers(0, 1000))
 def test_working_pixels_are_means_of_pixels_that_have_data(

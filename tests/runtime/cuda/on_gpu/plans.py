@@ -150,14 +150,17 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
     """Every bundle with engines, by fctl-export in a process that has no GPU at all."""
     folder = tmp_path_factory.mktemp("built")
-    code = "import sys; from fctl.export.cli.command import app; app(sys.argv[1:])"
+    found = {bundle: folder / bundle.name for bundle in BUNDLES}
+    options = ["--fmt", "trt", "--flavour", "tensorrt-rtx", "--compute-capability", "86", "--batch", "1,3"]
+    code = (
+        "import sys\n"
+        "from fctl.export.cli.command import app\n"
+        "for bundle in sys.argv[2:]:\n"
+        "    out = sys.argv[1] + '/' + bundle.rpartition('/')[2]\n"
+        f"    assert not app([bundle, '--out', out, *{options}], standalone_mode=False)\n"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
-    found = {}
-    for bundle in BUNDLES:
-        found[bundle] = folder / bundle.name
-        options = ["--fmt", "trt", "--flavour", "tensorrt-rtx", "--compute-capability", "86", "--batch", "1,3"]
-        arguments = [sys.executable, "-c", code, str(bundle), *options, "--out", str(found[bundle])]
-        subprocess.run(arguments, env=environment, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", code, folder, *BUNDLES], env=environment, check=True, capture_output=True)
     return found
 
 
