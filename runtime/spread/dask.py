@@ -16,6 +16,7 @@ from itertools import count
 from typing import TypeVar, cast
 
 from distributed import Client, Future, LocalCluster, Worker, WorkerPlugin, get_worker
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 from distributed.utils import silence_logging_cmgr
 
@@ -37,6 +38,7 @@ _GPU = "GPU"  # the resource that workers with a GPU usually state
 _AHEAD = 2  # tasks for each worker that the scheduler knows of at a time: its memory does not grow with the raster
 _PATIENCE = 60.0  # seconds without any worker after which a run ends
 _CONNECTING = 20.0  # seconds in which a scheduler must answer
+_TRIES = 5  # to tell all workers something, while some of them end
 _LOOK = 1.0  # seconds between two looks at the scheduler
 _ANSWERING = 30.0  # seconds after an answer in which other workers must answer too
 _LEAVING = 2.0  # seconds in which workers may be told that they are not needed any more
@@ -227,10 +229,14 @@ class Dask:
         return seen
 
     def _register(self, plugin: WorkerPlugin, name: str) -> None:
-        try:
-            self._client.register_plugin(plugin, name=name)
-        except Exception as error:
-            raise _told(error) from error
+        for left in reversed(range(_TRIES)):
+            try:
+                self._client.register_plugin(plugin, name=name)
+                return
+            except Exception as error:
+                if not left or not isinstance(error, CommClosedError):
+                    raise _told(error) from error
+                time.sleep(_LOOK)  # a worker ended at that moment; soon the scheduler knows it
 
     def _check_scheduler(self) -> None:
         if self._client.status != "running":
@@ -268,12 +274,15 @@ def _local(number: int) -> LocalCluster:
     """A cluster on this machine, whose workers share its cores."""
     if number < 1:
         raise InputError(subject="`dask`", expected="at least one worker", found=f"local:{number}")
-    with starting_children():
-        return LocalCluster(
-            n_workers=number, threads_per_worker=max(1, cores() // number), processes=True,
-            silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0",  # any port
-            scheduler_kwargs={"dashboard": False},
-        )  # fmt: skip
+    try:
+        with starting_children():
+            return LocalCluster(
+                n_workers=number, threads_per_worker=max(1, cores() // number), processes=True,
+                silence_logs=logging.CRITICAL, dashboard_address="127.0.0.1:0",  # any port
+                scheduler_kwargs={"dashboard": False},
+            )  # fmt: skip
+    except RuntimeError as error:  # a worker ended before it was ready
+        raise _told(error) from error
 
 
 def _connected(address: LocalCluster | str) -> Client:
