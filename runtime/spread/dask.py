@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _Item = tuple[object, ...]
 
-_AT_A_TIME = "FCTL"  # the resource of which a worker has one, and a task takes one
 _GPU = "GPU"  # the resource that workers with a GPU usually state
 _AHEAD = 2  # tasks for each worker that the scheduler knows of at a time: its memory does not grow with the raster
 _PATIENCE = 60.0  # seconds without any worker after which a run ends
@@ -74,14 +73,13 @@ class Dask:
         self._cluster: LocalCluster | None = _local(int(here[1])) if here else None
         try:
             self._client = _connected(self._cluster or address)
-            self._register(_OneAtATime(), "fctl")
         except BaseException:
             if self._cluster:
                 self._cluster.close()
             self._silence.close()
             raise
         gpus = any(_GPU in state["resources"] for state in self._workers().values())
-        self._needs = {_AT_A_TIME: 1.0} | ({_GPU: 1.0} if gpus else {})
+        self._needs = {_GPU: 1.0} if gpus else None
 
     @property
     def size(self) -> int:
@@ -203,7 +201,7 @@ class Dask:
 
     def _submit(self, task: Callable[..., _Result], item: _Item, workers: list[str] | None = None) -> Future[object]:
         return self._client.submit(
-            in_worker, task, *item, pure=False, workers=workers, resources=dict(self._needs), retries=0
+            in_worker, task, *item, pure=False, workers=workers, resources=self._needs, retries=0
         )
 
     def _result(self, future: Future[object]) -> object:
@@ -241,14 +239,6 @@ class Dask:
     def _check_scheduler(self) -> None:
         if self._client.status != "running":
             raise EngineError(f"the scheduler {self._address} is gone", remedy=_LOST)
-
-
-class _OneAtATime(WorkerPlugin):
-    """Gives a worker, whenever it comes, the resource of which each task takes one."""
-
-    async def setup(self, worker: Worker) -> None:
-        """Tell the scheduler of it."""
-        await worker.set_resources(**{_AT_A_TIME: 1.0})
 
 
 class _BundleKeeper(WorkerPlugin):
