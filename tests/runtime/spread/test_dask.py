@@ -129,8 +129,8 @@ def test_what_a_worker_that_stopped_does_not_come_to_is_done_by_another(
 
 def refused(cluster: Crew, image: Path, out: Path) -> str:
     """The line that ends a run, of which nothing is left."""
-    with pytest.raises(FctlError) as error:
-        lead(cluster).segment_file(job(image, paths_in(out)))
+    with pytest.raises(FctlError) as error:  # in a batch of its own, so that each worker opens the bundle now
+        lead(cluster, batch=5).segment_file(job(image, paths_in(out)))
     assert not out.exists()
     return str(error.value)
 
