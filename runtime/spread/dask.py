@@ -73,6 +73,7 @@ class Dask:
         self._cluster: LocalCluster | None = _local(int(here[1])) if here else None
         try:
             self._client = _connected(self._cluster or address)
+            self._register(_HasFctl(), "fctl")
         except BaseException:
             if self._cluster:
                 self._cluster.close()
@@ -239,6 +240,10 @@ class Dask:
     def _check_scheduler(self) -> None:
         if self._client.status != "running":
             raise EngineError(f"the scheduler {self._address} is gone", remedy=_LOST)
+
+
+class _HasFctl(WorkerPlugin):
+    """Nothing: a worker that cannot load even this has no fctl, which is told before anything runs."""
 
 
 class _BundleKeeper(WorkerPlugin):
