@@ -13,7 +13,7 @@ from ..bundle.manifest import Context, Manifest
 from ..tiling.contexts import Extent, cell_positions
 from ..tiling.lattice import Lattice
 from ..tiling.resampling import Resampling
-from ..tiling.shrunken import Shrunken, divides
+from ..tiling.shrunken import SIDE, Shrunken, covering, divides
 from ..tiling.sources import HostSource, Source
 from ..tiling.turns import UPRIGHT, Turn, Windows
 from ..tiling.windows import Grid, Window
@@ -304,12 +304,16 @@ def span_of(manifest: Manifest, grid: Grid, raster: Extent, lattices: Mapping[st
     last = Window(grid.rows[-1], grid.columns[-1], grid.tile, grid.tile)
     windows = [first, last]
     windows += [
-        c.window.around(tile, raster) for c in manifest.contexts if not c.window.shared for tile in (first, last)
-    ]
-    for lattice in (lattices or {}).values():
+        covering(c.window.around(tile, raster), c.size, c.resampling)
+        for c in manifest.contexts if not c.window.shared for tile in (first, last)
+    ]  # fmt: skip
+    for name, lattice in (lattices or {}).items():
+        context = next(c for c in manifest.contexts if c.name == name)
+        assert context.sharing is not None
         rows, columns = (lattice.numbers(starts, flipped=True) for starts in ((first.y, last.y), (first.x, last.x)))
         side = int(lattice.span)
-        windows += [Window(lattice.start(rows[i]), lattice.start(columns[i]), side, side) for i in (0, -1)]
+        ends = [Window(lattice.start(rows[i]), lattice.start(columns[i]), side, side) for i in (0, -1)]
+        windows += [covering(window, context.sharing.size, context.resampling) for window in ends]
     y, x = min(window.y for window in windows), min(window.x for window in windows)
     bottom, right = max(window.bottom for window in windows), max(window.right for window in windows)
     inside = Window(y, x, bottom - y, right - x).within(raster.height, raster.width)
@@ -328,6 +332,16 @@ def rows_in_work(manifest: Manifest, lattices: Mapping[str, Lattice] | None = No
         The rows that one row of tiles and its centred contexts, or the windows of their lattices, span.
     """
     nowhere, lattices = Grid.over(manifest.tile, manifest.tile, manifest.tile, manifest.plan), lattices or {}
-    own = [c for c in manifest.contexts if not c.window.shared and c.name not in lattices]
-    windows = [context.window.rows(manifest.tile, nowhere) for context in own]
-    return max([manifest.tile, *windows, *(int(lattice.span) for lattice in lattices.values())])
+    rows = [manifest.tile]
+    for context in manifest.contexts:
+        if context.name in lattices and context.sharing:
+            rows.append(_rows(int(lattices[context.name].span), context.sharing.size, context.resampling))
+        elif not context.window.shared:
+            rows.append(_rows(context.window.rows(manifest.tile, nowhere), context.size, context.resampling))
+    return max(rows)
+
+
+def _rows(height: int, side: int, resampling: Resampling) -> int:
+    """Rows that are read for windows so high, wherever they lie: a block more where they are made of blocks."""
+    window = Window(0, 0, height, height)
+    return height + (SIDE * height // side if divides(window, side, resampling) else 0)

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _Item = tuple[object, ...]
 
-_AT_A_TIME = "FCTL"  # the resource of which a worker has one, and a task takes one
 _GPU = "GPU"  # the resource that workers with a GPU usually state
 _AHEAD = 2  # tasks for each worker that the scheduler knows of at a time: its memory does not grow with the raster
 _PATIENCE = 60.0  # seconds without any worker after which a run ends
@@ -74,14 +73,14 @@ class Dask:
         self._cluster: LocalCluster | None = _local(int(here[1])) if here else None
         try:
             self._client = _connected(self._cluster or address)
-            self._register(_OneAtATime(), "fctl")
+            self._register(_HasFctl(), "fctl")
         except BaseException:
             if self._cluster:
                 self._cluster.close()
             self._silence.close()
             raise
         gpus = any(_GPU in state["resources"] for state in self._workers().values())
-        self._needs = {_AT_A_TIME: 1.0} | ({_GPU: 1.0} if gpus else {})
+        self._needs = {_GPU: 1.0} if gpus else None
 
     @property
     def size(self) -> int:
@@ -95,21 +94,27 @@ class Dask:
     def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
         """Let every worker that is there do a task; those that are long busy with something else are left out."""
         futures = {address: self._submit(task, arguments, [address]) for address in self._workers()}
-        found, answered = dict[str, _Result](), time.monotonic()
+        found, answered, failed = dict[str, _Result](), time.monotonic(), list[FctlError]()
         while futures:
             finished = [address for address, future in futures.items() if future.done()]
             for address in finished:
-                found[address], answered = cast(_Result, self._result(futures.pop(address))), time.monotonic()
+                answered = time.monotonic()
+                try:
+                    found[address] = cast(_Result, self._result(futures.pop(address)))
+                except FctlError as error:  # others are awaited: they may be writing what is to be removed
+                    failed.append(error)
             for address in futures.keys() - self._workers().keys():
                 log.warning("worker %s is gone", address)
                 futures.pop(address).cancel()
-            if found and time.monotonic() - answered > _ANSWERING:
+            if (found or failed) and time.monotonic() - answered > _ANSWERING:
                 for address, future in futures.items():
                     log.warning("worker %s is busy: what it has and sees is not known before it works", address)
                     future.cancel()
                 break
             if not finished:
                 time.sleep(_LOOK / 20)
+        if failed:
+            raise failed[0]
         return found
 
     def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
@@ -197,7 +202,7 @@ class Dask:
 
     def _submit(self, task: Callable[..., _Result], item: _Item, workers: list[str] | None = None) -> Future[object]:
         return self._client.submit(
-            in_worker, task, *item, pure=False, workers=workers, resources=dict(self._needs), retries=0
+            in_worker, task, *item, pure=False, workers=workers, resources=self._needs, retries=0
         )
 
     def _result(self, future: Future[object]) -> object:
@@ -237,12 +242,8 @@ class Dask:
             raise EngineError(f"the scheduler {self._address} is gone", remedy=_LOST)
 
 
-class _OneAtATime(WorkerPlugin):
-    """Gives a worker, whenever it comes, the resource of which each task takes one."""
-
-    async def setup(self, worker: Worker) -> None:
-        """Tell the scheduler of it."""
-        await worker.set_resources(**{_AT_A_TIME: 1.0})
+class _HasFctl(WorkerPlugin):
+    """Nothing: a worker that cannot load even this has no fctl, which is told before anything runs."""
 
 
 class _BundleKeeper(WorkerPlugin):

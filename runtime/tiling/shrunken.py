@@ -12,7 +12,7 @@ from .resampling import Pixels, Resampling, shrunk
 from .sources import Source, read_padded
 from .windows import Window
 
-SIDE = 64
+SIDE = 32
 """Side of a block in shrunken pixels."""
 
 
@@ -27,6 +27,21 @@ def divides(window: Window, side: int, resampling: Resampling) -> bool:
         resampling: The filter.
     """
     return resampling == "box" and window.height > side and window.height % side == 0
+
+
+def covering(window: Window, side: int, resampling: Resampling) -> Window:
+    """What is read for a window: the blocks that it touches, if it is put together from blocks.
+
+    Args:
+        window: A square window of the raster.
+        side: Its side in pixels after resampling.
+        resampling: The filter.
+    """
+    if not divides(window, side, resampling):
+        return window
+    keys, block = _blocks(window, window.height // side), SIDE * (window.height // side)
+    y, x = min(key.y for key in keys), min(key.x for key in keys)
+    return Window(y, x, max(key.y for key in keys) + block - y, max(key.x for key in keys) + block - x)
 
 
 class _Key(NamedTuple):
@@ -47,6 +62,7 @@ class Shrunken:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._blocks: dict[_Key, Pixels] = {}
+        self._dark: Pixels | None = None  # a pixel of those beyond the raster
 
     def stack(self, windows: Sequence[Window], side: int, count: int) -> Pixels:
         """Cut and shrink several windows, as `Source.stack` does with the filter "box".
@@ -93,8 +109,9 @@ class Shrunken:
                 self._blocks[key] = small[:, SIDE * number : SIDE * (number + 1)]
 
     def _black(self, window: Window) -> Pixels:
-        like = self._source.read(Window(0, 0, 1, 1))
-        return np.zeros((window.height, window.width, like.shape[2]), like.dtype)
+        if self._dark is None:
+            self._dark = np.zeros_like(self._source.read(Window(0, 0, 1, 1)))
+        return np.tile(self._dark, (window.height, window.width, 1))
 
     def _cut(self, window: Window, factor: int, side: int) -> Pixels:
         """A window (side, side, bands), put together."""

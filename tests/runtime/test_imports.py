@@ -36,6 +36,7 @@ NEEDS = {  # of modules that are loaded when they are asked for: all others impo
     "fctl.runtime.segment.sinks.features": "pyogrio",
     "fctl.runtime.segment.sinks.polygons": "pyogrio",
     "fctl.runtime.raster.outlines": "pyogrio",
+    "fctl.runtime.spread.dask": "distributed",
     "fctl.runtime.raster.placing": "pyogrio",
 }
 IMPORTING = """

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -126,11 +127,13 @@ def test_what_a_worker_that_stopped_does_not_come_to_is_done_by_another(
 
 # Workers that differ
 
+BATCHES = count(5)
+
 
 def refused(cluster: Crew, image: Path, out: Path) -> str:
     """The line that ends a run, of which nothing is left."""
-    with pytest.raises(FctlError) as error:
-        lead(cluster).segment_file(job(image, paths_in(out)))
+    with pytest.raises(FctlError) as error:  # in a batch of its own, so that each worker opens the bundle now
+        lead(cluster, batch=next(BATCHES)).segment_file(job(image, paths_in(out)))
     assert not out.exists()
     return str(error.value)
 

@@ -143,16 +143,16 @@ def test_a_run_goes_on_unless_its_image_was_exchanged(remote: str, image: Path, 
     code = f"""
 import sys
 from fctl.runtime.cli.run import run_app
-from fctl.runtime.segment import filerun, memory
-from fctl.runtime.segment.shards import plan
+from fctl.runtime.segment import memory
+from fctl.runtime.segment.shards import folder, plan
 plan._TILES, memory.PANEL = 6, 36
-add = filerun.RunFolder.add
-def add_and_end(folder, done):
-    add(folder, done)
+add = folder.RunFolder.add
+def add_and_end(run, done):
+    add(run, done)
     if done.shard == 2:
         raise KeyboardInterrupt
 if sys.argv[1:]:
-    filerun.RunFolder.add = add_and_end
+    folder.RunFolder.add = add_and_end
 arguments = [{remote!r}, "--bundle", {str(tiny.TINY)!r}, "--backend", "onnxruntime", "--no-preview", "-o", "out"]
 run_app([*arguments, "--allow-remote", "--resume", "--json"])
 """
