@@ -42,7 +42,8 @@ def print_report(report: Report, named: Named = str) -> None:
         whole = "image" if report.area is None else "box"
         rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the {whole}"))
     skipped = f" ({report.skipped} without data skipped)" if report.skipped else ""
-    work = f"{report.tiles} tiles{skipped}, {report.seconds:.1f} s, {report.speed:.1f} patches/s"
+    speed = "" if report.computed == 0 else f", {report.speed:.1f} patches/s"  # of parts, others computed them
+    work = f"{report.tiles} tiles{skipped}, {report.seconds:.1f} s{speed}"
     title = f"{name_of(report.image)}: {report.height} x {report.width}{_lies(report.area)}, {work}"
     print_table(title, rows, ("class", "share"))
     for path in report.paths.wanted():
@@ -67,7 +68,8 @@ def _work(item: Report | Estimate) -> tuple[str, str]:
         return f"{item.memory >> 20} MiB of memory, {item.disk >> 20} MiB of disk", ""
     largest = sorted(item.shares.items(), key=lambda entry: -entry[1])[:3]
     shares = ", ".join(f"{name} {share:.1%}" for name, share in largest)
-    return f"{item.seconds:.1f} s, {item.speed:.1f} patches/s", shares
+    speed = "" if item.computed == 0 else f", {item.speed:.1f} patches/s"
+    return f"{item.seconds:.1f} s{speed}", shares
 
 
 def _foreseen(estimate: Estimate) -> list[tuple[str, str]]:
