@@ -43,21 +43,6 @@ class Chain(Backbone):
             The module, and the channels of what it gives.
         """
 
-    @abstractmethod
-    def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename published ImageNet weights.
-
-        Args:
-            state: The weights as published.
-
-        Returns:
-            All but the classifier, those of known names by the names here.
-
-        Raises:
-            ConfigError: There are no published weights.
-            RuntimeError: The weights do not fit.
-        """
-
     def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
         """Features by stage, see `Backbone`."""
         return self._run(x, list(self.levels), last)
@@ -91,6 +76,25 @@ class Chain(Backbone):
             level.requires_grad_(False)
             if name == stage:
                 return
+
+
+class PublishedChain(Chain):
+    """A chain that has published weights of torchvision's kind, or says that it has none."""
+
+    @abstractmethod
+    def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rename published ImageNet weights.
+
+        Args:
+            state: The weights as published.
+
+        Returns:
+            All but the classifier, those of known names by the names here.
+
+        Raises:
+            ConfigError: There are no published weights.
+            RuntimeError: The weights do not fit.
+        """
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load published weights by the names that `renamed` gives them, see `Backbone`."""

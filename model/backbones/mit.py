@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from ..config import ConfigError
 from ..layers import tokens
-from .base import Backbone, Stage, scaled
+from .base import Stage, scaled
+from .chain import Chain
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class _Level(nn.Module):
         return _image(self.norm(x), height, width)
 
 
-class MixTransformer(Backbone):
+class MixTransformer(Chain):
     """What MitB0 to MitB5 share: the stages s4, s8, s16 and s32.
 
     Attributes:
@@ -121,52 +122,17 @@ class MixTransformer(Backbone):
     depths: ClassVar[tuple[int, int, int, int]]
     lattice_scale = 1  # attention spans the whole window: a larger one is another picture
 
-    def __init__(self, *, bands: int, last: str, width: float = 1.0) -> None:
-        super().__init__(bands=bands, last=last)
-        self.levels = nn.ModuleDict()
-        self.channels = {}
-        inputs = bands
-        for index, stage in enumerate(self.stages):
-            channels = _HEADS[index] * scaled(stage.channels // _HEADS[index], width)
-            self.levels[stage.name] = _Level(inputs, channels, index, self.depths[index])
-            self.channels[stage.name] = inputs = channels
-            if stage.name == last:
-                break
-
-    def forward(self, x: Tensor, last: str | None = None) -> dict[str, Tensor]:
-        """Features by stage, see `Backbone`."""
-        return self._run(x, list(self.levels), last)
-
-    def resume(self, x: Tensor, stage: str) -> dict[str, Tensor]:
-        """Features of the stages after `stage`, see `Backbone`."""
-        names = list(self.levels)
-        return self._run(x, names[names.index(stage) + 1 :], None)
-
-    def _run(self, x: Tensor, names: list[str], last: str | None) -> dict[str, Tensor]:
-        features: dict[str, Tensor] = {}
-        for name in names:
-            x = features[name] = self.levels[name](x)
-            if name == last:
-                break
-        return features
+    @classmethod
+    def level(cls, index: int, inputs: int, width: float) -> tuple[nn.Module, int]:
+        """Make the module of one stage; every head keeps as many channels as another, see `Chain`."""
+        channels = _HEADS[index] * scaled(cls.stages[index].channels // _HEADS[index], width)
+        return _Level(inputs, channels, index, cls.depths[index]), channels
 
     @classmethod
     def check_size(cls, size: int) -> None:
         """Every stride must divide the size."""
         if size < 1 or size % 32:
             raise ConfigError(f"mit needs sides divisible by 32, found {size}; use {max(1, -(-size // 32)) * 32}")
-
-    @classmethod
-    def grid(cls, size: int, stage: Stage) -> int:
-        """The size over the stride."""
-        return size // stage.stride
-
-    def freeze(self, stage: str) -> None:
-        """Freeze every level up to `stage`."""
-        for name, level in self.levels.items():
-            level.requires_grad_(False)
-            if name == stage:
-                return
 
     def load_imagenet(self, state: Mapping[str, Tensor]) -> None:
         """Load a SegFormer encoder in the layout that `transformers` saves, see `Backbone`; log its licence."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from ..layers import ConvBn, conv_relu
 from .base import Stage, scaled
-from .chain import Chain
+from .chain import PublishedChain
 
 _BLOCKS = (3, 4, 6, 3)
 _CHANNELS = (64, 128, 256, 512)  # of the 3x3 convolutions
@@ -55,7 +55,7 @@ def _stages(dilations: tuple[int, ...]) -> tuple[Stage, ...]:
     )
 
 
-class ResNet50(Chain):
+class ResNet50(PublishedChain):
     """ResNet-50 with the stages layer1 (256 channels), layer2 (512), layer3 (1024) and layer4 (2048).
 
     Attributes:
@@ -93,7 +93,7 @@ class ResNet50(Chain):
         return nn.Sequential(*layers), inputs
 
     def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename torchvision's ``resnet50``, see `Chain`."""
+        """Rename torchvision's ``resnet50``, see `PublishedChain`."""
         return {_rename(key): value for key, value in state.items() if not key.startswith("fc.")}
 
 

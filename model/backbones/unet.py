@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from ..config import ConfigError
 from ..layers import conv_relu
 from .base import Stage, scaled
-from .chain import Chain
+from .chain import PublishedChain
 
 
-class UNet(Chain):
+class UNet(PublishedChain):
     """U-Net's encoder with the stages s1 (64 channels), s2 (128), s4 (256), s8 (512) and s16 (1024)."""
 
     stages = tuple(
@@ -32,5 +32,5 @@ class UNet(Chain):
         return nn.Sequential(*pool, conv_relu(inputs, outputs, 3), conv_relu(outputs, outputs, 3)), outputs
 
     def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Nobody publishes ImageNet weights of it, see `Chain`."""
+        """Nobody publishes ImageNet weights of it, see `PublishedChain`."""
         raise ConfigError("there are no published ImageNet weights of unet; start it from null")

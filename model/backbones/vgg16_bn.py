@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from ..layers import ConvBn
 from .base import Stage, scaled
-from .chain import Chain, check_divisible
+from .chain import PublishedChain, check_divisible
 
 _CONVOLUTIONS = (2, 2, 3, 3, 3)
 _CHANNELS = (64, 128, 256, 512, 512)
 
 
-class Vgg16Bn(Chain):
+class Vgg16Bn(PublishedChain):
     """VGG16 with batch norm and the stages conv1 (64 channels), conv2 (128), conv3 (256), conv4 (512), conv5 (512)."""
 
     stages = tuple(
@@ -42,7 +42,7 @@ class Vgg16Bn(Chain):
         check_divisible(cls, size, 2 * cls.stages[-1].stride)
 
     def renamed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rename torchvision's ``vgg16_bn``, see `Chain`.
+        """Rename torchvision's ``vgg16_bn``, see `PublishedChain`.
 
         Its convolutions have biases, which batch norm takes away again: here the running mean is less by as much.
         """

@@ -35,6 +35,11 @@ class Bundle:
     folder: Path
     manifest: Manifest
 
+    @property
+    def digest(self) -> str:
+        """What tells it from other bundles: the digest of its manifest, which holds those of its graphs."""
+        return sha256(self.folder / MANIFEST)
+
     def shared_graph(self, context: Context, precision: Precision) -> tuple[Path, GraphSpec]:
         """Find the graph that encodes a context once for a whole raster.
 

@@ -42,8 +42,7 @@ def print_report(report: Report, named: Named = str) -> None:
         whole = "image" if report.area is None else "box"
         rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the {whole}"))
     skipped = f" ({report.skipped} without data skipped)" if report.skipped else ""
-    speed = "" if report.computed == 0 else f", {report.speed:.1f} patches/s"  # of parts, others computed them
-    work = f"{report.tiles} tiles{skipped}, {report.seconds:.1f} s{speed}"
+    work = f"{report.tiles} tiles{skipped}, {_time(report)}"
     title = f"{name_of(report.image)}: {report.height} x {report.width}{_lies(report.area)}, {work}"
     print_table(title, rows, ("class", "share"))
     for path in report.paths.wanted():
@@ -53,6 +52,12 @@ def print_report(report: Report, named: Named = str) -> None:
 def _lies(area: Window | None) -> str:
     """Where outputs lie in their image, in words; nothing where they show all of it."""
     return f" from row {area.y}, column {area.x}" if area else ""
+
+
+def _time(report: Report) -> str:
+    """How long an image took, and at what speed unless others computed its patches."""
+    speed = "" if report.computed == 0 else f", {report.speed:.1f} patches/s"
+    return f"{report.seconds:.1f} s{speed}"
 
 
 def print_summary(done: list[Report | Estimate]) -> None:
@@ -68,8 +73,7 @@ def _work(item: Report | Estimate) -> tuple[str, str]:
         return f"{item.memory >> 20} MiB of memory, {item.disk >> 20} MiB of disk", ""
     largest = sorted(item.shares.items(), key=lambda entry: -entry[1])[:3]
     shares = ", ".join(f"{name} {share:.1%}" for name, share in largest)
-    speed = "" if item.computed == 0 else f", {item.speed:.1f} patches/s"
-    return f"{item.seconds:.1f} s{speed}", shares
+    return _time(item), shares
 
 
 def _foreseen(estimate: Estimate) -> list[tuple[str, str]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import ExitStack
 from dataclasses import replace
 
-from ..raster.cache import decoded_cache
 from ..raster.source import open_raster
-from ..raster.spool import spooled
 from ..storage.places import storage_of
 from .assemble import Subject, report_of, warn_of, write_outputs
 from .foresight import foresee
@@ -20,9 +17,7 @@ from .parts import folder_of_part, kept_in, parts_folder_of
 from .results import Report
 from .shards.folder import run_folder
 from .shards.plan import ShardPlan
-from .shardwork import FileSource, segment_shards
-
-log = logging.getLogger(__name__)
+from .shardwork import FileSource, segment_shards, source_of
 
 
 def run_file(worker: Worker, job: FileJob) -> Report:
@@ -61,7 +56,8 @@ def _run(worker: Worker, job: FileJob) -> Report:
         frame = frame_of(job, manifest, raster)
         wanted = ShardPlan.spread(frame.grid, share.count) if share else None
         foreseen, subject = foresee(worker, job, raster, frame, wanted), Subject.of(raster, frame)
-        request = request_of(maker_of(worker), manifest, job)
+        maker = maker_of(worker)
+        request = request_of(maker, manifest, job)
         numbers = foreseen.plan.numbers() | {"batch": worker.batch}
         place = folder_of_part(job.paths.mask, share) if share else None
         shards = kept_in(storage_of(job.parts), share, place) if share and place and job.parts else None
@@ -75,11 +71,7 @@ def _run(worker: Worker, job: FileJob) -> Report:
         source: FileSource = raster
         mine = share.of(len(plan.shards)) if share else range(len(plan.shards))
         if not folder.done.issuperset(mine):
-            if foreseen.spool:
-                log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
-                with job.stopwatch.stage("read"):
-                    source = reading.enter_context(spooled(raster, folder.temporary, part=foreseen.part))
-            reading.enter_context(decoded_cache(foreseen.cache))
+            source = source_of(raster, foreseen, folder.temporary, job, reading)
             left = plan.left(folder.done, mine)
             worker.retried(
                 lambda network: skipped.append(segment_shards(
@@ -90,7 +82,7 @@ def _run(worker: Worker, job: FileJob) -> Report:
         reading.close()  # what GDAL holds of the image makes room for the outputs
         if not share:
             with folder.writing(), job.stopwatch.stage("write"):
-                write_outputs(manifest, maker_of(worker), job, subject, folder.parts(subject.windows(plan)), folder)
+                write_outputs(manifest, maker, job, subject, folder.parts(subject.windows(plan)), folder)
         done = folder.journal.done.values()
     report = replace(
         report_of(job, manifest.class_names, frame, done, copied),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..bundle.store import MANIFEST, Bundle, sha256
+from ..bundle.store import Bundle
 from ..engines.base import Engine, GpuEngine
 from ..engines.choose import engine_version
 from ..engines.processor import described
@@ -83,4 +83,4 @@ class Maker:
 
 def told(bundle: Bundle) -> str:
     """What a journal calls a bundle."""
-    return f"{bundle.manifest.name} {sha256(bundle.folder / MANIFEST)[:12]}"
+    return f"{bundle.manifest.name} {bundle.digest[:12]}"

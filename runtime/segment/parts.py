@@ -147,7 +147,7 @@ class Parts:
             parts = Share(1, self.count).holding(missing, shards)
             raise OutputError(
                 f"part {_ranges(parts)} of {self.count} is missing or not finished",
-                subject=folder_told(self.first),
+                subject=self.first.path.parent.parent,
                 remedy="run it with `part`, then assemble once more",
             )
 
@@ -202,11 +202,6 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
 def _opened(done: dict[int, tuple[Journal, Done]], shard: int, window: Window) -> Part:
     journal, _ = done[shard]
     return Part(journal.file(shard), window)
-
-
-def folder_told(journal: Journal) -> Path:
-    """The folder of all parts, of which one has this journal."""
-    return journal.path.parent.parent
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from ..progress import TileProgress
+from ..raster.cache import decoded_cache
 from ..raster.source import RasterSource
-from ..raster.spool import SpooledSource
+from ..raster.spool import SpooledSource, spooled
 from ..stopwatch import Stopwatch
 from ..tiling.merge import NODATA
 from ..tiling.turns import Turn
@@ -31,6 +34,8 @@ FileSource: TypeAlias = RasterSource | SpooledSource
 """A raster on disk, or the copy of one."""
 
 _NO_SCENES: Scenes = {}
+
+log = logging.getLogger(__name__)
 
 
 class ShardTarget(Protocol):
@@ -52,6 +57,32 @@ class ShardTarget(Protocol):
     def add(self, done: Done) -> None:
         """Note that a shard is done, once its file is complete; raises OSError where that fails."""
         ...
+
+
+def source_of(raster: RasterSource, foreseen: Footprint, scratch: Path, job: FileJob, stack: ExitStack) -> FileSource:
+    """Make a raster ready to be read in shards: copied into small blocks where its own are awkward, blocks held.
+
+    Args:
+        raster: The open raster.
+        foreseen: What is read of it, and what that takes.
+        scratch: A folder for the copy.
+        job: What is asked.
+        stack: What ends it.
+
+    Returns:
+        The raster, or the copy.
+
+    Raises:
+        RasterError: The raster cannot be read.
+        OutputError: There is no room for the copy.
+    """
+    source: FileSource = raster
+    if foreseen.spool:
+        log.info("%s: copied into small blocks first, for its own are awkward to read", job.image)
+        with job.stopwatch.stage("read"):
+            source = stack.enter_context(spooled(raster, scratch, part=foreseen.part))
+    stack.enter_context(decoded_cache(foreseen.cache))
+    return source
 
 
 def segment_shards(

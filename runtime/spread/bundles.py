@@ -10,15 +10,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..atomic import atomic_write
-from ..bundle.store import MANIFEST, Bundle, read_bundle, sha256
+from ..bundle.store import Bundle, read_bundle
 from ..engines.kept import cache_root
 from ..errors import BundleError, FctlError
 from .orders import Setup
-
-
-def digest_of(bundle: Bundle) -> str:
-    """What tells a bundle from others: the digest of its manifest, which holds those of its graphs."""
-    return sha256(bundle.folder / MANIFEST)
 
 
 def bundle_here(setup: Setup) -> Bundle:
@@ -75,7 +70,7 @@ def _read(place: str | Path, digest: str) -> Bundle | None:
     """The bundle at a place, whose files are verified; None where it is not the one of the digest."""
     try:
         bundle = read_bundle(place)
-        return bundle if digest_of(bundle) == digest else None
+        return bundle if bundle.digest == digest else None
     except (FctlError, OSError):
         return None
 

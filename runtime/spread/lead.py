@@ -8,14 +8,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from ..bundle.manifest import Manifest
-from ..bundle.store import DEFAULT, Bundle, bundle_argument, read_bundle
+from ..bundle.store import DEFAULT, Bundle, bundle_argument
 from ..choices import RunPrecision
 from ..errors import FctlError, OutputError
 from ..progress import TileProgress
@@ -24,7 +24,7 @@ from ..raster.source import open_raster
 from ..segment.assemble import Subject, report_of, warn_of, write_outputs
 from ..segment.frame import Frame, frame_of
 from ..segment.jobs import FileJob, request_of
-from ..segment.opening import with_scene_size
+from ..segment.opening import bundle_of
 from ..segment.outputs import check_outputs
 from ..segment.results import Report
 from ..segment.shards.folder import Elsewhere, RunFolder, run_folder
@@ -34,7 +34,7 @@ from ..stopwatch import STOPPED
 from ..storage.places import storage_of
 from ..tiling.windows import Window
 from . import tasks
-from .bundles import digest_of, has_bundle, packed
+from .bundles import has_bundle, packed
 from .crew import Crew, as_error
 from .orders import Computed, Orders, Setup
 
@@ -59,10 +59,9 @@ class Lead:
 
     def __init__(self, crew: Crew, setup: Setup) -> None:
         self._crew = crew
-        bundle = read_bundle(setup.bundle)
-        setup = replace(setup, bundle=_named(bundle), digest=digest_of(bundle), fctl=version("fctl"))
-        self.bundle = bundle if setup.scene_size is None else with_scene_size(bundle, setup.scene_size)
-        self._bring(bundle, setup)
+        self.bundle = bundle_of(setup.bundle, setup.scene_size)
+        setup = replace(setup, bundle=_named(self.bundle), digest=self.bundle.digest, fctl=version("fctl"))
+        self._bring(setup)
         self.introduction = crew.any(tasks.introduce, setup)
         maker = self.introduction.maker
         self._setup = replace(
@@ -146,12 +145,12 @@ class Lead:
         except FctlError:
             return False  # whoever segments it tells
 
-    def _bring(self, bundle: Bundle, setup: Setup) -> None:
+    def _bring(self, setup: Setup) -> None:
         """Send the bundle to workers on other machines, if any of them lacks it, or does not say."""
         if self._crew.elsewhere:
             there = self._crew.all(has_bundle, setup)
             if len(there) < self._crew.size or not all(there.values()):
-                self._crew.send(setup.digest, packed(bundle))
+                self._crew.send(setup.digest, packed(self.bundle))
 
     def _make(
         self, orders: Orders, folder: RunFolder, plan: ShardPlan, frame: Frame, progress: TileProgress | None
@@ -194,7 +193,7 @@ class Lead:
 
     def _with_scenes(self, orders: Orders, plan: ShardPlan, frame: Frame) -> Orders:
         """Let the crew cut windows that many shards need, so that not each of them reads the whole raster."""
-        windows = list(_scenes(self.bundle.manifest, frame))
+        windows = list(islice(_scenes(self.bundle.manifest, frame), _SCENES + 1))
         if not windows or len(windows) > _SCENES or len(plan.shards) == 1:
             return orders
         found = self._crew.each(tasks.cut, ((orders, name, window) for name, window in windows))

@@ -25,9 +25,7 @@ from numpy.typing import NDArray
 from ..atomic import as_output_error
 from ..engines.processor import limit_cores
 from ..errors import EngineError, FctlError, OutputError
-from ..raster.cache import decoded_cache
 from ..raster.source import open_raster
-from ..raster.spool import spooled
 from ..segment.batches import Scenes, cut_scene, on_host
 from ..segment.filerun import run_file
 from ..segment.foresight import foresee
@@ -42,7 +40,7 @@ from ..segment.shards.folder import check_same
 from ..segment.shards.journal import Done, shard_name
 from ..segment.shards.parts import PartWriter
 from ..segment.shards.plan import ShardPlan
-from ..segment.shardwork import FileSource, segment_shards
+from ..segment.shardwork import FileSource, segment_shards, source_of
 from ..stopwatch import Stopwatch
 from ..storage.places import is_remote_place, storage_of
 from ..tiling.windows import Window
@@ -256,11 +254,8 @@ def _begun(segmenter: Segmenter, orders: Orders) -> _Run:
         frame = frame_of(job, manifest, raster)
         plan = ShardPlan.over(frame.grid).as_in(orders.plan)
         foreseen = foresee(segmenter, job, raster, frame, plan)
-        source: FileSource = raster
-        if foreseen.spool:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="fctl-", dir=orders.scratch))
-            source = stack.enter_context(spooled(raster, Path(folder), part=foreseen.part))
-        stack.enter_context(decoded_cache(foreseen.cache))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="fctl-", dir=orders.scratch))
+        source = source_of(raster, foreseen, Path(scratch), job, stack)
         return _Run(
             stack=stack.pop_all(), segmenter=segmenter, source=source, copied=source is not raster, frame=frame,
             foreseen=foreseen, plan=plan,

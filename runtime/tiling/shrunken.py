@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .resampling import Pixels, Resampling, shrunk
-from .sources import Source, read_padded
+from .sources import Source, read_padded, stacked
 from .windows import Window
 
 SIDE = 32
@@ -82,10 +82,7 @@ class Shrunken:
         self._forget_above(factor, min(window.y for window in windows))
         self._shrink(set().union(*(_blocks(window, factor) for window in windows)))
         images = [self._cut(window, factor, side) for window in windows]
-        stacked = np.zeros((count, images[0].shape[2], side, side), images[0].dtype)
-        for index, image in enumerate(images):
-            stacked[index] = image.transpose(2, 0, 1)
-        return stacked
+        return stacked(images, images[0], side, count)
 
     def forget(self) -> None:
         """Forget all blocks."""

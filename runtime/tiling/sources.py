@@ -72,11 +72,25 @@ class HostSource:
     ) -> NDArray[np.generic]:
         """Cut and shrink several windows into an array (count, bands, side, side), see `Source.stack`."""
         images = [resample(pixels, side, resampling) for pixels in _cut(self, windows)]
-        like = images[0] if images else self.read(Window(0, 0, 1, 1))
-        stacked = np.zeros((count, like.shape[2], side, side), like.dtype)
-        for index, image in enumerate(images):
-            stacked[index] = image.transpose(2, 0, 1)
-        return stacked
+        return stacked(images, images[0] if images else self.read(Window(0, 0, 1, 1)), side, count)
+
+
+def stacked(images: Sequence[Pixels], like: Pixels, side: int, count: int) -> NDArray[np.generic]:
+    """Images as a network takes them.
+
+    Args:
+        images: At most `count` images (side, side, bands).
+        like: Pixels (height, width, bands) with the same bands and dtype.
+        side: Side in pixels.
+        count: How many entries the stack has; those beyond the images are black.
+
+    Returns:
+        An array (count, bands, side, side).
+    """
+    found = np.zeros((count, like.shape[2], side, side), like.dtype)
+    for index, image in enumerate(images):
+        found[index] = image.transpose(2, 0, 1)
+    return found
 
 
 class ArraySource(HostSource):

@@ -63,14 +63,14 @@ def note(word: str, where: str = "noted") -> Callable[[], object]:
 if "FCTL_TROUBLE" in os.environ and "resource_tracker" not in str(sys.orig_argv):
     from fctl.runtime.raster import source
     from fctl.runtime.raster.missing import Missing
-    from fctl.runtime.segment import batches, memory
+    from fctl.runtime.segment import batches, memory, shardwork
     from fctl.runtime.segment.shards import parts, plan
     from fctl.runtime.spread import tasks
 
     plan._HIGHEST = 2
     parts.PartWriter.finish = before(parts.PartWriter.finish, stumble)
     tasks.cut = before(tasks.cut, note("cut"))
-    tasks.spooled = before(tasks.spooled, note("copied"))
+    shardwork.spooled = before(shardwork.spooled, note("copied"))
     source.scaling_of = before(source.scaling_of, note("measured"))
     Missing._range = before(Missing._range, note("measured"))
     real_scene, needs_spooling = batches.cut_scene, memory.needs_spooling
