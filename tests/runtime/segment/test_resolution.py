@@ -17,7 +17,7 @@ from fctl.runtime import Paths, Segmenter, Where
 from fctl.runtime.cli.run import run_app
 from fctl.runtime.errors import InputError, OutputError, RasterError
 from fctl.runtime.raster.access import Access
-from fctl.runtime.segment import filerun, memory
+from fctl.runtime.segment import memory, shardwork
 from fctl.runtime.segment.shards import plan as plans
 from tests.conftest import InProcess, write_geotiff
 from tests.runtime import tiny
@@ -158,9 +158,9 @@ def test_a_copy_of_an_awkward_raster_changes_no_byte(
     image = write_geotiff(tmp_path / "a.tif", slope_of(100, 100), nodata=7)
     segmenter.segment_file(image, paths_in(tmp_path / "read"), resolution="1.2")
     copied: list[bool] = []
-    copy = filerun.spooled
+    copy = shardwork.spooled
     monkeypatch.setattr(
-        filerun, "spooled", lambda *arguments, **options: (copied.append(True), copy(*arguments, **options))[1]
+        shardwork, "spooled", lambda *arguments, **options: (copied.append(True), copy(*arguments, **options))[1]
     )
     monkeypatch.setattr(memory, "_MOST_CACHE", 1)
     segmenter.segment_file(image, paths_in(tmp_path / "copied"), resolution="1.2")
