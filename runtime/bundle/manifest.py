@@ -20,11 +20,12 @@ from .parity import Parity
 from .records import OPTIONAL
 from .verdicts import Bf16Verdict, EngineVerdict, SelfCheck, SharedVerdict
 
-SCHEMA = "1.3"
+SCHEMA = "1.4"
 """The format that is written.
 
 1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines` and `Manifest.check`; 1.2 `Context.sharing`,
-`Manifest.sharing` and `Manifest.temperature`; 1.3 `Manifest.bf16`.
+`Manifest.sharing` and `Manifest.temperature`; 1.3 `Manifest.bf16`; 1.4 plans of kind "whole", `Context.maps`,
+`Context.gathering` and `Manifest.refines`.
 """
 
 SEGMENTER = "segmenter"
