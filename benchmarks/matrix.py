@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.graphs import frozen
-from fctl.model.network import FCtL
+from fctl.model.interface import ContextNetwork
 from fctl.model.presets import PRESETS
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.runtime.bundle.store import Bundle
@@ -140,7 +140,7 @@ def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
     return cells
 
 
-def count(network: FCtL, batch: PatchBatch) -> Work:
+def count(network: ContextNetwork, batch: PatchBatch) -> Work:
     """Count the work of a network on a batch of one patch, from the operators that run once it is exported."""
     exported = frozen(network)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
@@ -157,7 +157,7 @@ def count(network: FCtL, batch: PatchBatch) -> Work:
     return Work(patch, contexts, totals["Global"] - patch - contexts - decoder, decoder)
 
 
-def speeds_of(bundle: Bundle, network: FCtL, batch: PatchBatch, rounds: int) -> dict[str, float]:
+def speeds_of(bundle: Bundle, network: ContextNetwork, batch: PatchBatch, rounds: int) -> dict[str, float]:
     """Time a network in PyTorch and its bundle in every engine that this machine has.
 
     Args:

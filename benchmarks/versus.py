@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from fctl.model.config import NetworkConfig
-from fctl.model.network import FCtL
+from fctl.model.interface import ContextNetwork
 from fctl.model.presets import PRESETS
 from fctl.runtime.bench.cases import Case
 from fctl.runtime.bench.machine import cores, load
@@ -118,7 +118,9 @@ def _alone(config: NetworkConfig) -> NetworkConfig:
     return replace(config, contexts=(), encoders="shared", lcf=None, ale=None)
 
 
-def _in_pytorch(network: FCtL, alone: FCtL, bundle: Bundle, folder: Path, small: Path) -> list[Contender]:
+def _in_pytorch(
+    network: ContextNetwork, alone: ContextNetwork, bundle: Bundle, folder: Path, small: Path
+) -> list[Contender]:
     """The procedures in PyTorch, each run once."""
     manifest = bundle.manifest
     steps = {

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fctl.model.backbones.vgg16 import PADDING, Vgg16
+from fctl.model.interface import ContextNetwork
 from fctl.model.network import FCtL
 
 _ALIKE = 1e-5  # how far cells of one channel may differ, relative to the largest, to count as one value: rounding
@@ -61,13 +62,15 @@ class Block:
         return before, after, before, after
 
 
-def framed(network: FCtL) -> None:
+def framed(network: ContextNetwork) -> None:
     """Put VGG16 backbones that compute only what depends on the image in place of whole ones.
 
     Args:
         network: A frozen network, whose weights do not change any more; it is changed in place. Networks with other
             backbones stay as they are.
     """
+    if not isinstance(network, FCtL):
+        return
     config = network.config
     own = {context.name: context.size for context in config.contexts}
     patch = (config.patch, *(own.values() if config.encoders == "shared" else ()))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fctl.model.config import NetworkConfig
 from fctl.model.decoder import SegFormerDecoder
 from fctl.model.geometry import apply_separable, crop_matrix
+from fctl.model.interface import ContextNetwork
 from fctl.model.layers import ConvBn
 from fctl.model.lcf import ContextAttention, LocalityAwareContextFusion, Offsets, PositionTerm
 from fctl.model.network import FCtL, Placement
@@ -29,7 +30,7 @@ class EncoderGraph(nn.Module):
         name: The name of the context.
     """
 
-    def __init__(self, network: FCtL, name: str) -> None:
+    def __init__(self, network: ContextNetwork, name: str) -> None:
         super().__init__()
         self.network, self.name = network, name
 
@@ -60,7 +61,7 @@ class SegmenterGraph(nn.Module):
         network: A frozen network.
     """
 
-    def __init__(self, network: FCtL) -> None:
+    def __init__(self, network: ContextNetwork) -> None:
         super().__init__()
         self.network = network
         self.contexts = network.config.context_names
@@ -94,7 +95,7 @@ class FusedGraph(SegmenterGraph):
         return {name: self.network.encode(name, window) for name, window in contexts.items()}
 
 
-def frozen(network: FCtL) -> FCtL:
+def frozen(network: ContextNetwork) -> ContextNetwork:
     """Copy a network for tracing.
 
     Args:
@@ -104,16 +105,13 @@ def frozen(network: FCtL) -> FCtL:
         A copy in evaluation mode that computes the same, with constants in place of everything that never changes.
     """
     network = copy.deepcopy(network).eval().requires_grad_(False)
-    if network.lcf is not None:
-        _freeze_positions(network, network.lcf)
-    for context in network.config.contexts:
-        if context.centred:
-            network.place[context.name] = _StaticCrop(network.placement(context.name))
+    if isinstance(network, FCtL):
+        _freeze_places(network)
     _fold(network)
     return network
 
 
-def round_weights(network: FCtL) -> None:
+def round_weights(network: ContextNetwork) -> None:
     """Round the weights of convolutions and linear layers to values that fp16 holds exactly, in place.
 
     Args:
@@ -182,6 +180,15 @@ class _StaticPosition(nn.Module):
     def share(self) -> Tensor:
         """As `PositionTerm.share`, from a constant."""
         return self.gate
+
+
+def _freeze_places(network: FCtL) -> None:
+    """Make constants of all that depends on where centred contexts lie."""
+    if network.lcf is not None:
+        _freeze_positions(network, network.lcf)
+    for context in network.config.contexts:
+        if context.centred:
+            network.place[context.name] = _StaticCrop(network.placement(context.name))
 
 
 def _freeze_positions(network: FCtL, lcf: LocalityAwareContextFusion) -> None:

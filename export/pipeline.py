@@ -14,8 +14,9 @@ from torch import Tensor
 
 from fctl.calib.sample import sample_patches
 from fctl.model.backbones import backbone_class, stage_of
+from fctl.model.build import build
+from fctl.model.interface import ContextNetwork
 from fctl.model.mirrored import SegNetDecoder
-from fctl.model.network import FCtL
 from fctl.model.serving.manifest import draft_manifest, shared_encoder
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
@@ -79,7 +80,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     return manifest
 
 
-def _load(path: Path, options: ExportOptions) -> tuple[Card, FCtL]:
+def _load(path: Path, options: ExportOptions) -> tuple[Card, ContextNetwork]:
     """What a checkpoint states about itself, completed by the options, and its network."""
     read = read_checkpoint(path)
     card = completed_card(read, path, options)
@@ -104,7 +105,7 @@ def _load(path: Path, options: ExportOptions) -> tuple[Card, FCtL]:
                 "segformer-b5, or train FCtL from it",
                 subject=path,
             )
-        state = segformer_weights(FCtL(card.network), state, str(path))
+        state = segformer_weights(build(card.network), state, str(path))
     return card, load_network(card.network, state, str(path))
 
 
@@ -121,7 +122,9 @@ def _bare_state(path: Path) -> Mapping[str, Tensor]:
     return read.state
 
 
-def _reference(manifest: Manifest, network: FCtL, rounded: FCtL, options: ExportOptions) -> Reference:
+def _reference(
+    manifest: Manifest, network: ContextNetwork, rounded: ContextNetwork, options: ExportOptions
+) -> Reference:
     """What the graphs must compute: what the network does, with its weights rounded where they were rounded."""
     name = f"PyTorch {torch.__version__} fp32"
     jumps = isinstance(network.decoder, SegNetDecoder)
@@ -135,7 +138,7 @@ def _reference(manifest: Manifest, network: FCtL, rounded: FCtL, options: Export
     )
 
 
-def in_torch(manifest: Manifest, network: FCtL) -> Callable[[PatchBatch], Array]:
+def in_torch(manifest: Manifest, network: ContextNetwork) -> Callable[[PatchBatch], Array]:
     """Compute logits in PyTorch.
 
     Args:
@@ -153,7 +156,7 @@ def in_torch(manifest: Manifest, network: FCtL) -> Callable[[PatchBatch], Array]
     return scores
 
 
-def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOptions) -> tuple[GraphSpec, ...]:
+def _write_graphs(network: ContextNetwork, folder: Path, card: Card, options: ExportOptions) -> tuple[GraphSpec, ...]:
     """Write every encoder graph once, then the segmenter; of a fused bundle the segmenter alone."""
     graphs: dict[str, GraphSpec] = {}
     config, half = card.network, options.half_weights
@@ -180,7 +183,7 @@ def _write_graphs(network: FCtL, folder: Path, card: Card, options: ExportOption
 
 
 def _write_once(
-    network: FCtL, context: str, sharing: SharedEncoder, folder: Path, encoder: GraphSpec, half: bool
+    network: ContextNetwork, context: str, sharing: SharedEncoder, folder: Path, encoder: GraphSpec, half: bool
 ) -> GraphSpec:
     """Write the graph that encodes a context once a raster: the encoder's own for larger windows, where it is that."""
     path = folder / f"{sharing.encoder}.onnx"

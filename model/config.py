@@ -5,7 +5,7 @@ Nothing here imports PyTorch, so presets can be listed, and configurations of ch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 GLOBAL: Literal["global"] = "global"
@@ -121,6 +121,7 @@ class NetworkConfig:
         ale: Alternating local enhancement, or None.
         decoder: Kind of the decoder.
         decoder_channels: Width of the decoder.
+        kind: What kind of network it is (`model/build.py`); checkpoints of the paper's own need not say.
 
     Raises:
         ConfigError: There can be no such network.
@@ -142,6 +143,7 @@ class NetworkConfig:
     ale: AleConfig | None
     decoder: str
     decoder_channels: int
+    kind: Literal["fctl"] = field(default="fctl", metadata={"optional": True})  # see `fctl.runtime.bundle.records`
 
     @property
     def context_names(self) -> tuple[str, ...]:

@@ -12,57 +12,10 @@ from .ale import enhancement
 from .backbones import backbone_class, stage_of
 from .config import LOCAL, ConfigError, ContextConfig, NetworkConfig
 from .decoder import decoder
+from .encoder import Encoder
 from .geometry import apply_separable, cells_of_patch, crop_matrix, relative
+from .interface import ContextNetwork
 from .lcf import LocalityAwareContextFusion, Offsets, sum_of
-
-
-class Encoder(nn.Module):
-    """Scales raw pixels and computes features by stage, of which the enhanced one is brought to C channels.
-
-    Args:
-        config: The network.
-        last: The deepest stage that is built.
-    """
-
-    def __init__(self, config: NetworkConfig, last: str) -> None:
-        super().__init__()
-        kind = backbone_class(config.backbone)
-        self.stage = stage_of(config.backbone, config.stage)
-        self.backbone = kind(bands=config.bands, last=last, width=config.width)
-        self.neck = _neck(self.backbone.channels[config.stage], config.channels)
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.tensor(config.mean).reshape(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std).reshape(1, -1, 1, 1), persistent=False)
-
-    def forward(self, raw: Tensor, last: str | None = None) -> dict[str, Tensor]:
-        """Compute features.
-
-        Args:
-            raw: Raw pixels (N, bands, H, W) of any dtype.
-            last: The deepest stage that is computed; None for as deep as built.
-
-        Returns:
-            Features (N, C, h, w) by stage.
-        """
-        features: dict[str, Tensor] = self.backbone(self._scaled(raw), last)
-        features[self.stage.name] = self.neck(features[self.stage.name])
-        return features
-
-    def inside(self, raw: Tensor) -> Tensor:
-        """Compute features of the enhanced stage of windows of a larger image, whose outer cells will be dropped.
-
-        Args:
-            raw: Raw pixels (N, bands, H, W) of any dtype.
-
-        Returns:
-            Features (N, C, h, w), whose cells lie at `Backbone.inside_grid`.
-        """
-        features: Tensor = self.neck(self.backbone.inside(self._scaled(raw), self.stage.name)[self.stage.name])
-        return features
-
-    def _scaled(self, raw: Tensor) -> Tensor:
-        return (raw.to(self.mean.dtype) - self.mean) / self.std
 
 
 class Placement(nn.Module):
@@ -128,11 +81,8 @@ class Placement(nn.Module):
         return positions[:, 0], positions[:, 1]
 
 
-class FCtL(nn.Module):
+class FCtL(ContextNetwork):
     """The network: it segments a patch from the sum of its own features, X_LCF and X_ALE (§3.5).
-
-    There are two steps, so that a context's features can be computed once and used for many patches: `encode` for each
-    context, then `segment`. `forward` does both.
 
     Args:
         config: Everything that determines the network.
@@ -142,8 +92,7 @@ class FCtL(nn.Module):
     """
 
     def __init__(self, config: NetworkConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         kind = backbone_class(config.backbone)
         for size in (config.patch, *(context.size for context in config.contexts)):
             kind.check_size(size)
@@ -179,46 +128,13 @@ class FCtL(nn.Module):
         """Where the patch's cells lie in the context of that name, or in the patch itself ("local")."""
         return cast(Placement, self.place[name])
 
-    def forward(
-        self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
-    ) -> Tensor:
-        """Segment patches.
-
-        Args:
-            patch: Raw patches (N, bands, P, P) of any dtype.
-            contexts: By name, raw windows (N, bands, S, S) of the contexts.
-            positions: By name, positions (N, 2, h) of the patches in the contexts that are placed
-                (`NetworkConfig.placed`), see `Placement`.
-
-        Returns:
-            Logits (N, classes, P, P).
-        """
-        features = {name: self.encode(name, window) for name, window in contexts.items()}
-        return self.segment(patch, features, positions)
-
     def encode(self, name: str, window: Tensor) -> Tensor:
-        """Compute the features of a context.
-
-        Args:
-            name: Name of the context.
-            window: Raw windows (N, bands, S, S).
-
-        Returns:
-            Features X_U (N, C, H, W) of the enhanced stage.
-        """
+        """Features X_U (N, C, H, W) of the enhanced stage, of raw windows (N, bands, S, S) of a context."""
         features: Tensor = self._encoder(name)(window, self.config.stage)[self.config.stage]
         return features
 
     def encode_once(self, name: str, window: Tensor) -> Tensor:
-        """Compute the features of a context in a window of its raster, from whose inner cells those of patches are cut.
-
-        Args:
-            name: Name of the context.
-            window: Raw windows (N, bands, S, S) of any side that the backbone takes.
-
-        Returns:
-            Features (N, C, h, w) of the enhanced stage.
-        """
+        """Features (N, C, h, w) of the enhanced stage, in windows whose outer cells will be dropped."""
         return self._encoder(name).inside(window)
 
     def _encoder(self, name: str) -> Encoder:
@@ -227,16 +143,7 @@ class FCtL(nn.Module):
     def segment(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """Segment patches whose contexts are encoded.
-
-        Args:
-            patch: Raw patches (N, bands, P, P) of any dtype.
-            contexts: By name, features X_U (N, C, H, W) of the contexts (`encode`).
-            positions: As in `forward`.
-
-        Returns:
-            Logits (N, classes, P, P).
-        """
+        """Logits (N, classes, P, P) of raw patches (N, bands, P, P), from the features X_U of their contexts."""
         stage, resume = self.config.stage, self.config.resume
         features = self.encoder(patch, stage if resume else None)
         features[stage] = self.enhance(features[stage], contexts, positions or {})
@@ -251,7 +158,7 @@ class FCtL(nn.Module):
         Args:
             x: Features X_I (N, C, h, w).
             contexts: By name, features X_U (N, C, H, W) of the contexts.
-            positions: As in `forward`.
+            positions: As in `segment`.
 
         Returns:
             Enhanced features (N, C, h, w).
@@ -271,8 +178,3 @@ class FCtL(nn.Module):
         if self.config.lcf is None or self.config.lcf.position is None:
             return None
         return self.placement(name).offsets(positions.get(name))
-
-
-def _neck(inputs: int, outputs: int) -> nn.Module:
-    # No batch norm here: one shared encoder sees contexts of several scales, and statistics of the mix fit none.
-    return nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1)

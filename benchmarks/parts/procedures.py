@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from fctl.model.network import FCtL
+from fctl.model.interface import ContextNetwork
 from fctl.runtime.bench.process import CaseProcess
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.segment.batches import grid_of
@@ -70,7 +70,7 @@ def elsewhere(process: CaseProcess, image: Path, mask: Path) -> Took:
     return process.ask(MaskRun(image, mask))
 
 
-def release(module: FCtL, manifest: Manifest) -> Steps:
+def release(module: ContextNetwork, manifest: Manifest) -> Steps:
     """The release's procedure (§4.2): every patch with its contexts, logits summed, the best class of each pixel.
 
     Args:
@@ -104,7 +104,7 @@ def release(module: FCtL, manifest: Manifest) -> Steps:
     return run
 
 
-def plain(module: FCtL, manifest: Manifest) -> Steps:
+def plain(module: ContextNetwork, manifest: Manifest) -> Steps:
     """The plain loop: the same tiles through a network without contexts.
 
     Args:

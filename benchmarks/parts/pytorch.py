@@ -13,7 +13,7 @@ from fctl.runtime.errors import EngineError, InputError
 from .networks import Loaded
 
 if TYPE_CHECKING:
-    from fctl.model.network import FCtL
+    from fctl.model.interface import ContextNetwork
 
 EAGER, COMPILED = "pytorch", "pytorch-compile"
 PRECISIONS: tuple[RunPrecision, ...] = ("fp32", "fp16")
@@ -56,7 +56,7 @@ def load(bundle: Bundle, checkpoint: Path | None, kind: str, precision: RunPreci
     return Loaded(network=ModuleNetwork(bundle.manifest, module, batch), device=device)
 
 
-def channels_last(module: FCtL) -> FCtL:
+def channels_last(module: ContextNetwork) -> ContextNetwork:
     """Lay a module's convolutions out with their channels last, which is faster, and return it."""
     import torch
     from torch.nn.utils import convert_conv2d_weight_memory_format
@@ -64,7 +64,7 @@ def channels_last(module: FCtL) -> FCtL:
     return convert_conv2d_weight_memory_format(module, torch.channels_last)
 
 
-def compile_steps(module: FCtL) -> None:
+def compile_steps(module: ContextNetwork) -> None:
     """Let `torch.compile` compile the two steps of a module, encoding and segmenting, each when it first runs."""
     import torch
 
@@ -80,7 +80,7 @@ def tf32() -> str:
     return f"products {torch.get_float32_matmul_precision()}, convolutions {convolutions}"
 
 
-def module_of(bundle: Bundle, checkpoint: Path | None) -> FCtL:
+def module_of(bundle: Bundle, checkpoint: Path | None) -> ContextNetwork:
     """The network of a bundle as a module on the CPU.
 
     Args:
@@ -96,13 +96,13 @@ def module_of(bundle: Bundle, checkpoint: Path | None) -> FCtL:
     """
     import torch
 
+    from fctl.model.build import build
     from fctl.model.config import NetworkConfig
-    from fctl.model.network import FCtL
     from fctl.model.weights.checkpoints import load_network, read_checkpoint
 
     if checkpoint is None:
         torch.manual_seed(0)
-        return FCtL(decode(NetworkConfig, bundle.manifest.network)).eval()
+        return build(decode(NetworkConfig, bundle.manifest.network)).eval()
     read = read_checkpoint(checkpoint)
     if read.card is None:
         raise InputError(

@@ -17,8 +17,9 @@ from fctl.export.card import ExportOptions
 from fctl.export.onnx_graph import save_model
 from fctl.export.pipeline import export_bundle
 from fctl.export.precision.half import to_half
+from fctl.model.build import build
 from fctl.model.config import NetworkConfig, ServingConfig
-from fctl.model.network import FCtL
+from fctl.model.interface import ContextNetwork
 from fctl.model.presets import narrow, preset
 from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
@@ -38,7 +39,7 @@ class Made:
 
     bundle: Bundle
     checkpoint: Path
-    network: FCtL
+    network: ContextNetwork
 
 
 def make_preset(
@@ -123,10 +124,10 @@ def with_half(bundle: Bundle, out: Path) -> Bundle:
     return read_bundle(out)
 
 
-def stirred(config: NetworkConfig) -> FCtL:
+def stirred(config: NetworkConfig) -> ContextNetwork:
     """A random network in which every part matters, scaled so that signals neither fade nor explode."""
     torch.manual_seed(0)
-    network = FCtL(config)
+    network = build(config)
     for name, parameter in network.named_parameters():
         if name.endswith("gamma"):
             nn.init.uniform_(parameter, 0.5, 1.0)

@@ -14,7 +14,7 @@ from fctl.runtime.segment.batches import Positions, on_host
 from fctl.runtime.segment.network import Cut, Features, Network, Scores
 from fctl.runtime.tiling.turns import Windows
 
-from ..network import FCtL
+from ..interface import ContextNetwork
 
 
 class ModuleNetwork(Network):
@@ -27,7 +27,7 @@ class ModuleNetwork(Network):
         once: Whether contexts that can be are encoded once a raster.
     """
 
-    def __init__(self, manifest: Manifest, network: FCtL, batch: int = 4, *, once: bool = False) -> None:
+    def __init__(self, manifest: Manifest, network: ContextNetwork, batch: int = 4, *, once: bool = False) -> None:
         super().__init__(manifest, batch, manifest.lattices if once else None)
         self._network, parameter = network, next(network.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype

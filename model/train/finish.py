@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fctl.runtime.evaluate.metrics import IGNORE, Confusion
 
-from ..network import FCtL
+from ..interface import ContextNetwork
 from .lattices import Windows
 from .optimise import predict, train_mode
 from .recipe import Recipe
@@ -24,7 +24,9 @@ from .scenes import Scene
 _STEPS = (0.4, 0.2, 0.1)  # of the search for offsets, in logits
 
 
-def recalibrate(network: FCtL, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int = 100) -> None:
+def recalibrate(
+    network: ContextNetwork, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int = 100
+) -> None:
     """Measure the decoder's batch statistics anew.
 
     Averaged weights have statistics of their own, and those of balanced patches are not those of a raster.
@@ -48,7 +50,7 @@ def recalibrate(network: FCtL, scenes: Sequence[Scene], windows: Windows, recipe
 
 
 def fit_class_offsets(
-    network: FCtL, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int = 50
+    network: ContextNetwork, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int = 50
 ) -> None:
     """Shift the score of each class so that the mIoU on training patches is highest.
 

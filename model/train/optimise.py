@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fctl.runtime.evaluate.metrics import IGNORE
 
-from ..network import FCtL
+from ..interface import ContextNetwork
 from .lattices import LatticePlace
 from .losses import weighted_focal_loss
 from .recipe import Recipe
@@ -36,7 +36,7 @@ class Training:
         optimizer: The optimiser.
     """
 
-    def __init__(self, network: FCtL, recipe: Recipe) -> None:
+    def __init__(self, network: ContextNetwork, recipe: Recipe) -> None:
         freeze(network, recipe)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average)  # type: ignore[no-untyped-call]
@@ -46,9 +46,9 @@ class Training:
         self._scaler = torch.amp.GradScaler(enabled=recipe.precision == "fp16")
 
     @property
-    def averaged(self) -> FCtL:
+    def averaged(self) -> ContextNetwork:
         """The network with its averaged weights."""
-        return cast(FCtL, self._average.module)
+        return cast(ContextNetwork, self._average.module)
 
     @property
     def rate(self) -> float:
@@ -129,7 +129,7 @@ class Training:
         self._scaler.load_state_dict(state["scaler"])
 
 
-def freeze(network: FCtL, recipe: Recipe) -> None:
+def freeze(network: ContextNetwork, recipe: Recipe) -> None:
     """Freeze the parameters that a recipe does not train.
 
     Args:
@@ -144,7 +144,7 @@ def freeze(network: FCtL, recipe: Recipe) -> None:
             parameter.requires_grad_(False)
 
 
-def train_mode(network: FCtL, statistics: bool = False) -> None:
+def train_mode(network: ContextNetwork, statistics: bool = False) -> None:
     """Put a network into training mode, in which frozen layers keep their batch statistics.
 
     Args:
@@ -160,7 +160,7 @@ def train_mode(network: FCtL, statistics: bool = False) -> None:
             module.eval()
 
 
-def predict(network: FCtL, batch: TrainingBatch, colour: float) -> Tensor:
+def predict(network: ContextNetwork, batch: TrainingBatch, colour: float) -> Tensor:
     """Segment a batch.
 
     Args:
@@ -189,7 +189,7 @@ def _windows_of(batch: TrainingBatch, name: str) -> list[Tensor]:
     return list(found.unbind(dim=1)) if name in batch.places else [found]
 
 
-def _encoded(network: FCtL, name: str, windows: list[Tensor], place: LatticePlace | None) -> Tensor:
+def _encoded(network: ContextNetwork, name: str, windows: list[Tensor], place: LatticePlace | None) -> Tensor:
     """Features (N, C, H, W) of a context from its windows (N, bands, S, S)."""
     if place is None:
         return network.encode(name, windows[0])
@@ -220,7 +220,7 @@ def jitter(images: list[Tensor], strength: float) -> list[Tensor]:
     return jittered
 
 
-def _optimizer(network: FCtL, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimizer(network: ContextNetwork, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser of what is trained, with the initial rates of its three kinds of parameters."""
     trained = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
     position = [parameter for name, parameter in trained if ".position." in name]

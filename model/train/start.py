@@ -13,8 +13,9 @@ from torch import Tensor
 from fctl.runtime import remedies
 from fctl.runtime.errors import CheckpointError, EngineError, InputError
 
+from ..build import build
 from ..config import ConfigError, NetworkConfig
-from ..network import FCtL
+from ..interface import ContextNetwork
 from ..weights.checkpoints import read_checkpoint
 from .networks import part_of
 from .settings import PATCH, WHOLE
@@ -25,7 +26,7 @@ IMAGENET = "imagenet"
 State = Mapping[str, Tensor]
 
 
-def start_network(config: NetworkConfig, weights: str | None, folder: Path, seed: int) -> FCtL:
+def start_network(config: NetworkConfig, weights: str | None, folder: Path, seed: int) -> ContextNetwork:
     """Make a network with its initial weights.
 
     Args:
@@ -44,7 +45,7 @@ def start_network(config: NetworkConfig, weights: str | None, folder: Path, seed
     """
     torch.manual_seed(seed)
     try:
-        network = FCtL(config)
+        network = build(config)
         if weights == IMAGENET:
             _load_backbones(network, _imagenet(config), "network.weights: imagenet")
         elif weights is not None:
@@ -54,7 +55,7 @@ def start_network(config: NetworkConfig, weights: str | None, folder: Path, seed
     return network
 
 
-def network_of_stage(config: NetworkConfig, part: str, weights: State) -> FCtL:
+def network_of_stage(config: NetworkConfig, part: str, weights: State) -> ContextNetwork:
     """Make the network that a stage trains.
 
     Args:
@@ -65,7 +66,7 @@ def network_of_stage(config: NetworkConfig, part: str, weights: State) -> FCtL:
     Returns:
         The network, with all weights that fit it; the others are random.
     """
-    network = FCtL(part_of(config, part))
+    network = build(part_of(config, part))
     network.load_state_dict(_fitting(network.state_dict(), weights), strict=False)
     return network
 
@@ -118,7 +119,7 @@ def _imagenet(config: NetworkConfig) -> State:
     return state
 
 
-def _load_file(network: FCtL, path: Path) -> None:
+def _load_file(network: ContextNetwork, path: Path) -> None:
     """Load a checkpoint of fctl as far as it fits, or weights of the backbone into every encoder."""
     read = read_checkpoint(path)
     if read.card is None:
@@ -141,7 +142,7 @@ def _with_context_encoders(wanted: State, state: State) -> State:
     return {key: state[own] for key, own in stands_in.items() if own in state} | dict(state)
 
 
-def _load_backbones(network: FCtL, state: State, origin: str) -> None:
+def _load_backbones(network: ContextNetwork, state: State, origin: str) -> None:
     """Load weights of the backbone into every encoder. origin: Where they come from, for errors."""
     for encoder in network.encoders():
         try:

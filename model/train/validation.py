@@ -13,14 +13,14 @@ from fctl.runtime.progress import StageProgress
 from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.pipeline import segment_rows
 
-from ..network import FCtL
+from ..interface import ContextNetwork
 from ..serving.manifest import draft_manifest
 from ..serving.module_network import ModuleNetwork
 from ..weights.checkpoints import Card
 
 
 def validate(
-    network: FCtL,
+    network: ContextNetwork,
     card: Card,
     dataset: Dataset,
     bands: Sequence[int] | None = None,

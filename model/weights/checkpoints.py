@@ -14,8 +14,9 @@ from torch import Tensor
 from fctl.runtime.bundle.records import RecordError, decode, encode
 from fctl.runtime.errors import CheckpointError
 
+from ..build import build
 from ..config import ConfigError, NetworkConfig, ServingConfig
-from ..network import FCtL
+from ..interface import ContextNetwork
 
 _FORMAT = "fctl-checkpoint-1"
 _SHOWN = 10  # keys named in an error
@@ -112,7 +113,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     raise CheckpointError(subject=path, expected="a checkpoint of fctl or a state_dict", found=_describe(content))
 
 
-def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str) -> FCtL:
+def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str) -> ContextNetwork:
     """Make a network from its weights.
 
     Args:
@@ -127,7 +128,7 @@ def load_network(config: NetworkConfig, state: Mapping[str, Tensor], origin: str
         CheckpointError: A weight is missing, misshapen, unknown or not finite, or there can be no such network.
     """
     try:
-        network = FCtL(config)
+        network = build(config)
     except ConfigError as error:
         raise CheckpointError(str(error), subject=origin) from error
     wanted = network.state_dict()

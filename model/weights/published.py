@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..backbones.mit import NON_COMMERCIAL, published_key
 from ..config import LOCAL, NetworkConfig
+from ..interface import ContextNetwork
 from ..network import FCtL
 from .checkpoints import take
 
@@ -142,7 +143,7 @@ def is_published_segformer(state: State) -> bool:
     return any(key.startswith(("segformer.encoder.", "decode_head.")) for key in state)
 
 
-def segformer_weights(network: FCtL, state: State, origin: str) -> dict[str, Tensor]:
+def segformer_weights(network: ContextNetwork, state: State, origin: str) -> dict[str, Tensor]:
     """Rename the weights of a semantic SegFormer of `transformers`, encoder and head; log their licence.
 
     Args:

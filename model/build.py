@@ -1,0 +1,24 @@
+"""The network that a configuration describes."""
+
+from __future__ import annotations
+
+from .config import NetworkConfig
+from .interface import ContextNetwork
+from .network import FCtL
+
+_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL}
+
+
+def build(config: NetworkConfig) -> ContextNetwork:
+    """Make the network that a configuration describes, with random weights.
+
+    Args:
+        config: The configuration.
+
+    Returns:
+        The network.
+
+    Raises:
+        ConfigError: There can be no such network.
+    """
+    return _KINDS[config.kind](config)
