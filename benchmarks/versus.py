@@ -17,7 +17,6 @@ import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
@@ -100,17 +99,20 @@ def _procedures(folder: Path, arguments: argparse.Namespace) -> None:
     image, small = folder / "image.tif", folder / "small.tif"
     write_mosaic(image, arguments.side, 3, "uint8")
     write_mosaic(small, _SMALL, 3, "uint8")
-    with ExitStack() as stack:
-        contenders = [
-            *_in_pytorch(made.network, alone.network, made.bundle, folder, small),
-            *_ours(made.bundle, "fctl", ("exact", "shared"), folder, small, stack, arguments.batch),
-            *_ours(alone.bundle, "fctl without contexts", ("exact",), folder, small, stack, arguments.batch),
-        ]
-        for number in range(arguments.rounds):
-            for contender in (*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]):
+    contenders = [
+        *_in_pytorch(made.network, alone.network, made.bundle, folder, small),
+        *_ours(made.bundle, "fctl", ("exact", "shared"), folder, small, arguments.batch),
+        *_ours(alone.bundle, "fctl without contexts", ("exact",), folder, small, arguments.batch),
+    ]
+    for number in range(arguments.rounds):
+        for contender in (*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]):
+            try:
                 contender.took.append(contender.run(image, contender.mask))
-        title = f"{arguments.preset}, width {arguments.width:g}, {arguments.side} x {arguments.side} pixels"
-        _print(f"{title}, medians of {arguments.rounds} rounds", contenders)
+            except FctlError as error:
+                print(f"skipped {contender.name}: {error}", flush=True)
+        contenders = [contender for contender in contenders if contender.took]
+    title = f"{arguments.preset}, width {arguments.width:g}, {arguments.side} x {arguments.side} pixels"
+    _print(f"{title}, medians of {arguments.rounds} rounds", contenders)
 
 
 def _alone(config: NetworkConfig) -> NetworkConfig:
@@ -146,29 +148,26 @@ def _ours(
     contexts: Sequence[ContextEncoding],
     folder: Path,
     small: Path,
-    stack: ExitStack,
     batch: int,
 ) -> list[Contender]:
-    """A bundle in every engine that runs here, each in a process of its own and warmed up."""
+    """A bundle in every engine that runs here."""
     found = list[Contender]()
     for (engine, precision), encoding in product(_ENGINES, contexts):
         case = Case(bundle=str(bundle.folder), backend=engine, precision=precision, contexts=encoding, batch=batch)
         label = f"{name}, {engine} {precision}" + (f", {encoding} contexts" if len(contexts) > 1 else "")
-        process = _opened(case, label, folder, small, stack)
-        if process:
-            mask = folder / f"{bundle.folder.stem}{len(found)}.tif"
-            found.append(Contender(name=label, run=partial(elsewhere, process), mask=mask))
+        mask = folder / f"{bundle.folder.stem}{len(found)}.tif"
+        found.append(Contender(name=label, run=partial(_warmed_up, case, small), mask=mask))
     return found
 
 
-def _opened(case: Case, label: str, folder: Path, small: Path, stack: ExitStack) -> CaseProcess | None:
-    try:
-        process = stack.enter_context(CaseProcess(case))
-        process.ask(WarmUp(image=BenchImage(place=str(small)), folder=folder))
-    except FctlError as error:
-        print(f"skipped {label}: {error}")
-        return None
-    return process
+def _warmed_up(case: Case, small: Path, image: Path, mask: Path) -> Took:
+    """Segment an image in a process of its own, which has segmented a small one.
+
+    The process ends with the image: the paper's networks would not lie in memory in all engines at once.
+    """
+    with CaseProcess(case) as process:
+        process.ask(WarmUp(image=BenchImage(place=str(small)), folder=mask.parent))
+        return elsewhere(process, image, mask)
 
 
 def _print(title: str, contenders: Sequence[Contender]) -> None:
