@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .segment.outputs import deliver
     from .segment.results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
     from .segment.segmenter import Segmenter
+    from .segment.stream import Stream, StreamedFrame
     from .segment.where import Where
     from .stopwatch import Stopwatch
     from .storage.destination import Upload
@@ -36,6 +37,8 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "Stopwatch",
+    "Stream",
+    "StreamedFrame",
     "Upload",
     "Where",
     "cut_batch",
@@ -52,6 +55,7 @@ _HOMES = {
     ".segment.outputs": ("deliver",),
     ".segment.results": ("DeviceSegmentation", "Estimate", "Paths", "Report", "Segmentation"),
     ".segment.segmenter": ("Segmenter",),
+    ".segment.stream": ("Stream", "StreamedFrame"),
     ".segment.where": ("Where",),
     ".stopwatch": ("Stopwatch",),
     ".storage.destination": ("Upload",),

@@ -40,6 +40,9 @@ Order = Literal["worst", "best", "first"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 """What a command line logs at least."""
 
+StreamPolicy = Literal["block", "drop-oldest"]
+"""What happens to a frame for which there is no room: it waits, or the frame that has waited longest is dropped."""
+
 OnBadBlock = Literal["fail", "nodata"]
 """What becomes of a block of an image that cannot be read: an error, or pixels without data."""
 

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar, get_args
@@ -13,7 +14,7 @@ from typing import TypeVar, get_args
 import numpy as np
 
 from ..bundle.store import Bundle, read_bundle
-from ..choices import BatchChoice, ContextEncoding, PrecisionChoice
+from ..choices import BatchChoice, ContextEncoding, PrecisionChoice, StreamPolicy
 from ..engines.base import GpuEngine
 from ..errors import EngineError, InputError, RasterError
 from ..progress import TileProgress
@@ -33,6 +34,7 @@ from .opening import encodes_once, open_network, warn_of_sharing, with_scene_siz
 from .pipeline import segment_rows
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
 from .shards.share import Share
+from .stream import Stream
 from .where import EVERYWHERE, Where
 
 log = logging.getLogger(__name__)
@@ -187,10 +189,26 @@ class Segmenter:
             ids, found = segment_on_device(network, image, self.turns, probabilities)
         return DeviceSegmentation(ids=ids, probabilities=found)
 
-    def stream(self, frames: Iterable[Pixels], *, probabilities: bool = False) -> Iterator[Segmentation]:
-        """Segment frame after frame, each as `segment` does, as they come."""
-        for frame in frames:
-            yield self.segment(frame, probabilities=probabilities)
+    def stream(
+        self, frames: Iterable[Pixels], *, probabilities: bool = False, ahead: int = 2, policy: StreamPolicy = "block"
+    ) -> Stream:
+        """Segment frame after frame, each as `segment` does; the next ones are fetched while the engine works.
+
+        Args:
+            frames: The frames, each an array of its own as `segment` takes it. They are fetched in another thread, and
+                may never end.
+            probabilities: Whether probabilities are wanted.
+            ahead: How many frames may wait for the engine.
+            policy: What happens when one more comes: "block" lets it wait, as a video wants; "drop-oldest" drops the
+                one that has waited longest, so that masks of a camera are never late.
+
+        Returns:
+            An iterator over frames with their masks, which counts dropped frames and knows percentiles of latency.
+
+        Raises:
+            InputError: There is no such policy, or no frame may wait.
+        """
+        return Stream(frames, partial(self.segment, probabilities=probabilities), ahead, policy)
 
     def segment_file(
         self,

@@ -58,26 +58,6 @@ def test_a_read_only_array_will_do(segmenter: Segmenter, image: Array) -> None:
     np.testing.assert_array_equal(segmenter.segment(image).ids, expected)
 
 
-def test_a_stream_gives_frame_after_frame_as_they_come(segmenter: Segmenter, rng: np.random.Generator) -> None:
-    frames = [rng.integers(0, 256, (20 + 5 * index, 30, 3), np.uint8) for index in range(3)]
-    taken = []
-
-    def camera() -> Any:
-        for index, frame in enumerate(frames):
-            taken.append(index)
-            yield frame
-
-    for index, found in enumerate(segmenter.stream(camera())):
-        assert taken == list(range(index + 1))
-        np.testing.assert_array_equal(found.ids, segmenter.segment(frames[index]).ids)
-    assert taken == [0, 1, 2]
-
-
-def test_a_stream_gives_probabilities(segmenter: Segmenter, image: Array) -> None:
-    (found,) = segmenter.stream([image], probabilities=True)
-    np.testing.assert_array_equal(found.probabilities, segmenter.segment(image, probabilities=True).probabilities)
-
-
 def test_the_default_bundle_segments_a_small_image(rng: np.random.Generator) -> None:
     with Segmenter(backend="onnxruntime", batch=1) as segmenter:
         found = segmenter.segment(rng.integers(0, 256, (60, 90, 3), np.uint8), probabilities=True)
