@@ -4,6 +4,8 @@ Each preset is run three ways on one raster, with random weights: with every con
 with contexts encoded once a raster ("shared"), and as the same network without contexts. `default` is the bundle that
 comes with fctl, beside a network without contexts of the same preset. Rounds alternate between the ways; medians are
 printed, with ratios to the network without contexts, and the share of pixels that keep their class.
+
+With `--work`, nothing is run: the multiplications of shared contexts are counted, to tell why the ratio is what it is.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from fctl.runtime.segment.opening import load_network
 
 from .parts.networks import mask_of, mosaic
 from .parts.random_weights import make_network, make_preset
+from .parts.shared_work import shared_work
 from .parts.timing import Timed
 
 _PRESETS = ("default", "fctl-lite0")
@@ -41,11 +44,32 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=float, default=1.0, help="of the networks with random weights")
+    parser.add_argument("--work", action="store_true", help="count multiplications instead of seconds")
     arguments = parser.parse_args()
+    if arguments.work:
+        _count(arguments)
+        return
     print(f"| network | way | seconds | ratio | processor seconds | ratio | same class as exact |\n|{'---|' * 7}")
     for name in arguments.presets:
         with tempfile.TemporaryDirectory(prefix="fctl-") as folder:
             _measure(name, Path(folder), arguments)
+
+
+def _count(arguments: argparse.Namespace) -> None:
+    """Print the work of every preset at full width."""
+    print(
+        "| network | pixels | patches | one patch without contexts, GMAC | fusion | windows | all windows, GMAC ",
+        end="",
+    )
+    print(f"| of them for pixels of the raster, kept once | ratio | ratio of these alone |\n|{'---|' * 10}")
+    for name in arguments.presets:
+        if name != "default":
+            work = shared_work(PRESETS[name], arguments.side)
+            print(
+                f"| {name} | {arguments.side}² | {work.patches} | {work.alone:.1f} | {work.fusion:.1f} | {work.windows} "
+                f"| {work.encoding:.0f} | {work.needed:.0f} | {work.ratio(work.encoding):.2f} "
+                f"| {work.ratio(work.needed):.2f} |"
+            )
 
 
 def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
