@@ -113,4 +113,4 @@ def _multiplications(step: Callable[..., Tensor], *arguments: object) -> float:
     """What a step multiplies, in 10^9."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         step(*arguments)
-    return counter.get_total_flops() / 2e9
+    return float(counter.get_total_flops()) / 2e9
