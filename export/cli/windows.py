@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from fctl.runtime.cli.console import usage
-from fctl.runtime.tiling.resampling import Resampling
 
 from .numbers import number, values
 
 if TYPE_CHECKING:
+    from fctl.runtime.tiling.resampling import Resampling
+
     from ..foreign import ForeignContext
 
 _KEYS = ("window", "scene", "size", "resampling", "scale", "mean", "std")
@@ -74,6 +75,8 @@ def _pixels(name: str, key: str, text: str) -> int:
 
 
 def _resampling(name: str, text: str) -> Resampling:
+    from fctl.runtime.tiling.resampling import Resampling
+
     kinds: tuple[Resampling, ...] = get_args(Resampling)
     for kind in kinds:
         if kind == text:
