@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ from fctl.runtime.errors import CheckpointError, InputError
 from ..choices import Layout
 from .options import ForeignContext, ForeignOptions, ImageInput
 from .wrap import PATCH, SURROUND
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _LARGEST = 1 << 16  # pixels a side of a window, as bundles have it
@@ -234,6 +237,8 @@ def _batch(values: Sequence[onnx.ValueInfoProto], origin: str) -> int | None:
     fixed = sorted({axis.dim_value for axis in axes if axis.HasField("dim_value") and axis.dim_value > 0})
     if len(fixed) > 1:
         raise CheckpointError(subject=origin, expected="inputs of one batch", found=" and ".join(map(str, fixed)))
+    if fixed and any(not axis.dim_value for axis in axes):
+        log.warning("%s has inputs of an open batch and of %d: the bundle's is fixed to %d", origin, *fixed, *fixed)
     return fixed[0] if fixed else None
 
 

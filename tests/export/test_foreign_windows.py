@@ -30,7 +30,7 @@ from fctl.runtime.errors import InputError
 
 from ..conftest import InProcess
 from . import window_networks as networks
-from .foreign_networks import Array, contrast_graph, parse, picture, softmax
+from .foreign_networks import SCORES, Array, contrast_graph, parse, picture, softmax
 from .test_foreign import SCALING, averaged, check_refused, exported, fctl_export, same_class, save
 from .window_networks import TILE, Cut, centred, middle, places, three, three_scores, tile_of, whole
 
@@ -242,6 +242,25 @@ def test_the_manifest_of_three_windows(by_hand: Callable[[str], Bundle], in_proc
     shown = in_process(info_app, by_hand("any batch").folder).stdout
     for line in ("1.5 x the tile (96 pixels), at 64 pixels (box); encoded by the segmenter itself", "the whole image"):
         assert line in shown
+
+
+def test_an_input_of_one_window_fixes_the_batch(tmp_path: Path) -> None:
+    """A global context is often fed once, and spread over the patches in the graph."""
+    model = parse(
+        "x = GlobalAveragePool(overview) scores = Add(image, x)", SCORES,
+        taken="float[N,3,64,64] image, float[1,3,24,24] overview",
+    )  # fmt: skip
+    options = ("--classes=a,b,c", "--scale=0.02", "--context=wide=overview")
+    done = fctl_export(save(model, tmp_path), "--out", tmp_path / "own.fctl", *options)
+    assert done.code == 0, done.err
+    assert done.err.endswith("has inputs of an open batch and of 1: the bundle's is fixed to 1\n")
+    assert read_bundle(tmp_path / "own.fctl").manifest.fixed_batch == 1
+
+
+def test_a_fixed_batch_can_have_fp16(by_hand: Callable[[str], Bundle], tmp_path: Path) -> None:
+    done = fctl_export(by_hand("a batch of 3").folder, "--precision=fp16", "--out", tmp_path / "half.fctl")
+    assert done.code == 0, done.err
+    assert read_bundle(tmp_path / "half.fctl").manifest.precisions == ("fp32", "fp16")
 
 
 def test_a_large_raster_is_shown_in_scene_blocks(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
