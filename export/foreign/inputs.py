@@ -69,21 +69,15 @@ def find_inputs(model: onnx.ModelProto, origin: str, options: ForeignOptions) ->
     tile = options.tile or next(filter(None, _axes(values[0], options.layout)[1:]), None)
     if tile is None:
         raise InputError("takes images of any size: give the side of a tile with `tile`", subject=origin)
-    sides = [tile, *(_size(context, tile, value, options.layout) for context, value in zip(
-        options.contexts, values[1:], strict=True
-    ))]  # fmt: skip
-    contexts = (None, *options.contexts)
-    for value, side, context in zip(values, sides, contexts, strict=True):
+    images, contexts = [], (None, *options.contexts)
+    for value, context in zip(values, contexts, strict=True):
+        side = _size(context, tile, value, options.layout) if context else tile
         _settle_sides(value, bands, side, origin, options.layout, context)
         if context:
             _check_window(context, tile)
+        images.append(_image(value, side, options, context))
     raw = _raw_dtype(values, origin, options)
-    return Inputs(
-        images=tuple(
-            _image(value, side, options, context) for value, side, context in zip(values, sides, contexts, strict=True)
-        ),
-        raw=raw, bands=bands, batch=_batch(values, origin),
-    )  # fmt: skip
+    return Inputs(images=tuple(images), raw=raw, bands=bands, batch=_batch(values, origin))
 
 
 def named_inputs(names: Sequence[str], origin: str, options: ForeignOptions, others: Sequence[str] = ()) -> list[str]:
