@@ -121,14 +121,18 @@ def named_inputs(names: Sequence[str], origin: str, options: ForeignOptions, oth
 
 def _unsaid(names: Sequence[str], patch: str, rest: Sequence[str], origin: str, options: ForeignOptions) -> InputError:
     """The error of inputs of which nobody says what they show, with the command that would say it."""
-    said = [f"{context.name}={context.input}" for context in options.contexts]
-    command = [f"`input` patch={patch}", *(f"`context` {one}" for one in (*said, *(f"NAME={name}" for name in rest)))]
+    said = [
+        f"{context.name}={context.input}" + ("" if context.window == "global" else f",window={context.window}")
+        for context in options.contexts
+    ]
+    unsaid = [f"NAME={name},window=PIXELS" for name in rest]
+    command = " ".join([f"`input` patch={patch}", *(f"`context` {one}" for one in (*said, *unsaid))])
     return InputError(
         subject=origin,
         expected="one input, an image, or contexts that take the others",
         found=f"{len(names)} ({', '.join(names)})",
-        remedy=f"say what each of them shows, as in {' '.join(command)} (with window=PIXELS after a comma unless it is "
-        "the whole raster), or make it a constant before you export",
+        remedy=f"say what each of them shows, as in {command} (without window: the whole raster), or make it a "
+        "constant before you export",
     )
 
 

@@ -332,12 +332,12 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     "inputs that nobody names": (
         three, ("--classes=a,b,c", "--scale=0.02"),
         "expected one input, an image, or contexts that take the others, found 3 (image, context, overview); say what "
-        "each of them shows, as in --input patch=image --context NAME=context --context NAME=overview (with "
-        "window=PIXELS after a comma",
+        "each of them shows, as in --input patch=image --context NAME=context,window=PIXELS "
+        "--context NAME=overview,window=PIXELS (without window: the whole raster), or make it a constant",
     ),
     "one input that nobody names": (
         three, ONE,
-        "as in --input patch=image --context wide=overview --context NAME=context (",
+        "as in --input patch=image --context wide=overview --context NAME=context,window=PIXELS (",
     ),
     "an input that is not there": (
         three, (*ONE, "--context=around=contxt,window=96"),
