@@ -135,7 +135,8 @@ def test_test_time_augmentation_turns_all_windows(from_module: Bundle, swins: nn
     with Segmenter(from_module, backend="onnxruntime", tta=True) as segmenter:
         found = segmenter.segment(image, probabilities=True)
     assert same_class(found.ids, total) >= 0.999
-    np.testing.assert_allclose(found.probabilities, softmax(total), atol=1e-3)
+    assert same_class(found.ids, swin_scores(swins, image)) < 0.99
+    np.testing.assert_allclose(found.probabilities, softmax(total), atol=5e-3)  # Pillow rounds rows, then columns
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])

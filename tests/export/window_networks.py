@@ -67,9 +67,9 @@ class Block(nn.Module):
 class Branch(nn.Module):
     """An image (N, 3, S, S) as cells (N, S/4, S/4, C)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *shifts: int) -> None:
         super().__init__()
-        self.embed, self.blocks = nn.Conv2d(3, _WIDE, _CELL, _CELL), nn.Sequential(Block(0), Block(_WINDOW // 2))
+        self.embed, self.blocks = nn.Conv2d(3, _WIDE, _CELL, _CELL), nn.Sequential(*map(Block, shifts))
 
     def forward(self, image: Tensor) -> Tensor:
         return self.blocks(self.embed(image).permute(0, 2, 3, 1))  # type: ignore[no-any-return]
@@ -80,7 +80,7 @@ class TwoSwins(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.near, self.far, self.cross = Branch(), Branch(), Attention()
+        self.near, self.far, self.cross = Branch(0, _WINDOW // 2), Branch(0), Attention()
         self.score = nn.Conv2d(_WIDE, 3, 1)
 
     def forward(self, image: Tensor, context: Tensor) -> dict[str, Tensor]:
