@@ -173,7 +173,9 @@ def trace_module(module: ImageNetwork, origin: str, bands: int, sides: Mapping[s
     Raises:
         CheckpointError: The module cannot take such images, or PyTorch cannot trace it.
     """
-    images = {name: torch.zeros(2, bands, side, side) for name, side in sides.items()}
+    images = {  # of NumPy, which says by MemoryError that they are too large
+        name: torch.from_numpy(np.zeros((2, bands, side, side), np.float32)) for name, side in sides.items()
+    }
     first = {name: image[:1] for name, image in images.items()}
     for count, given in ((2, images), (1, first)):
         shape = tuple(_tried(module, list(given.values()), origin).shape)
@@ -230,9 +232,15 @@ def _sides_remedy(module: ImageNetwork, image: Tensor) -> str | None:
 def _traced_script(module: ImageNetwork, images: Mapping[str, Tensor], origin: str) -> onnx.ModelProto:
     """A module of TorchScript as ONNX, which only PyTorch's former exporter takes."""
     try:
-        return trace_script(module, images, "scores")
+        model = trace_script(module, images, "scores")
     except Exception as error:
         raise _untraceable(error, origin) from error
+    kept = {value.name for value in model.graph.input}
+    unread = [name for name, given in zip(module.names, images, strict=False) if given not in kept]
+    if unread:  # that exporter drops inputs which change nothing
+        problem = f"its scores do not depend on {', '.join(unread)}"
+        raise CheckpointError(problem, subject=origin, remedy="leave it out of the network")
+    return model
 
 
 def _untraceable(error: Exception, origin: str) -> CheckpointError:

@@ -165,7 +165,7 @@ def test_tensorrt_rtx_builds_it(from_module: Bundle, tmp_path: Path) -> None:
 
 
 def test_torchscript_is_asked_for_the_names_of_its_arguments(tmp_path: Path) -> None:
-    (tmp_path / "net.pt").write_bytes(networks.script_file())
+    (tmp_path / "net.pt").write_bytes(networks.script_file(networks.TwoPixels))
     given = ("--classes=r,g,b", f"--overlap={OVERLAP}", "--scale=1/255", "--tile=64")
     bundle = exported(tmp_path / "net.pt", tmp_path / "own.fctl", *given, "--context=far=context,window=96,size=64")
     assert bundle.manifest.fixed_batch is None
@@ -482,6 +482,14 @@ def test_a_module_whose_windows_do_not_fit_is_one_line(
     given = ("--classes=r,g,b", "--scale=1/255", "--tile=64", *options)
     done = fctl_export(f"{networks.__name__}:{name}", "--out", tmp_path / "own.fctl", *given)
     check_refused(done, message, 1, tmp_path, [])
+
+
+def test_torchscript_that_ignores_a_window_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    path.write_bytes(networks.script_file(networks.Ignorant))
+    given = ("--classes=r,g,b", "--scale=1/255", "--tile=64", "--context=a=context,window=96")
+    done = fctl_export(path, "--out", tmp_path / "own.fctl", *given)
+    check_refused(done, "its scores do not depend on context; leave it out of the network", 1, tmp_path, [path])
 
 
 def test_help_shows_how_windows_are_written(in_process: InProcess) -> None:

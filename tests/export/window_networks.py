@@ -130,12 +130,12 @@ def swin_logits(network: nn.Module, near: Array, far: Array) -> Array:
         return network(as_taken(near), as_taken(far))["out"].numpy()  # type: ignore[no-any-return]
 
 
-def script_file() -> bytes:
+def script_file(kind: type[nn.Module]) -> bytes:
     """TorchScript, with the names of its arguments."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(TwoPixels()), file)
+        torch.jit.save(torch.jit.script(kind()), file)
     return file.getvalue()
 
 
