@@ -61,9 +61,8 @@ class GraphNetwork(Network):
         return self._graphs[context.encoder].run({"window": pixels})["features"] if context.encoder else pixels
 
     def join(self, context: Context, features: Sequence[Features]) -> Features:
-        """The features of the one patch; a bundle whose batch is fixed has no contexts."""
-        (only,) = features
-        return only
+        """The features of the one patch, or its window as often as a bundle whose batch is fixed asks for."""
+        return features[0] if len(features) == 1 else np.concatenate([np.asarray(one) for one in features])
 
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
         """Scores (N, classes, P, P) of raw patches (N, bands, P, P)."""

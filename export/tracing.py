@@ -8,7 +8,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -77,13 +77,12 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, *, symbolic
     return model
 
 
-def trace_script(module: nn.Module, image: Tensor, name: str, output: str) -> onnx.ModelProto:
+def trace_script(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
     """Export a module that holds TorchScript, with PyTorch's former exporter.
 
     Args:
         module: The module, in evaluation mode.
-        image: An example image (2, bands, H, W).
-        name: The name of its input.
+        inputs: Example inputs by name, in the order of the module's arguments, with a batch of 2.
         output: The name of its output.
 
     Returns:
@@ -95,11 +94,12 @@ def trace_script(module: nn.Module, image: Tensor, name: str, output: str) -> on
     record: Callable[..., nn.Module] = torch.jit.trace
     with warnings.catch_warnings(), _silent(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
-        traced = record(module.eval(), (image,), strict=False, check_trace=False)  # it may return dictionaries
+        images = tuple(inputs.values())
+        traced = record(module.eval(), images, strict=False, check_trace=False)  # it may return dictionaries
         path = Path(folder) / "script.onnx"
         torch.onnx.export(
-            traced, (image,), path, dynamo=False, opset_version=_SCRIPT_OPSET, input_names=[name],
-            output_names=[output], dynamic_axes={name: {0: BATCH}, output: {0: BATCH}}, verbose=False,
+            traced, images, path, dynamo=False, opset_version=_SCRIPT_OPSET, input_names=list(inputs),
+            output_names=[output], dynamic_axes={name: {0: BATCH} for name in (*inputs, output)}, verbose=False,
         )  # fmt: skip
         return onnx.load(path)
 

@@ -73,9 +73,9 @@ def _check_graphs(manifest: Manifest, expect: Expect) -> None:
         tensors = (*graph.inputs, *graph.outputs)
         _check_tensors(tensors, f"graphs[{index}]", expect)
         batches = {tensor.shape[:1] for tensor in tensors}
-        encoded = any(context.encoder or context.window.shared for context in manifest.contexts)
+        encoded = any(context.encoder for context in manifest.contexts)
         fixed = not encoded and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
-        batch = f"one batch in all tensors, {BATCH} or, without contexts, a number from 1"
+        batch = f"one batch in all tensors, {BATCH} or, without encoders, a number from 1"
         expect(batches == {(BATCH,)} or (fixed and len(batches) == 1), f"graphs[{index}]", batch, batches)
         small = all(isinstance(b[0], str) or b[0] <= _LARGEST_BATCH for b in batches)
         expect(small, f"graphs[{index}]", f"a batch of at most {_LARGEST_BATCH}", batches)

@@ -233,7 +233,7 @@ WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
     (
         "fixed batch with contexts",
         lambda d: fix_batch(d["graphs"][2], 4),
-        ("graphs[2]", "N or, without contexts, a number", "found {(4,)}"),
+        ("graphs[2]", "N or, without encoders, a number", "found {(4,)}"),
     ),
     (
         "another name of the batch",
@@ -322,10 +322,10 @@ WRONG_ELSEWHERE: list[tuple[str, Path, Change, tuple[str, ...]]] = [
     ("batch of nothing", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], 0), ("a number from 1, found {(0,)}",)),
     ("negative batch", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], -1), ("a number from 1, found {(-1,)}",)),
     (
-        "fixed batch with a fused context that is shared",
+        "fixed batch with positions in a shared context",
         tiny.TINY_GLOBAL_FUSED,
         lambda d: fix_batch(d["graphs"][0], 3),
-        ("graphs[0]: expected one batch in all tensors, N or, without contexts, a number from 1, found {(3,)}",),
+        ("graphs: positions_global: expected ('N', 2, 4), found (3, 2, 4)",),
     ),
 ]
 
