@@ -102,7 +102,7 @@ def of_traced(options: ForeignOptions) -> ForeignOptions:
 def _arguments(module: nn.Module) -> tuple[list[str], list[str]]:
     """The arguments that a module's forward needs, and those that it takes besides, as far as they have names."""
     if isinstance(module, torch.jit.ScriptModule):
-        taken = module.forward.schema.arguments[1:]
+        taken = module.forward.schema.arguments[1:]  # type: ignore[attr-defined]  # a method of TorchScript has one
         defaults = {argument.name: argument.has_default_value() for argument in taken}
     else:
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
