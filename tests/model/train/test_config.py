@@ -128,14 +128,18 @@ def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
         read_config(path)
     found = str(error.value)
     assert found.startswith(f"{path}: 5 fields do not fit: (1) sead, epochs: unknown keys; expected only out, seed, ")
-    assert "(2) seed: expected a whole number, found '3'; (3) optimisation.rate: expected a value, found none; " in found
+    assert (
+        "(2) seed: expected a whole number, found '3'; (3) optimisation.rate: expected a value, found none; " in found
+    )
     assert "(4) stages[0].epochs: expected a value, found none; (5) stages[0].network: expected text, found 1" in found
 
 
 def test_all_that_is_out_of_range_is_told_at_once(tmp_path: Path) -> None:
     changes = {
         "seed": -1, "data": {"scale_range": "bright"}, "optimisation": {"rate": 0, "batch": 0},
-        "stages": [stage(name="best", epochs=0), stage(changes={"gamma": -1, "steps": 2}), stage(name="b", network="c")],
+        "stages": [
+            stage(name="best", epochs=0), stage(changes={"gamma": -1, "steps": 2}), stage(name="b", network="c"),
+        ],
     }  # fmt: skip
     with pytest.raises(InputError) as error:
         read_config(write_config(tmp_path, changes))
