@@ -9,10 +9,16 @@ from typing import Any
 from fctl.model.presets import PRESETS, narrow
 from fctl.runtime.bundle.records import encode
 
+from .scenes import HELD_OUT, PARTS, SCENES
+
 EPOCHS = 6  # after each of which a training can be gone on with
-TESTED = "*/007"
+TESTED = f"*/{HELD_OUT:03d}"
+TRAINED = "training.txt"
+"""The file beside a config that lists the images to train on: all but those that are tested."""
+
 DESCRIPTION = Path(__file__).parents[1] / "docs" / "dubai.json"
 
+_LOOKED_AT = f"2/{HELD_OUT:03d}"  # the smallest of those that are tested: for the log, after each epoch
 _PATCH, _OVERLAP = 256, 64
 _SCENE = 2176  # pixels: what shows an image whole shows all of each part
 
@@ -85,7 +91,9 @@ def config_of(system: System, data: Path, seed: int, steps: int) -> Fields:
             "preset": system.preset, "overrides": overrides,
             "serving": serving | ({} if preset.serving.scene is None else {"scene": _SCENE}),
         },
-        "data": {"root": str(data.resolve()), "description": str(DESCRIPTION), "validation": TESTED},
+        "data": {
+            "root": str(data.resolve()), "description": str(DESCRIPTION), "training": TRAINED, "validation": _LOOKED_AT,
+        },
         "optimisation": {
             "optimiser": "adamw", "rate": 5e-4, "encoder_rate": 5e-4, "weight_decay": 1e-4, "batch": 8,
             "average": 0.99, "gamma": 1, "statistics": True,
@@ -93,3 +101,8 @@ def config_of(system: System, data: Path, seed: int, steps: int) -> Fields:
         "augmentation": {"colour": 0.2, "scale": 1.25, "balance": 0.25},
         "stages": [{"name": "all", "epochs": EPOCHS}],
     }  # fmt: skip
+
+
+def names_to_train() -> list[str]:
+    """Names of the images that `TRAINED` lists."""
+    return [f"{scene}/{part:03d}" for scene in SCENES for part in PARTS if part != HELD_OUT]

@@ -42,7 +42,7 @@ from fctl.runtime.evaluate.selection import select
 
 from . import costs
 from .scoreboard import draw, tables
-from .systems import DESCRIPTION, EPOCHS, SYSTEMS, TESTED, Fields, System, config_of
+from .systems import DESCRIPTION, EPOCHS, SYSTEMS, TESTED, TRAINED, Fields, System, config_of, names_to_train
 
 MEASURED = "tile7/images/image_part_007.jpg"  # on which costs are measured
 _TRIAL, _WARM = 10, 3  # steps of a trial, and of these the first that do not count
@@ -103,7 +103,7 @@ def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -
     config = folder / "config.json"
     if not config.exists():
         steps = _steps(system, data, runs, minutes)
-        _write(config, config_of(system, data, seed, max(1, steps // EPOCHS)))
+        _write_config(folder, config_of(system, data, seed, max(1, steps // EPOCHS)))
     told = {"system": system.name, "preset": system.preset, "width": system.width, "seed": seed, "minutes": minutes}
     try:
         run_training(config, resume=True)
@@ -111,6 +111,11 @@ def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -
     except FctlError as error:  # one system that fails does not cost the others
         measured = {"error": str(error)}
     _write(path, told | {"steps": EPOCHS * json.loads(config.read_text("utf-8"))["epoch"]} | measured)
+
+
+def _write_config(folder: Path, config: Fields) -> None:
+    (folder / TRAINED).write_text("\n".join(names_to_train()) + "\n", encoding="utf-8")
+    _write(folder / "config.json", config)
 
 
 def _write(path: Path, fields: Fields) -> None:
@@ -129,7 +134,7 @@ def _steps(system: System, data: Path, runs: Path, minutes: float) -> int:
         trial, times = kept.parent / "trial", list[float]()
         shutil.rmtree(trial, ignore_errors=True)
         trial.mkdir(parents=True)
-        _write(trial / "config.json", config_of(system, data, 0, 10 * _TRIAL))
+        _write_config(trial, config_of(system, data, 0, 10 * _TRIAL))
 
         def progress(what: str, done: int, _: int) -> None:
             if what.startswith("stage "):
