@@ -14,10 +14,11 @@ pytest.importorskip("torch")
 
 import torch
 
+from experiments.systems import SYSTEMS, System, config_of
 from fctl.model.build import build
 from fctl.model.config import NetworkConfig
 from fctl.model.presets import PRESETS
-from fctl.model.train.config import read_config
+from fctl.model.train.config import checked, read_config
 from fctl.model.train.networks import network_of, part_of
 from fctl.model.train.settings import TrainingConfig
 from fctl.runtime.evaluate.datasets import FORMS
@@ -97,3 +98,11 @@ def test_every_row_of_the_papers_tables_has_a_network() -> None:
     assert all(folders[out] == changes for _, out, changes in outs)  # no two trainings share a folder
     for name in re.findall(r"`([a-z0-9]+(?:-[a-z0-9]+)+)` \|", TEXT):
         assert name in PRESETS or name in missing
+
+
+@pytest.mark.parametrize("system", [one for one in SYSTEMS if one.preset in PRESETS], ids=lambda one: one.preset)
+def test_every_system_of_the_small_table_is_a_network_of_small_patches(system: System) -> None:
+    network = network_of(checked(config_of(system, Path("data"), 0, 5)), classes=5).network
+    assert (network.patch, network.width) == (256, system.width)
+    assert {context.size for context in network.contexts} <= {256}
+    assert built(network) < 30e6
