@@ -58,11 +58,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="of training for each system, on two cores")
     parser.add_argument("--only", nargs="*", help="presets; default: all that there are")
     parser.add_argument("--tables", action="store_true", help="train nothing")
+    parser.add_argument("--measure", action="store_true", help="train nothing, and time all anew: on a quiet machine")
     parser.add_argument("--json", type=Path, help="where all figures are written")
     parser.add_argument("--chart", type=Path, help="the picture, .png or .svg")
     arguments = parser.parse_args()
     chosen = [system for system in SYSTEMS if system.preset in PRESETS and system.preset in (arguments.only or PRESETS)]
-    if not arguments.tables:
+    if arguments.measure:
+        for path in sorted(arguments.runs.glob("*/seed0/result.json")):
+            _measure_anew(path, arguments.data)
+    elif not arguments.tables:
         for system in chosen:
             _result(system, 0, arguments.data, arguments.runs, arguments.minutes)
         for system, seed in itertools.product(_best(chosen, arguments.runs), _MORE_SEEDS):
@@ -100,17 +104,22 @@ def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -
         return
     print(f"{system.name} ({system.preset}), seed {seed}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "config.json"
-    if not config.exists():
-        steps = _steps(system, data, runs, minutes)
-        _write_config(folder, config_of(system, data, seed, max(1, steps // EPOCHS)))
-    told = {"system": system.name, "preset": system.preset, "width": system.width, "seed": seed, "minutes": minutes}
+    told: Fields = {
+        "system": system.name,
+        "preset": system.preset,
+        "width": system.width,
+        "seed": seed,
+        "minutes": minutes,
+    }
     try:
-        run_training(config, resume=True)
-        measured = _measured(folder, data)
+        steps = max(1, _steps(system, data, runs, minutes) // EPOCHS)  # of each epoch
+        if not (folder / "config.json").exists():
+            _write_config(folder, config_of(system, data, seed, steps))
+        run_training(folder / "config.json", resume=True)
+        told |= {"steps": EPOCHS * steps} | _measured(folder, data)
     except FctlError as error:  # one system that fails does not cost the others
-        measured = {"error": str(error)}
-    _write(path, told | {"steps": EPOCHS * json.loads(config.read_text("utf-8"))["epoch"]} | measured)
+        told |= {"error": str(error)}
+    _write(path, told)
 
 
 def _write_config(folder: Path, config: Fields) -> None:
@@ -164,16 +173,31 @@ def _measured(folder: Path, data: Path) -> Fields:
     assert read.card is not None
     network = load_network(read.card.network, read.state, str(checkpoint))
     image = data / MEASURED
-    width, height = Image.open(image).size
-    megapixels, took = width * height / 1e6, costs.run(bundle, image)
     return {
         "miou": confusion.miou(), "f1": confusion.mean_f1(), "accuracy": confusion.accuracy(),
         "iou": dict(zip(dataset.description.class_names, map(float, confusion.iou()), strict=True)),
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "gmac": costs.work(network, read.card, image) / megapixels,
-        "seconds": took.seconds / megapixels, "megabytes": took.megabytes / megapixels, "peak": took.megabytes,
+        "gmac": costs.work(network, read.card, image) / _megapixels(image),
         "bundle": sum(file.stat().st_size for file in bundle.iterdir()) / 1e6,
-    }  # fmt: skip
+    } | _took(bundle, image)  # fmt: skip
+
+
+def _measure_anew(path: Path, data: Path) -> None:
+    """Time the bundle of a result again."""
+    result = json.loads(path.read_text("utf-8"))
+    if "error" not in result:
+        _write(path, result | _took(path.parent / "bundle.fctl", data / MEASURED))
+
+
+def _took(bundle: Path, image: Path) -> Fields:
+    """What a run over an image takes for a megapixel."""
+    took, megapixels = costs.run(bundle, image), _megapixels(image)
+    return {"seconds": took.seconds / megapixels, "megabytes": took.megabytes / megapixels, "peak": took.megabytes}
+
+
+def _megapixels(image: Path) -> float:
+    width, height = Image.open(image).size
+    return width * height / 1e6
 
 
 if __name__ == "__main__":
