@@ -66,6 +66,8 @@ def draw(found: Mapping[System, Sequence[Fields]], path: Path) -> None:
     """
     chart, (panel,) = stacked("Small trainings of equal budget: accuracy against cost", 1, "seconds per megapixel")
     panel.set_xscale("log")
+    for axis in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
+        axis("{x:g}")
     panel.set_ylabel("mIoU, %")
     for system, results in found.items():
         if "error" in results[0]:
