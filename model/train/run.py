@@ -74,11 +74,14 @@ class _Job:
     progress: StageProgress | None
 
 
-def run_training(path: Path, *, resume: bool = False, progress: StageProgress | None = None) -> Outcome:
+def run_training(
+    path: Path, *, changes: Sequence[str] = (), resume: bool = False, progress: StageProgress | None = None
+) -> Outcome:
     """Train a network as a configuration says.
 
     Args:
         path: The configuration, a JSON file.
+        changes: Fields that differ from the file's, as "network.overrides.ale=null" (`config.with_changes`).
         resume: Whether to go on from the state that the training's folder holds, if it holds one. On the CPU an
             interrupted training then ends, bit by bit, as one that was never interrupted.
         progress: Called with the stage, the steps that are done and how many there are in all.
@@ -94,7 +97,7 @@ def run_training(path: Path, *, resume: bool = False, progress: StageProgress | 
         EngineError: A package is not installed.
         DeviceMemoryError: The GPU's memory is too small.
     """
-    config = read_config(path)
+    config = read_config(path, changes)
     check_matplotlib()
     out = path.parent / config.out
     saved = saved_state(out, config, resume)
@@ -175,8 +178,8 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
         if training.done % epoch == 0:
             _end_epoch(job, index, number, training, records)
             records.save_state({
-                "format": FORMAT, "config": encode(job.config), "images": job.images.names, "stage": index,
-                "weights": dict(weights), "training": training.state(), "random": random_state(),
+                "format": FORMAT, "config": encode(job.config, complete=True), "images": job.images.names,
+                "stage": index, "weights": dict(weights), "training": training.state(), "random": random_state(),
             })  # fmt: skip
 
 
@@ -239,7 +242,7 @@ def _card(job: _Job, stage: str, part: str, epoch: int, training: Training) -> C
         training={
             "data": job.images.description.name,
             "images": len(job.images.training.samples),
-            "config": encode(config),
+            "config": encode(config, complete=True),
             "stage": stage,
             "epoch": epoch,
             "step": training.done,
