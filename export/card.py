@@ -98,22 +98,20 @@ def _card_of_ours(card: Card, path: Path, options: ExportOptions) -> Card:
 
 
 def _whole(card: Card, found: Preset) -> tuple[Card, NetworkConfig]:
-    """A checkpoint of a network for patches, as one that is shown the whole image at their size; and what to compare.
+    """A checkpoint of a network for patches, as one that is shown the whole image at their size.
 
     Args:
-        card: The card of the checkpoint.
+        card: The card of the checkpoint, which knows widths and sizes.
         found: The preset of such a network.
 
     Returns:
-        The card that it then has, and the preset's network for images of that size.
+        The card that it then has, and the network that the preset asks for.
     """
     (context,) = found.network.contexts
-    context = replace(context, size=card.network.patch)
-    network = replace(card.network, kind="whole", contexts=(context,))
+    network = replace(card.network, kind="whole", contexts=(replace(context, size=card.network.patch),))
     serving = replace(found.serving, resampling=card.serving.resampling, merge=card.serving.merge)
-    return replace(card, network=network, serving=serving), replace(
-        found.network, patch=network.patch, contexts=(context,)
-    )
+    asked = replace(network, backbone=found.network.backbone, decoder=found.network.decoder)
+    return replace(card, network=network, serving=serving), asked
 
 
 def _card_of_bare(state: Mapping[str, Tensor], path: Path, options: ExportOptions) -> Card:
