@@ -65,24 +65,34 @@ class Load:
     rescale: Rescale | None = None
     grid: Grid | None = None
 
-    def features(self, raster: Extent, width: int) -> int:
-        """Bytes of the features of contexts that several patches share, for so many columns of a raster.
+    def features(self, width: int) -> int:
+        """Bytes of the features of contexts that are encoded once a raster, for so many columns of it.
 
-        Windows of some rows of a lattice, or of two rows of scene blocks, are held until the tiles below no longer need
-        them, in each turn; and of the latter each patch in work has a copy.
+        The windows of some rows of the lattice are held until the tiles below no longer need them, in each turn.
         """
         found = 0
         for context in self.manifest.contexts:
             lattice = self.lattices.get(context.name)
-            taken = next(t.shape[1:] for t in self.manifest.segmenter.inputs if t.name == context.input)
-            channels, height, wide = map(int, taken)
-            if context.encoder and context.window.shared:
-                rows, columns = context.window.blocks(self.manifest.tile, raster)
-                found += 4 * channels * height * wide * (self.batch + min(rows, 2) * columns * self.turns)
             if lattice:
+                channels = next(t.shape[1] for t in self.manifest.segmenter.inputs if t.name == context.input)
                 rows = -(-(lattice.cells.count + 1) // lattice.kept) + 2  # a batch may begin in one row of tiles
                 columns = -(-(width + lattice.window) // int(lattice.step)) + 1
-                found += 4 * channels * lattice.own.count**2 * rows * columns * self.turns
+                found += 4 * int(channels) * lattice.own.count**2 * rows * columns * self.turns
+        return found
+
+    def scenes(self, width: int, raster: Extent) -> int:
+        """Bytes of the features of contexts that patches share, for so many columns of a raster.
+
+        These are those of two rows of scene blocks, in each turn, and a copy for each patch of a batch.
+        """
+        manifest, found = self.manifest, 0
+        sizes = {tensor.name: math.prod(map(int, tensor.shape[1:])) for tensor in manifest.segmenter.inputs}
+        for context in manifest.contexts:
+            if not (context.encoder and context.window.shared):
+                continue
+            rows, across = context.window.blocks(manifest.tile, raster)
+            columns = min(across, -(-width // (context.scene - manifest.tile)) + 1) if context.scene else across
+            found += 4 * sizes[context.input] * (min(rows, 2) * columns * self.turns + self.batch)
         return found
 
 
@@ -184,7 +194,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         whole.append(window.height * (window.width + together))
     scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
     shrunken = pixel * sum(_shrunken(context, manifest.tile, columns) for context in manifest.contexts)
-    features = load.features(working_extent, columns)
+    features = load.features(columns) + load.scenes(columns, working_extent)
     sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (4 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]

@@ -25,6 +25,7 @@ from fctl.runtime.segment.batches import grid_of
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.memory import Load, footprint
 from fctl.runtime.segment.shards.plan import ShardPlan
+from fctl.runtime.segment.trial import scenes_of
 from fctl.runtime.tiling.contexts import context_window, scene_starts
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL
@@ -255,6 +256,18 @@ def test_blocks_are_let_go_beside_a_context_that_stays_whole(counting: Any, tmp_
 def test_without_blocks_the_whole_is_encoded_once(counting: Any) -> None:
     network, _ = counting(tiny.TINY_GLOBAL, 1, 1, (None,))
     assert (network.encoded, network.most_features, network.most_pixels) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("turns", [1, 8])
+@pytest.mark.parametrize("size", [LARGE, (30, 90), (60, 60)])
+def test_what_will_be_encoded_is_foreseen(size: tuple[int, int], turns: int) -> None:
+    network = WatchedNetwork(tiny.TINY_GLOBAL, 4, (SCENE,))
+    source, chosen = ArraySource(slope_of(*size)), DIHEDRAL[:turns]
+    for _ in pipeline.segment_rows(network, source, turns=chosen):
+        pass
+    region = grid_of(network.manifest, *size).region()
+    assert scenes_of(network.manifest, source, [region], chosen) == network.encoded
+    assert scenes_of(read_bundle(tiny.TINY).manifest, source, [region], chosen) == 0
 
 
 # What is said
