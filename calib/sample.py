@@ -137,14 +137,17 @@ def shown(manifest: Manifest, batch: PatchBatch) -> NDArray[np.generic]:
     Returns:
         Raw pixels (bands, P, P).
     """
+    pixels: NDArray[np.generic]
     if manifest.sees_patch:
-        return on_host(batch.patch)[0]
+        pixels = on_host(batch.patch)[0]
+        return pixels
     name, tile = manifest.contexts[0].name, batch.tiles[0]
     pixels, window = batch.pixels_of(name)[0], batch.scenes[name][0]
     place = np.arange(manifest.tile) + 0.5
     rows = ((tile.y - window.y + place) * pixels.shape[1] / window.height).astype(int).clip(0, pixels.shape[1] - 1)
     columns = ((tile.x - window.x + place) * pixels.shape[2] / window.width).astype(int).clip(0, pixels.shape[2] - 1)
-    return pixels[:, rows[:, None], columns]
+    pixels = pixels[:, rows[:, None], columns]
+    return pixels
 
 
 class _Places:
