@@ -137,7 +137,7 @@ def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:
             )
         try:
             part = part_of(network, stage.network)
-            if part.sees_patch:
+            if part.sees_patch and not network.sees_patch:
                 backbone_class(network.backbone).check_size(network.patch)
             if stage.stem:
                 stage_of(network.backbone, stage.stem)
