@@ -150,7 +150,7 @@ def count(network: ContextNetwork, batch: PatchBatch) -> Work:
     }
 
     def of(*parts: str) -> float:
-        return sum(totals.get(f"FCtL.{part}", 0.0) for part in parts)
+        return sum(totals.get(f"{type(exported).__name__}.{part}", 0.0) for part in parts)
 
     contexts = of(*(f"context_encoders.{name}" for name in network.config.context_names))
     patch, decoder = of("encoder"), of("decoder")

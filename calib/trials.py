@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.evaluate.metrics import Confusion
-from fctl.runtime.segment.batches import PatchBatch, on_host
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.network import Features
 from fctl.runtime.tiling.merge import Strip
 
@@ -26,6 +26,7 @@ from .network import GraphNetwork, LoadedGraph
 from .onnx_session import InferenceSession, load_session
 from .plain import plain
 from .quantise import quantised
+from .sample import shown
 
 Biases = Mapping[str, NDArray[np.float32]]
 """What is added to the bias of a layer, (channels,), by layer."""
@@ -218,7 +219,8 @@ class Trials:
             batch = self._batches[number]
             features = self._features[number] | network.encode_contexts(batch, names=encoded)
             found = self._segment(network, batch, features)
-            yield Changed(number=number, pixels=on_host(batch.patch)[0], fp32=self._ids[number], int8=found)
+            pixels = shown(self._manifest, batch)
+            yield Changed(number=number, pixels=pixels, fp32=self._ids[number], int8=found)
 
     def _network(self, int8: Mapping[str, InferenceSession]) -> GraphNetwork:
         """The graphs in fp32, with some of them replaced."""

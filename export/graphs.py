@@ -66,18 +66,20 @@ class SegmenterGraph(nn.Module):
         self.network = network
         self.contexts = network.config.context_names
         self.placed = network.config.placed
+        self.sees_patch = network.config.sees_patch
 
-    def forward(self, patch: Tensor, *rest: Tensor) -> Tensor:
+    def forward(self, first: Tensor, *rest: Tensor) -> Tensor:
         """Segment raw patches.
 
         Args:
-            patch: Raw patches (N, bands, P, P).
+            first: Raw patches (N, bands, P, P), unless the network does not look at them.
             *rest: Features (N, C, H, W) of each context, then positions (N, 2, h) of each context that is not centred
                 on its patch.
 
         Returns:
             Logits (N, classes, P, P) float32.
         """
+        patch, rest = (first, rest) if self.sees_patch else (torch.zeros(0), (first, *rest))
         features = dict(zip(self.contexts, rest[: len(self.contexts)], strict=True))
         positions = dict(zip(self.placed, rest[len(self.contexts) :], strict=True))
         return self.network.segment(patch, self.encoded(features), positions)

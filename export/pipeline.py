@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fctl.calib.sample import sample_patches
-from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.build import build
 from fctl.model.interface import ContextNetwork
 from fctl.model.mirrored import SegNetDecoder
-from fctl.model.serving.manifest import draft_manifest, shared_encoder
+from fctl.model.serving.manifest import draft_manifest, moving_cells, shared_encoder
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
 from fctl.model.weights.published import RELEASES, is_published_segformer, load_release, segformer_weights
@@ -99,7 +98,7 @@ def _load(path: Path, options: ExportOptions) -> tuple[Card, ContextNetwork]:
         raise InputError(problem, subject=_arguments(options.context_files))
     state = read.state
     if is_published_segformer(state):
-        if card.network.contexts:
+        if card.network.contexts and card.network.sees_patch:
             raise CheckpointError(
                 f"a SegFormer without contexts, expected weights of {options.arch}: choose `arch` segformer-b0 to "
                 "segformer-b5, or train FCtL from it",
@@ -175,8 +174,9 @@ def _write_graphs(network: ContextNetwork, folder: Path, card: Card, options: Ex
         if sharing and sharing.encoder not in graphs:
             graphs[sharing.encoder] = _write_once(network, context.name, sharing, folder, graphs[role], half)
     patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
-    cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
-    inputs = {"patch": patch, **contexts, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}}
+    cells = moving_cells(config, config.patch).patch.count
+    inputs = {"patch": patch} if config.sees_patch else {}
+    inputs |= {**contexts, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}}
     module = FusedGraph(network) if options.graph == "fused" else SegmenterGraph(network)
     graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, inputs, "logits", half)
     return tuple(graphs.values())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from .config import NetworkConfig
 from .interface import ContextNetwork
 from .network import FCtL
+from .whole import WholeImage
 
-_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL}
+_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL, "whole": WholeImage}
 
 
 def build(config: NetworkConfig) -> ContextNetwork:

@@ -121,7 +121,8 @@ class NetworkConfig:
         ale: Alternating local enhancement, or None.
         decoder: Kind of the decoder.
         decoder_channels: Width of the decoder.
-        kind: What kind of network it is (`model/build.py`); checkpoints of the paper's own need not say.
+        kind: What kind of network it is (`model/build.py`): the paper's, which checkpoints need not say, or one that is
+            shown the "whole" image and no patches.
 
     Raises:
         ConfigError: There can be no such network.
@@ -143,7 +144,7 @@ class NetworkConfig:
     ale: AleConfig | None
     decoder: str
     decoder_channels: int
-    kind: Literal["fctl"] = field(default="fctl", metadata={"optional": True})  # see `fctl.runtime.bundle.records`
+    kind: Literal["fctl", "whole"] = field(default="fctl", metadata={"optional": True})  # `fctl.runtime.bundle.records`
 
     @property
     def context_names(self) -> tuple[str, ...]:
@@ -151,8 +152,18 @@ class NetworkConfig:
         return tuple(context.name for context in self.contexts)
 
     @property
+    def sees_patch(self) -> bool:
+        """Whether it looks at patches; one of kind "whole" sees the shrunken image alone."""
+        return self.kind != "whole"
+
+    @property
     def placed(self) -> tuple[str, ...]:
-        """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets."""
+        """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets.
+
+        A network of kind "whole" crops its scores there.
+        """
+        if not self.sees_patch:
+            return self.context_names
         ground = self.lcf is not None and self.lcf.position == "ground"
         enhanced = self.context_names if self.ale and not self.ale.reference else (self.ale and self.ale.reference,)
         return tuple(c.name for c in self.contexts if not c.centred and (ground or c.name in (enhanced or ())))
@@ -161,6 +172,8 @@ class NetworkConfig:
         _check_scaling(self)
         _check_contexts(self)
         _check_ale(self)
+        if self.kind == "whole":
+            _check_whole(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +217,8 @@ def _check_contexts(config: NetworkConfig) -> None:
             context.window(config.patch)
     if config.lcf and not (config.contexts or config.lcf.self_attention):
         raise ConfigError("lcf needs a context or self_attention; set lcf to None for a network without either")
-    used = set(names) if config.lcf or (config.ale and not config.ale.reference) else set()
+    fused = config.lcf or (config.ale and not config.ale.reference) or not config.sees_patch
+    used = set(names) if fused else set()
     unused = set(names) - used - {config.ale.reference if config.ale else None}
     if unused:
         raise ConfigError(f"neither lcf nor ale uses context {min(unused)!r}; leave it out")
@@ -227,3 +241,12 @@ def _check_ale(config: NetworkConfig) -> None:
         raise ConfigError(f"ale structure {config.ale.structure!r} uses every context; set reference to None")
     if any(side % 2 == 0 for side in config.ale.windows) or not config.ale.windows:
         raise ConfigError(f"ale windows must be odd, found {config.ale.windows}")
+
+
+def _check_whole(config: NetworkConfig) -> None:
+    """Check that the whole image is all that a network of this kind is shown."""
+    if len(config.contexts) != 1 or config.contexts[0].centred:
+        found = ", ".join(f"{c.name} ({c.factor})" for c in config.contexts) or "none"
+        raise ConfigError(f"a network of kind 'whole' needs one context, of factor {GLOBAL!r}, found {found}")
+    if config.lcf or config.ale:
+        raise ConfigError("a network of kind 'whole' has nothing to fuse; set lcf and ale to None")

@@ -21,6 +21,7 @@ from fctl.model.build import build
 from fctl.model.config import NetworkConfig, ServingConfig
 from fctl.model.interface import ContextNetwork
 from fctl.model.presets import narrow, preset
+from fctl.model.serving.manifest import moving_cells
 from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
 
@@ -138,8 +139,10 @@ def stirred(config: NetworkConfig) -> ContextNetwork:
         norm.momentum = None  # a plain mean over all that it is shown
     if norms:
         contexts = {context.name: _noise(config, context.size) for context in config.contexts}
+        cells = moving_cells(config, config.patch).patch.count
+        positions = {name: torch.zeros(2, 2, cells) for name in config.placed}
         with torch.no_grad():
-            network.train()(_noise(config, config.patch), contexts)
+            network.train()(_noise(config, config.patch), contexts, positions)
     return network.eval()
 
 

@@ -45,7 +45,7 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
         classes=tuple(ClassInfo(name=label.name, colour=label.colour) for label in card.classes),
         input=input_spec(config, card.ground_sample_distance),
         tile=config.patch,
-        plan=TilePlan(kind=serving.plan, overlap=serving.overlap),
+        plan=tile_plan(config, serving),
         contexts=served_contexts(config, serving, encoders),
         merge=serving.merge,
         graphs=(),
@@ -53,6 +53,21 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
         provenance=Provenance(checkpoint_sha256="", licence=card.licence, created="", tools={}),
         extensions={},
     )
+
+
+def tile_plan(config: NetworkConfig, serving: ServingConfig) -> TilePlan:
+    """How tiles cover a raster: as the serving says, or side by side where the network does not look at them.
+
+    Args:
+        config: The network.
+        serving: How it is run.
+
+    Returns:
+        The plan.
+    """
+    if not config.sees_patch:
+        return TilePlan(kind="whole", overlap=0)
+    return TilePlan(kind=serving.plan, overlap=serving.overlap)
 
 
 def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
@@ -94,15 +109,26 @@ def served_contexts(
             resampling=serving.resampling,
             scene=None if context.centred else serving.scene,
             encoder=encoders[context.name],
-            cells=_moving_cells(config, context.size) if context.name in config.placed else None,
+            cells=moving_cells(config, context.size) if context.name in config.placed else None,
             sharing=shared_encoder(config, context, encoders[context.name]),
         )
         for context in config.contexts
     )
 
 
-def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
-    """Where the cells of the patch and of a global context lie."""
+def moving_cells(config: NetworkConfig, size: int) -> MovingCells:
+    """Where the cells of the patch and of a global context lie.
+
+    Args:
+        config: The network.
+        size: Side of the context in pixels.
+
+    Returns:
+        Their grids: of the enhanced stage, or of the scores where these are all that there is.
+    """
+    if not config.sees_patch:
+        patch, context = (Cells(stride=1, offset=0.0, count=side) for side in (config.patch, size))
+        return MovingCells(patch=patch, context=context)
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
     return MovingCells(patch=_cells(kind, stage, config.patch), context=_cells(kind, stage, size))
 

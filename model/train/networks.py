@@ -10,7 +10,7 @@ from typing import TypeVar
 from fctl.runtime.bundle.records import RecordError, decode, encode
 from fctl.runtime.errors import InputError
 
-from ..backbones import stage_of
+from ..backbones import backbone_class, stage_of
 from ..config import ConfigError, NetworkConfig, ServingConfig
 from ..presets import Preset, preset
 from .config import stage_settings
@@ -47,6 +47,9 @@ def network_of(config: TrainingConfig, classes: int) -> Preset:
     _check_scene(config, network, serving)
     if not 0 <= serving.overlap < network.patch:
         raise InputError(subject="network.serving.overlap", expected=f"0 to {network.patch - 1}", found=serving.overlap)
+    if serving.overlap and not network.sees_patch:
+        expected = "0: a network that is shown the whole image has the same scores in every patch"
+        raise InputError(subject="network.serving.overlap", expected=expected, found=serving.overlap)
     _check_stages(config, network)
     _check_contexts(config, network, serving)
     return Preset(network=network, serving=serving)
@@ -66,9 +69,23 @@ def part_of(network: NetworkConfig, part: str) -> NetworkConfig:
     if part == WHOLE:
         return network
     if part == PATCH:
-        return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
+        return replace(network, kind="fctl", contexts=(), encoders="shared", lcf=None, ale=None)
     contexts = tuple(context for context in network.contexts if context.name == part)
     return replace(network, contexts=contexts, encoders="shared", ale=None if network.lcf else network.ale)
+
+
+def side_of(model: Preset, part: str) -> int:
+    """How much of an image is labelled in one patch, or in one image that is shown whole.
+
+    Args:
+        model: The network, and how it is run.
+        part: What a stage trains of it (`part_of`).
+
+    Returns:
+        A side in pixels.
+    """
+    network = part_of(model.network, part)
+    return network.patch if network.sees_patch else model.serving.scene or network.patch
 
 
 def _changed(record: T, changes: Mapping[str, object], path: str) -> T:
@@ -119,7 +136,9 @@ def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:
                 found=repr(stage.network),
             )
         try:
-            part_of(network, stage.network)
+            part = part_of(network, stage.network)
+            if part.sees_patch and not network.sees_patch:
+                backbone_class(network.backbone).check_size(network.patch)
             if stage.stem:
                 stage_of(network.backbone, stage.stem)
         except ConfigError as error:

@@ -31,7 +31,7 @@ from .config import read_config
 from .finish import fit_class_offsets, recalibrate
 from .images import Images, check_images, class_labels, open_images
 from .lattices import Windows, context_windows
-from .networks import network_of, part_of
+from .networks import network_of, part_of, side_of
 from .optimise import Training
 from .recipe import Recipe, recipe_of
 from .records import Best, Records
@@ -117,7 +117,9 @@ def run_training(
         plans = plan_scenes(images.training, config.data.mosaic)
         pixels = check_images(images, spec, config.data.bands, progress, config.data.scale_range)
         names = images.description.class_names
-        recipes = [recipe_of(config, i, model.network.patch, names, pixels) for i in range(len(config.stages))]
+        recipes = [
+            recipe_of(config, i, side_of(model, stage.network), names, pixels) for i, stage in enumerate(config.stages)
+        ]
         check_trainable(config, model, recipes)
     scenes = decode_scenes(
         images.training, plans, spec, config.data.bands, out / SCENES, progress, config.data.scale_range

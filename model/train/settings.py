@@ -117,7 +117,7 @@ class Augmentation:
         colour: Strength of the jitter of brightness, contrast and saturation, from 0 to 1.
         scale: Windows of patches have from 1/scale to scale times the patch's side; contexts likewise.
         balance: Share of patches that are drawn by class.
-        context_dropout: Share of contexts that are shown black.
+        context_dropout: Share of contexts that are shown black; none of a network that sees nothing else.
     """
 
     turns: bool = field(default=True, metadata=OPTIONAL)
@@ -134,7 +134,8 @@ class Stage:
     Attributes:
         name: Its name in the logs.
         network: What is trained: "whole"; the name of a context, for the patch together with that context, whose
-            encoder both share and the context keeps; or "patch", for the patch alone, which keeps encoder and decoder.
+            encoder both share and the context keeps; or "patch", for the patch alone, which keeps encoder and decoder
+            (of a network that is shown whole images: its weights, trained on patches first).
         epochs: Number of epochs.
         stem: Stage of the backbone up to which weights are frozen, or None.
         frozen: Further parts of the network that are not trained, by the start of their parameters' names.

@@ -54,7 +54,19 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
     expect(1 <= manifest.tile <= _LARGEST, "tile", f"1 to {_LARGEST} pixels", manifest.tile)
     overlap = manifest.plan.overlap
     expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)
+    if not manifest.sees_patch:
+        _check_whole(manifest, expect)
     _check_graphs(manifest, expect)
+
+
+def _check_whole(manifest: Manifest, expect: Expect) -> None:
+    """A network that sees whole images and no patches has such contexts, and is told where patches lie in them."""
+    expect(manifest.plan.overlap == 0, "plan.overlap", "0 with a plan of kind 'whole'", manifest.plan.overlap)
+    expect(bool(manifest.contexts), "contexts", "a global context, which a plan of kind 'whole' shows", "none")
+    for index, context in enumerate(manifest.contexts):
+        fits = context.factor == "global" and context.cells is not None
+        found = "none" if context.factor == "global" else f"factor {context.factor:g}"
+        expect(fits, f"contexts[{index}]", "a global context with cells, for a plan of kind 'whole'", found)
 
 
 def _check_graphs(manifest: Manifest, expect: Expect) -> None:
@@ -103,7 +115,8 @@ def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect
     for index, context in enumerate(manifest.contexts):
         _check_context(manifest, roles, context, f"contexts[{index}]", expect)
     segmenter = roles[SEGMENTER]
-    names = ["patch", *(c.input for c in manifest.contexts), *(c.positions for c in manifest.contexts if c.cells)]
+    names = [*(c.input for c in manifest.contexts), *(c.positions for c in manifest.contexts if c.cells)]
+    names = ["patch", *names] if manifest.sees_patch else names
     found = {tensor.name: tensor for tensor in segmenter.inputs}
     expect(set(found) == set(names), "graphs: inputs of the segmenter", ", ".join(names), ", ".join(found))
     bands, tile = manifest.input.bands, manifest.tile
@@ -119,7 +132,7 @@ def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect
         if context.cells:
             positions, place = found[context.positions], (BATCH, 2, context.cells.patch.count)
             expect(positions.shape == place, f"graphs: {positions.name}", place, positions.shape)
-    patch = found["patch"].shape
+    patch = found["patch"].shape if manifest.sees_patch else (BATCH, bands, tile, tile)
     expect(patch[1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), patch)
     names = [tensor.name for tensor in segmenter.outputs]
     expect(

@@ -4,6 +4,7 @@ Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) int
 segmenter graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context, ``window_NAME`` where it encodes
 the context itself, and ``positions_NAME`` (N, 2, h) where it must know the patch's place in a shared context. It
 gives ``logits`` or ``probabilities`` (N, classes, P, P). N, the batch, is symbolic; without encoders it may be fixed.
+With a plan of kind "whole" there is no ``patch``.
 """
 
 from __future__ import annotations
@@ -290,6 +291,11 @@ class Manifest:
     def segmenter(self) -> GraphSpec:
         """The segmenter graph, of the first precision; names and shapes are the same in all."""
         return next(graph for graph in self.graphs if graph.role == SEGMENTER)
+
+    @property
+    def sees_patch(self) -> bool:
+        """Whether the segmenter takes the pixels of patches; else it crops what contexts tell of the whole image."""
+        return self.plan.kind != "whole"
 
     @property
     def fixed_batch(self) -> int | None:

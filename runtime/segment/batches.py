@@ -62,7 +62,7 @@ class PatchBatch:
 
     Attributes:
         tiles: Where the patches lie in the raster; at most N.
-        patch: Raw patches (N, bands, P, P).
+        patch: Raw patches (N, bands, P, P); black where the network does not look at them (`Manifest.sees_patch`).
         contexts: By name, the raw windows (N, bands, S, S) of contexts that are centred on their patch.
         shared: By name, the windows of shared contexts: one for each tile, the same object for tiles that share it.
         positions: By name, where the cells of each patch lie in a shared context, (N, 2, h) float32 (§3.3).
@@ -170,11 +170,18 @@ class BatchCutter:
             if not c.window.shared and c.name not in self._lattices
         }
         lattices = {c.name: self._lattice(c, tiles) for c in manifest.contexts if c.name in self._lattices}
-        patch = source.stack(tiles, manifest.tile, "box", size)  # at its own size: nothing is resampled
+        patch = self._patch(tiles, size)
         batch = PatchBatch(
             tiles=tiles, patch=patch, contexts=contexts, shared=shared, positions={}, lattices=lattices
         )  # fmt: skip
         return replace(batch, positions=_positions(manifest, batch, UPRIGHT))
+
+    def _patch(self, tiles: tuple[Window, ...], size: int) -> Windows:
+        """Cut patches; where the network does not look at them, nothing is read."""
+        spec, tile = self._manifest.input, self._manifest.tile
+        if self._manifest.sees_patch:
+            return self._source.stack(tiles, tile, "box", size)  # at its own size: nothing is resampled
+        return np.broadcast_to(np.zeros((), spec.dtype), (size, spec.bands, tile, tile))
 
     def _stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> Windows:
         """Cut and shrink windows that overlap; where it makes no difference, each part of the raster is shrunk once."""

@@ -80,6 +80,21 @@ class Load:
                 found += 4 * int(channels) * lattice.own.count**2 * rows * columns * self.turns
         return found
 
+    def scenes(self, width: int, raster: Extent) -> int:
+        """Bytes of the features of contexts that patches share, for so many columns of a raster.
+
+        These are those of two rows of scene blocks, in each turn, and a copy for each patch of a batch.
+        """
+        manifest, found = self.manifest, 0
+        sizes = {tensor.name: math.prod(map(int, tensor.shape[1:])) for tensor in manifest.segmenter.inputs}
+        for context in manifest.contexts:
+            if not (context.encoder and context.window.shared):
+                continue
+            rows, across = context.window.blocks(manifest.tile, raster)
+            columns = min(across, -(-width // (context.scene - manifest.tile)) + 1) if context.scene else across
+            found += 4 * sizes[context.input] * (min(rows, 2) * columns * self.turns + self.batch)
+        return found
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
@@ -179,6 +194,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         whole.append(window.height * (window.width + together))
     scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
     shrunken = pixel * sum(_shrunken(context, manifest.tile, columns) for context in manifest.contexts)
+    features = load.features(columns) + load.scenes(columns, working_extent)
     sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (4 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
@@ -195,8 +211,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         cache=cache,
         working=working,
         segmenting=int(
-            _SLACK
-            * (2 * sums + piece + batches + 2 * scene + shrunken + cache + working + load.features(columns) + outlines)
+            _SLACK * (2 * sums + piece + batches + 2 * scene + shrunken + cache + working + features + outlines)
         )
         + (0 if rescale.is_identity else resampling_memory(rescale, raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),

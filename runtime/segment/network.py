@@ -313,7 +313,7 @@ def segmenter_inputs(
     manifest: Manifest, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
 ) -> dict[str, object]:
     """What a segmenter graph takes, by the names of its inputs; arguments as in `Network.segment`."""
-    inputs: dict[str, object] = {"patch": patch}
+    inputs: dict[str, object] = {"patch": patch} if manifest.sees_patch else {}
     for context in manifest.contexts:
         inputs[context.input] = features[context.name]
         if context.cells:
