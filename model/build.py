@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from .config import NetworkConfig
+from .glnet import GLNet
 from .interface import ContextNetwork
 from .network import FCtL
 
-_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL}
+_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL, "glnet": GLNet}
 
 
 def build(config: NetworkConfig) -> ContextNetwork:
