@@ -91,7 +91,7 @@ def cut(maps: Tensor, y: int, x: int, block: tuple[int, int], level: int) -> Ten
 
 
 def owners(side: int, count: int, stride: int, scale: float, start: int) -> NDArray[np.intp]:
-    """The cell nearest to each sample of a side: of a patch that begins at `start`, or of a block (scale < 1 or > 1)."""
+    """The cell nearest to each sample of a side: of a patch that begins at `start`, or of a block that is scaled."""
     place = (np.arange(side * SAMPLES) + 0.5) / SAMPLES
     pixel = (place - start) * scale - 0.5
     return np.clip(np.floor(pixel / stride + 0.5), 0, count - 1).astype(int)
