@@ -73,9 +73,7 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     """
     refuse_existing(out, remedy="bundles are never changed: choose another `out`, or remove it")
     card, network = _load(checkpoint, options)
-    if options.graph == "fused" and any(
-        network.maps(n) for n in card.network.context_names if isinstance(network, SharingNetwork)
-    ):
+    if options.graph == "fused" and any(context.gathers for context in card.network.contexts):
         raise InputError("a network of two passes cannot be one graph", subject="`graph`", remedy="leave it out")
     exported = frozen(network)
     if options.half_weights:

@@ -122,6 +122,30 @@ class SharingNetwork(ContextNetwork):
     Each map of a context is features of their own, which `segment` takes by "NAME_MAP" (`maps`).
     """
 
+    def forward(
+        self,
+        patch: Tensor,
+        contexts: Mapping[str, Tensor],
+        positions: Mapping[str, Tensor] | None = None,
+        gathered: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Tensor:
+        """Segment patches, see `ContextNetwork.forward`.
+
+        Args:
+            patch: As there.
+            contexts: As there.
+            positions: As there.
+            gathered: By name of the contexts that gather them, maps (N, C, H, W) of all patches in their windows.
+
+        Returns:
+            Logits (N, classes, P, P).
+        """
+        features: dict[str, Tensor] = {}
+        for name, window in contexts.items():
+            found = self.encode_maps(name, window, (gathered or {}).get(name, {}))
+            features |= zip([f"{name}_{one}" for one in self.maps(name)] or [name], found, strict=True)
+        return self.segment(patch, features, positions)
+
     @abstractmethod
     def maps(self, name: str) -> tuple[str, ...]:
         """The maps that a context hands over; empty where these are features by the context's name alone."""

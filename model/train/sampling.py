@@ -21,6 +21,7 @@ from fctl.runtime.tiling.windows import Window
 from ..backbones import backbone_class, stage_of
 from ..config import NetworkConfig
 from ..geometry import cells_of_patch
+from .gathering import DrawnScene, GatheredPatches, GatheringWindow
 from .lattices import LatticePlace, LatticeWindows, Windows
 from .recipe import Recipe
 from .scenes import Scene
@@ -37,6 +38,7 @@ class TrainingBatch:
             patch's cells, rows then columns, in cells of the context.
         labels: Class ids (N, P, P) int64, 255 where unlabelled.
         places: By name of the contexts that are encoded once a raster, where the patches lie on the context's lattice.
+        scenes: By name of the contexts that are encoded with what patches know, the patches in their windows.
     """
 
     patch: Tensor
@@ -44,16 +46,21 @@ class TrainingBatch:
     positions: dict[str, Tensor]
     labels: Tensor
     places: dict[str, LatticePlace] = field(default_factory=dict)
+    scenes: dict[str, GatheredPatches] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P)."""
+    """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P).
+
+    And by name, the patches in the windows of contexts that are encoded with what patches know.
+    """
 
     patch: Pixels
     contexts: dict[str, Pixels]
     positions: dict[str, Tensor]
     labels: NDArray[np.uint8]
+    scenes: dict[str, DrawnScene]
 
 
 class Sampler:
@@ -99,6 +106,11 @@ class Sampler:
             positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
             labels=torch.from_numpy(np.stack([item.labels for item in items]).astype(np.int64)),
             places=places,
+            scenes={
+                name: GatheredPatches.of(window.gathering.context, [item.scenes[name] for item in items])
+                for name, window in self.windows.items()
+                if isinstance(window, GatheringWindow)
+            },
         )
 
     def batches(self, seeds: Sequence[int], workers: int = 1) -> Iterator[TrainingBatch]:
@@ -134,6 +146,11 @@ class Sampler:
             },
             positions={name: self._positions(tile, source, _of(self.windows[name])) for name in self.config.placed},
             labels=_cut_labels(labels, tile, self.config.patch),
+            scenes={
+                name: window.draw(source, tile)
+                for name, window in self.windows.items()
+                if isinstance(window, GatheringWindow)
+            },
         )
 
     def _positions(self, tile: Window, source: ArraySource, context: ContextWindow) -> Tensor:
@@ -180,8 +197,9 @@ def _cut_labels(labels: NDArray[np.uint8], tile: Window, side: int) -> NDArray[n
     return cut
 
 
-def _of(window: ContextWindow | LatticeWindows) -> ContextWindow:
+def _of(window: ContextWindow | LatticeWindows | GatheringWindow) -> ContextWindow:
     """A context that is cut for each patch."""
+    window = window.window if isinstance(window, GatheringWindow) else window
     assert isinstance(window, ContextWindow), "the places of the others were drawn"
     return window
 
