@@ -176,11 +176,11 @@ def _check_context(
 
 
 def _check_maps(roles: dict[str, GraphSpec], context: Context, field: str, expect: Expect) -> None:
-    """The maps of a context have names of their own, and come from an encoder that takes what the manifest says."""
+    """The maps of a context have names of their own, and its encoder takes what the manifest says."""
     _check_names(context.maps, field, expect)
     alone = context.encoder is not None and context.sharing is None
     expect(not context.maps or alone, field, "none: they take an encoder, and no sharing", ", ".join(context.maps))
-    if context.encoder and (context.maps or context.gathering):
+    if context.encoder:
         gathered = context.gathering.maps if context.gathering else ()
         names = ["window", *(f"gathered_{one.name}" for one in gathered)]
         taken = [tensor.name for tensor in roles[context.encoder].inputs]

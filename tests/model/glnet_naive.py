@@ -6,6 +6,7 @@ anew: cells are found by counting samples of pixels, and maps are cut by PyTorch
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import cast
 
@@ -138,13 +139,20 @@ def stages_of(encoder: nn.Module, raw: Tensor) -> list[Tensor]:
     return list(cast(Encoder, encoder)(raw).values())
 
 
+def shrunk(image: Pixels) -> Pixels:
+    found: Pixels = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((SIZE, SIZE), Image.Resampling.BOX))
+    return found
+
+
+Shrink = Callable[[Pixels], Pixels]
+
+
 class Block:
     """One scene block: the three passes of the network over it."""
 
-    def __init__(self, network: GLNet, image: Pixels) -> None:
+    def __init__(self, network: GLNet, image: Pixels, shrink: Shrink) -> None:
         self.network, self.image, self.sides = network, image, (image.shape[0], image.shape[1])
-        shrunk = np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((SIZE, SIZE), Image.Resampling.BOX))
-        self.window = torch.from_numpy(shrunk.transpose(2, 0, 1)[None].copy())
+        self.window = torch.from_numpy(shrink(image).transpose(2, 0, 1)[None].copy())
         stages = stages_of(network.context_encoders["scene"], self.window)
         smoothed, self.last = pyramid(network, "scene", stages, {})
         self.plain = named(stages, smoothed) if network.merged else {}
@@ -177,7 +185,7 @@ class Block:
         return F.interpolate(self.network.decoder.score(joined), scale_factor=4, mode="bilinear")
 
 
-def scores_of(network: GLNet, image: Pixels, scene: int) -> NDArray[np.float64]:
+def scores_of(network: GLNet, image: Pixels, scene: int, shrink: Shrink = shrunk) -> NDArray[np.float64]:
     """Mean logits (classes, height, width) of an image, with a scene block around each patch where it is large."""
     height, width = image.shape[:2]
     blocks = dict[tuple[int, int, int, int], Block]()
@@ -188,7 +196,7 @@ def scores_of(network: GLNet, image: Pixels, scene: int) -> NDArray[np.float64]:
                 (top, rows), (left, columns) = block_of(y, height, scene), block_of(x, width, scene)
                 key = (top, left, rows, columns)
                 if key not in blocks:
-                    blocks[key] = Block(network, image[top : top + rows, left : left + columns])
+                    blocks[key] = Block(network, image[top : top + rows, left : left + columns], shrink)
                 sums[:, y : y + PATCH, x : x + PATCH] += blocks[key].scores(y - top, x - left)[0].double().numpy()
                 seen[y : y + PATCH, x : x + PATCH] += 1
     found: NDArray[np.float64] = (sums / np.maximum(seen, 1))[:, :height, :width]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -36,24 +36,22 @@ def owner(cells: Cells, pixel: Fraction) -> int:
     return int(np.clip(int(place / cells.stride + Fraction(1, 2) + 1000) - 1000, 0, cells.count - 1))
 
 
+@settings(max_examples=40, deadline=None)
 @given(pastings())
 def test_shares_are_the_pixels_that_two_cells_own(case: tuple[Pasting, tuple[int, ...]]) -> None:
     one, starts = case
     found = one.shares(starts)
-    expected = np.zeros(found.shape)
-    steps = 8 * one.size * one.whole_size  # borders of cells lie between two samples
-    samples = min(steps * one.window, 4000)
+    expected, samples = np.zeros(found.shape), 500
     for index in range(samples):
         place = Fraction(2 * index + 1, 2 * samples) * one.window
+        theirs = owner(one.whole, place * one.whole_size / one.window)
         for number, start in enumerate(starts):
             if start <= place < start + one.tile:
-                own = owner(one.cells, (place - start) * one.size / one.tile)
-                theirs = owner(one.whole, place * one.whole_size / one.window)
-                expected[number, theirs, own] += 1
+                expected[number, theirs, owner(one.cells, (place - start) * one.size / one.tile)] += 1
     owned = expected.sum(axis=(0, 2), keepdims=True)
-    large = owned[0, :, 0] > 0.2 * samples / one.whole.count  # cells that own enough samples to tell
+    large = owned[0, :, 0] > 20  # of cells that own enough samples to tell
     share = expected / np.maximum(owned, 1)
-    np.testing.assert_allclose(found[:, large], share[:, large], atol=0.1)
+    np.testing.assert_allclose(found[:, large], share[:, large], atol=0.15)
 
 
 @given(pastings())
