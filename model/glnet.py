@@ -204,7 +204,7 @@ class GLNet(SharingNetwork):
         local = self._last_of_patch(patch, contexts, positions)
         if self.config.decoder == "local":
             smoothed = {name: contexts[f"{self.plain}_{name}"] for name in MAPS}
-            other = self._crop(self._pyramid(self.plain).last(smoothed, {}), positions[self.plain])
+            other = _crop(self._pyramid(self.plain).last(smoothed, {}), positions[self.plain])
             return TrainingScores(self._scores(main, local), (), PENALTY * F.mse_loss(local, other))
         other = self._last_of_context(contexts, positions)
         auxiliary = (self._scores(self.merged or self.plain, other),)
@@ -227,21 +227,37 @@ class GLNet(SharingNetwork):
         """The last features (N, C, h, w) of the global branch, cut to the patch."""
         name = self.merged or self.plain
         assert name is not None
-        return self._crop(contexts[name], positions[name])
+        return _crop(contexts[name], positions[name])
 
     def _cut(self, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The maps of the global branch that are handed to patches, cut to them."""
         if not self.shares or self.plain is None:
             return {}
-        return {name: self._crop(contexts[f"{self.plain}_{name}"], positions[self.plain], name) for name in MAPS}
+        found: dict[str, Tensor] = {}
+        for index, level in enumerate(LEVELS):
+            names = (f"c{level}", f"p{level}")
+            first, second = (contexts[f"{self.plain}_{name}"] for name in names)
+            rows, columns = _crops(positions[self.plain], first.shape[-1], 1 << index)
+            found |= zip(names, (apply_separable(rows, one, columns) for one in (first, second)), strict=True)
+        return found
 
-    @staticmethod
-    def _crop(features: Tensor, positions: Tensor, name: str = MAPS[0]) -> Tensor:
-        """The part of a map that the patch covers, on the patch's grid of that level."""
-        step = 1 << (int(name[1:]) - int(LEVELS[0]))
-        rows, columns = (positions[:, axis, ::step] / step for axis in (0, 1))
-        count = features.shape[-1]
-        return apply_separable(crop_matrix(rows, count), features, crop_matrix(columns, count))
+
+def _crop(features: Tensor, positions: Tensor) -> Tensor:
+    """The part of features on the finest grid that the patch covers, on the patch's own."""
+    rows, columns = _crops(positions, features.shape[-1])
+    return apply_separable(rows, features, columns)
+
+
+def _crops(positions: Tensor, count: int, step: int = 1) -> tuple[Tensor, Tensor]:
+    """The matrices that cut a map to the patch, along rows and along columns.
+
+    Args:
+        positions: Positions (N, 2, h) of the patch's finest cells in those of the context.
+        count: Cells of the map along either axis.
+        step: How many times as far apart they are as the finest.
+    """
+    rows, columns = (crop_matrix(positions[:, axis, ::step] / step, count) for axis in (0, 1))
+    return rows, columns
 
 
 def _stages(encoder: Encoder, raw: Tensor) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ def owner(cells: Cells, pixel: Fraction) -> int:
     return int(np.clip(int(place / cells.stride + Fraction(1, 2) + 1000) - 1000, 0, cells.count - 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(pastings())
 def test_shares_are_the_pixels_that_two_cells_own(case: tuple[Pasting, tuple[int, ...]]) -> None:
     one, starts = case
