@@ -331,8 +331,8 @@ class Manifest:
     @property
     def host_only(self) -> str | None:
         """Why engines that keep everything on a GPU cannot run the network; None where they can."""
-        several = next((c for c in self.contexts if c.maps or c.gathering), None)
-        return several and f"context {several.name!r} has several maps, or is encoded with what patches know"
+        several = next((context.name for context in self.contexts if context.maps or context.gathering), None)
+        return f"context {several!r} has several maps, or is encoded with what patches know" if several else None
 
     @property
     def shared_roles(self) -> frozenset[str]:

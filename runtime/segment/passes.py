@@ -51,8 +51,8 @@ def gathered_maps(
         maps = encode(pixels[filled], _positions(manifest.gathered_with(context), some, turned_frame, batch))
         for one in context.gathering.maps:
             if one.name not in pasted:
-                shares = _shares(manifest, context, one, turned_frame, (rows, columns))
-                pasted[one.name] = Pasted(*shares, channels=maps[one.name].shape[1])
+                down, across = _shares(manifest, context, one, turned_frame, (rows, columns))
+                pasted[one.name] = Pasted(down, across, channels=maps[one.name].shape[1])
             for place, features in zip(some, maps[one.name], strict=False):  # what fills the batch up is left out
                 pasted[one.name].add(rows.index(place.y), columns.index(place.x), features)
     return {name: one.map for name, one in pasted.items()}

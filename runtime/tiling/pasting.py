@@ -56,7 +56,8 @@ class Pasting:
         ours, theirs = (np.array([int(edge * unit) for edge in edges], np.int64) for edges in (own, wanted))
         found = np.stack([_overlaps(theirs, ours + start * unit) for start in starts])
         total = found.sum(axis=(0, 2), keepdims=True)  # 0 only for cells that own no pixel
-        return (found / np.maximum(total, 1)).astype(np.float32)
+        shares: Shares = (found / np.maximum(total, 1)).astype(np.float32)
+        return shares
 
 
 class Pasted:
@@ -102,4 +103,5 @@ def _overlaps(theirs: NDArray[np.int64], ours: NDArray[np.int64]) -> NDArray[np.
     """How much each part between two of their edges shares with each part between two of ours."""
     ends = np.minimum(theirs[1:, None], ours[None, 1:])
     starts = np.maximum(theirs[:-1, None], ours[None, :-1])
-    return np.maximum(ends - starts, 0)
+    shared: NDArray[np.int64] = np.maximum(ends - starts, 0)
+    return shared
