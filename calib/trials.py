@@ -214,13 +214,22 @@ class Trials:
         """What int8 makes of some patches, evenly spaced."""
         int8 = {role: load_session(self.graphs.int8(role, names, numbers)) for role, names in chosen.items() if names}
         network = self._network(int8)
-        encoded = [context.name for context in self._manifest.contexts if context.encoder in int8]
+        encoded = self._encoded_by(int8)
         for number in (index * len(self) // count for index in range(count)):
             batch = self._batches[number]
             features = self._features[number] | network.encode_contexts(batch, names=encoded)
             found = self._segment(network, batch, features)
             pixels = shown(self._manifest, batch)
             yield Changed(number=number, pixels=pixels, fp32=self._ids[number], int8=found)
+
+    def _encoded_by(self, roles: Collection[str]) -> list[str]:
+        """The contexts whose features some graphs compute, or what these gather."""
+        names = list[str]()
+        for context in self._manifest.contexts:
+            gathering = context.gathering
+            if context.encoder in roles or (gathering and {gathering.encoder, gathering.context} & {*roles, *names}):
+                names.append(context.name)
+        return names
 
     def _network(self, int8: Mapping[str, InferenceSession]) -> GraphNetwork:
         """The graphs in fp32, with some of them replaced."""

@@ -45,6 +45,8 @@ def fused_interface(bundle: Bundle, precision: Precision) -> tuple[tuple[TensorS
     Raises:
         BundleError: The bundle has no graphs of the precision.
     """
+    if only := bundle.manifest.host_only:
+        raise BundleError(f"{only}: its graphs cannot be one", subject=bundle.folder)
     _, segmenter = bundle.graph(SEGMENTER, precision)
     taken = {spec.name: spec for spec in segmenter.inputs}
     contexts = bundle.manifest.contexts

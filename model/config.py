@@ -24,11 +24,14 @@ class ContextConfig:
         name: Its name.
         factor: Side of the window over the side of the patch, or "global" for the whole image (§4.2, DeepGlobe).
         size: Side, in pixels, to which the window is resampled before it enters its encoder.
+        gathers: For a global context that is encoded with what patches know, the name of the global context before it
+            that shows the same window, and with whose features these patches are encoded; None for any other.
     """
 
     name: str
     factor: float | Literal["global"]
     size: int
+    gathers: str | None = field(default=None, metadata={"optional": True})  # see `fctl.runtime.bundle.records`
 
     @property
     def centred(self) -> bool:
@@ -144,7 +147,9 @@ class NetworkConfig:
     ale: AleConfig | None
     decoder: str
     decoder_channels: int
-    kind: Literal["fctl", "whole"] = field(default="fctl", metadata={"optional": True})  # `fctl.runtime.bundle.records`
+    kind: Literal["fctl", "whole", "glnet"] = field(
+        default="fctl", metadata={"optional": True}
+    )  # see `fctl.runtime.bundle.records`
 
     @property
     def context_names(self) -> tuple[str, ...]:
@@ -160,10 +165,12 @@ class NetworkConfig:
     def placed(self) -> tuple[str, ...]:
         """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets.
 
-        A network of kind "whole" crops its scores there.
+        A network of kind "whole" crops its scores there, and GLNet cuts maps of all of its contexts to the patch.
         """
         if not self.sees_patch:
             return self.context_names
+        if self.kind == "glnet":
+            return tuple(context.name for context in self.contexts if not context.centred)
         ground = self.lcf is not None and self.lcf.position == "ground"
         enhanced = self.context_names if self.ale and not self.ale.reference else (self.ale and self.ale.reference,)
         return tuple(c.name for c in self.contexts if not c.centred and (ground or c.name in (enhanced or ())))
@@ -215,10 +222,13 @@ def _check_contexts(config: NetworkConfig) -> None:
     for context in config.contexts:
         if context.centred:
             context.window(config.patch)
+    if config.kind != "fctl":  # the others check what they are made of themselves
+        return
     if config.lcf and not (config.contexts or config.lcf.self_attention):
         raise ConfigError("lcf needs a context or self_attention; set lcf to None for a network without either")
-    fused = config.lcf or (config.ale and not config.ale.reference) or not config.sees_patch
-    used = set(names) if fused else set()
+    used = set(names) if config.lcf or (config.ale and not config.ale.reference) else set()
+    if gathering := [context.name for context in config.contexts if context.gathers]:
+        raise ConfigError(f"context {gathering[0]!r}: this kind of network gathers nothing; set gathers to null")
     unused = set(names) - used - {config.ale.reference if config.ale else None}
     if unused:
         raise ConfigError(f"neither lcf nor ale uses context {min(unused)!r}; leave it out")

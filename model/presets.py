@@ -121,6 +121,16 @@ def _lcc(network: NetworkConfig) -> NetworkConfig:
 _GLOBAL = (ContextConfig(name="medium", factor=3.0, size=508), ContextConfig(name="large", factor=GLOBAL, size=508))
 _DEEPGLOBE = replace(_lcc(_VGG16), contexts=_GLOBAL, lcf=replace(_LCC, centre_query=True))
 
+_GLNET = replace(
+    _single("resnet50", "layer1", 256, "aggregate", 256),
+    kind="glnet",
+    encoders="separate",
+    contexts=(
+        ContextConfig(name="scene", factor=GLOBAL, size=512),
+        ContextConfig(name="merged", factor=GLOBAL, size=512, gathers="scene"),
+    ),
+)
+
 _TILED = ServingConfig(plan="stride", overlap=64, resampling="box", merge="cosine", scene=None)
 _PAPER = ServingConfig(plan="stride", overlap=120, resampling="pillow-bilinear", merge="uniform", scene=None)
 _RELEASE = replace(_PAPER, plan="even", overlap=50)
@@ -144,6 +154,10 @@ PRESETS: dict[str, Preset] = {
     "lcc-vgg16": Preset(network=_lcc(_VGG16), serving=_PAPER),
     **_ALONE,
     **{f"{name}-whole": _whole(local) for name, local in _ALONE.items()},
+    "glnet-r50": Preset(network=_GLNET, serving=replace(_PAPER, scene=_SCENE)),
+    "glnet-r50-noshare": Preset(
+        network=replace(_GLNET, contexts=_GLNET.contexts[:1]), serving=replace(_PAPER, scene=_SCENE)
+    ),
     "release-inria": Preset(network=_lcc(_VGG16), serving=_RELEASE),
     "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=_SCENE)),
 }

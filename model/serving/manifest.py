@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from fctl.runtime.bundle.gathering import GatheredMap, Gathering
 from fctl.runtime.bundle.manifest import (
     SCHEMA,
     ClassInfo,
@@ -23,7 +24,11 @@ from fctl.runtime.tiling.windows import TilePlan
 
 from ..backbones import Backbone, Stage, backbone_class, stage_of
 from ..config import ContextConfig, NetworkConfig, ServingConfig
+from ..glnet import LEVELS, MAPS, maps_of
 from ..weights.checkpoints import Card
+
+PATCHES = "patches"
+"""Role of the graph that computes what a context gathers."""
 
 
 def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) -> Manifest:
@@ -100,6 +105,9 @@ def served_contexts(
 
     Returns:
         The contexts, in order.
+
+    Raises:
+        InputError: A context gathers what patches know, and nobody says how large a scene is.
     """
     return tuple(
         Context(
@@ -111,8 +119,36 @@ def served_contexts(
             encoder=encoders[context.name],
             cells=moving_cells(config, context.size) if context.name in config.placed else None,
             sharing=shared_encoder(config, context, encoders[context.name]),
+            maps=maps_of(config, context.name),
+            gathering=_gathering(config, serving, context),
         )
         for context in config.contexts
+    )
+
+
+def _gathering(config: NetworkConfig, serving: ServingConfig, context: ContextConfig) -> Gathering | None:
+    """How a context is encoded with what patches know: those that are scored, and all of their maps."""
+    if context.gathers is None:
+        return None
+    if serving.scene is None:
+        raise InputError(
+            "a network of two passes must know the side of its training images", subject="`scene_size`",
+            remedy="give it in pixels: larger rasters are shown to it in blocks of that size",
+        )  # fmt: skip
+    kind = backbone_class(config.backbone)
+    stages = dict(zip(LEVELS, kind.stages, strict=True))
+    return Gathering(
+        context=context.gathers,
+        encoder=PATCHES,
+        plan=TilePlan(kind=serving.plan, overlap=serving.overlap),
+        maps=tuple(
+            GatheredMap(
+                name=name,
+                patch=_cells(kind, stages[name[1:]], config.patch),
+                scene=_cells(kind, stages[name[1:]], context.size),
+            )
+            for name in MAPS
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from fctl.runtime.errors import InputError
 
 from ..backbones import backbone_class, stage_of
 from ..config import ConfigError, NetworkConfig, ServingConfig
+from ..glnet import branch_of
 from ..presets import Preset, preset
 from .config import stage_settings
 from .lattices import LatticeWindows, context_windows
@@ -64,10 +65,13 @@ def part_of(network: NetworkConfig, part: str) -> NetworkConfig:
 
     Returns:
         The network itself, the patch alone without contexts, or the patch with one context and a shared encoder, as
-        the public release trains encoders of contexts.
+        the public release trains encoders of contexts. Of GLNet, the global branch and the aggregation, the local
+        branch with maps of the global one, or the global branch alone.
     """
     if part == WHOLE:
         return network
+    if network.kind == "glnet":
+        return branch_of(network, "local" if part == PATCH else "global")
     if part == PATCH:
         return replace(network, kind="fctl", contexts=(), encoders="shared", lcf=None, ale=None)
     contexts = tuple(context for context in network.contexts if context.name == part)
@@ -102,6 +106,11 @@ def _merged(old: object, new: object) -> object:
 
 def _check_scene(config: TrainingConfig, network: NetworkConfig, serving: ServingConfig) -> None:
     """Check that the blocks that a global context shows of large images hold the largest patches."""
+    if serving.scene is None and any(context.gathers for context in network.contexts):
+        raise InputError(
+            subject="network.serving.scene", expected="the side of the training images, for a network of two passes",
+            found="null",
+        )  # fmt: skip
     if serving.scene is None or all(context.centred for context in network.contexts):
         return
     scale = max(stage_settings(config, index)[1].scale for index in range(len(config.stages)))
@@ -127,7 +136,8 @@ def _check_contexts(config: TrainingConfig, network: NetworkConfig, serving: Ser
 
 def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:
     """Check that the network has the parts that stages train."""
-    known = (WHOLE, PATCH, *(network.context_names if network.encoders == "separate" else ()))
+    own = [context.name for context in network.contexts if network.encoders == "separate" and not context.gathers]
+    known = (WHOLE, PATCH, *own)
     for index, stage in enumerate(config.stages):
         if stage.network not in known:
             raise InputError(

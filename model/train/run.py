@@ -153,7 +153,7 @@ def _train(job: _Job, weights: State, saved: dict[str, Any] | None) -> Outcome:
                 set_random_state(saved["random"])
                 saved = None
             _train_stage(job, index, training, weights, records)
-            weights = merged_weights(weights, training.averaged.state_dict(), part)
+            weights = merged_weights(weights, training.averaged.state_dict(), part, job.model.network)
         _finish(job, training, records)
         assert records.best is not None  # the last stage trains the whole network
         shutil.rmtree(job.out / SCENES, ignore_errors=True)

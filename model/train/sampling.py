@@ -22,6 +22,7 @@ from ..backbones import backbone_class, stage_of
 from ..config import NetworkConfig
 from ..geometry import cells_of_patch
 from ..whole import PIXELS
+from .gathering import DrawnScene, GatheredPatches, GatheringWindow
 from .lattices import LatticePlace, LatticeWindows, Windows
 from .recipe import Recipe
 from .scenes import Scene
@@ -38,6 +39,7 @@ class TrainingBatch:
             patch's cells, rows then columns, in cells of the context.
         labels: Class ids (N, P, P) int64, 255 where unlabelled; of the whole image where that is what the network sees.
         places: By name of the contexts that are encoded once a raster, where the patches lie on the context's lattice.
+        scenes: By name of the contexts that are encoded with what patches know, the patches in their windows.
     """
 
     patch: Tensor
@@ -45,16 +47,21 @@ class TrainingBatch:
     positions: dict[str, Tensor]
     labels: Tensor
     places: dict[str, LatticePlace] = field(default_factory=dict)
+    scenes: dict[str, GatheredPatches] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P)."""
+    """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P).
+
+    And by name, the patches in the windows of contexts that are encoded with what patches know.
+    """
 
     patch: Pixels
     contexts: dict[str, Pixels]
     positions: dict[str, Tensor]
     labels: NDArray[np.uint8]
+    scenes: dict[str, DrawnScene]
 
 
 class Sampler:
@@ -100,6 +107,11 @@ class Sampler:
             positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
             labels=torch.from_numpy(np.stack([item.labels for item in items]).astype(np.int64)),
             places=places,
+            scenes={
+                name: GatheredPatches.of(window.gathering.context, [item.scenes[name] for item in items])
+                for name, window in self.windows.items()
+                if isinstance(window, GatheringWindow)
+            },
         )
 
     def batches(self, seeds: Sequence[int], workers: int = 1) -> Iterator[TrainingBatch]:
@@ -137,6 +149,11 @@ class Sampler:
             },
             positions={name: self._positions(tile, source, _of(self.windows[name])) for name in self.config.placed},
             labels=_cut_labels(labels, tile, self.config.patch),
+            scenes={
+                name: window.draw(source, tile)
+                for name, window in self.windows.items()
+                if isinstance(window, GatheringWindow)
+            },
         )
 
     def _whole(self, source: ArraySource, labels: NDArray[np.uint8], tile: Window) -> _Drawn:
@@ -149,6 +166,7 @@ class Sampler:
             contexts={name: cut_context(source, tile, _of(context))},
             positions={name: torch.stack([place, place])},
             labels=_cut_labels(labels, window, side),
+            scenes={},
         )
 
     def _positions(self, tile: Window, source: ArraySource, context: ContextWindow) -> Tensor:
@@ -195,8 +213,9 @@ def _cut_labels(labels: NDArray[np.uint8], tile: Window, side: int) -> NDArray[n
     return cut
 
 
-def _of(window: ContextWindow | LatticeWindows) -> ContextWindow:
+def _of(window: ContextWindow | LatticeWindows | GatheringWindow) -> ContextWindow:
     """A context that is cut for each patch."""
+    window = window.window if isinstance(window, GatheringWindow) else window
     assert isinstance(window, ContextWindow), "the places of the others were drawn"
     return window
 

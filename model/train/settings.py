@@ -136,6 +136,8 @@ class Stage:
         network: What is trained: "whole"; the name of a context, for the patch together with that context, whose
             encoder both share and the context keeps; or "patch", for the patch alone, which keeps encoder and decoder
             (of a network that is shown whole images: its weights, trained on patches first).
+            Of GLNet: the global branch with what the local one hands over, and the aggregation; the global branch
+            alone; or the local branch with what the global one hands over.
         epochs: Number of epochs.
         stem: Stage of the backbone up to which weights are frozen, or None.
         frozen: Further parts of the network that are not trained, by the start of their parameters' names.

@@ -105,7 +105,7 @@ def _decode(kind: object, value: object, path: str) -> object:
     if origin is tuple:
         return _tuple(arguments, value, path)
     if origin is dict:
-        items = {_scalar(str, key, path): item for key, item in _object(value, path).items()}
+        items = {str(_scalar(str, key, path)): item for key, item in _object(value, path).items()}
         parts = ((arguments[1], item, _join(path, key)) for key, item in items.items())
         return dict(zip(items, _together(parts), strict=True))
     return _scalar(kind, value, path)
