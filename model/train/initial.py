@@ -24,7 +24,7 @@ from .config import checked, with_changes
 from .explained import explained
 from .images import open_images
 from .networks import network_of
-from .settings import Augmentation, DataSettings, NetworkSettings, Optimisation, Stage, TrainingConfig
+from .settings import PATCH, Augmentation, DataSettings, NetworkSettings, Optimisation, Stage, TrainingConfig
 from .start import IMAGENET
 
 log = logging.getLogger(__name__)
@@ -207,9 +207,15 @@ def _optimisation(pretrained: bool) -> Optimisation:
 
 
 def _stages(network: NetworkConfig, stem: str | None) -> tuple[Stage, ...]:
-    """The paper's order (§4.2) where contexts have encoders of their own: these first, then all but these."""
-    contexts = network.context_names if network.encoders == "separate" else ()
+    """The paper's order (§4.2) where contexts have encoders of their own: these first, then all but these.
+
+    GLNet's branches are trained in turn; each stage leaves the other branches as they are by itself.
+    """
+    names = [one.name for one in network.contexts if network.encoders == "separate" and not one.gathers]
+    if network.kind == "glnet":
+        names.append(PATCH)
+    frozen = ("context_encoders",) if names and network.kind == "fctl" else ()
     return (
-        *(Stage(name=name, network=name, epochs=_EPOCHS, stem=stem) for name in contexts),
-        Stage(name="all", epochs=_EPOCHS, stem=stem, frozen=("context_encoders",) * bool(contexts)),
+        *(Stage(name=name, network=name, epochs=_EPOCHS, stem=stem) for name in names),
+        Stage(name="all", epochs=_EPOCHS, stem=stem, frozen=frozen),
     )

@@ -115,6 +115,12 @@ def test_it_looks_at_the_images(tmp_path: Path, call: Train) -> None:
     assert (config.data.training, config.data.validation) == (str(root / "train.txt"), str(root / "val.txt"))
 
 
+def test_the_branches_of_glnet_are_trained_in_turn(folder: Path, call: Train) -> None:
+    config, _ = proposed(call, folder, "glnet-r50", folder / "data")
+    assert [stage.network for stage in config.stages] == ["scene", "patch", "whole"]
+    assert {stage.frozen for stage in config.stages} == {()}
+
+
 def test_inria_is_validated_on_the_first_five_of_each_city(tmp_path: Path, call: Train) -> None:
     for name in ("austin1", "austin11", "austin6", "tyrol-w5", "tyrol-w15"):
         labelled.save_tif(tmp_path / "data" / "images" / f"{name}.tif", labelled.image_of(20, 20))
