@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fctl.calib.sample import sample_patches
-from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.build import build
 from fctl.model.interface import ContextNetwork
 from fctl.model.mirrored import SegNetDecoder
-from fctl.model.serving.manifest import draft_manifest, shared_encoder
+from fctl.model.serving.manifest import draft_manifest, moving_cells, shared_encoder
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
 from fctl.model.weights.published import RELEASES, is_published_segformer, load_release, segformer_weights
@@ -162,7 +161,7 @@ def _write_graphs(network: ContextNetwork, folder: Path, card: Card, options: Ex
     config, half = card.network, options.half_weights
     contexts: dict[str, Tensor] = {}
     for context in config.contexts:
-        window = torch.zeros(2, config.bands, context.size, context.size, dtype=torch.uint8)
+        window = torch.zeros(2, config.raster_bands, context.size, context.size, dtype=torch.uint8)
         if options.graph == "fused":
             contexts[f"window_{context.name}"] = window
             continue
@@ -174,11 +173,11 @@ def _write_graphs(network: ContextNetwork, folder: Path, card: Card, options: Ex
         sharing = shared_encoder(config, context, role)
         if sharing and sharing.encoder not in graphs:
             graphs[sharing.encoder] = _write_once(network, context.name, sharing, folder, graphs[role], half)
-    patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
-    cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
+    patch = torch.zeros(2, config.raster_bands, config.patch, config.patch, dtype=torch.uint8)
+    cells = moving_cells(config, config.patch).patch.count
     inputs = {"patch": patch, **contexts, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}}
     module = FusedGraph(network) if options.graph == "fused" else SegmenterGraph(network)
-    graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, inputs, "logits", half)
+    graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, inputs, network.scores, half)
     return tuple(graphs.values())
 
 
@@ -189,7 +188,7 @@ def _write_once(
     path = folder / f"{sharing.encoder}.onnx"
     if sharing.own.offset == sharing.cells.offset:
         return reshaped(folder / encoder.file, encoder, sharing.size, sharing.own.count, path)
-    window = torch.zeros(2, network.config.bands, sharing.size, sharing.size, dtype=torch.uint8)
+    window = torch.zeros(2, network.config.raster_bands, sharing.size, sharing.size, dtype=torch.uint8)
     return _write_graph(path, OnceGraph(network, context), {"window": window}, "features", half)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from .cascadepsp import CascadePsp
 from .config import NetworkConfig
 from .interface import ContextNetwork
 from .network import FCtL
 
-_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL}
+_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL, "cascadepsp": CascadePsp}
 
 
 def build(config: NetworkConfig) -> ContextNetwork:

@@ -143,7 +143,9 @@ class NetworkConfig:
     ale: AleConfig | None
     decoder: str
     decoder_channels: int
-    kind: Literal["fctl"] = field(default="fctl", metadata={"optional": True})  # see `fctl.runtime.bundle.records`
+    kind: Literal["fctl", "cascadepsp"] = field(
+        default="fctl", metadata={"optional": True}  # see `fctl.runtime.bundle.records`
+    )  # fmt: skip
 
     @property
     def context_names(self) -> tuple[str, ...]:
@@ -151,8 +153,20 @@ class NetworkConfig:
         return tuple(context.name for context in self.contexts)
 
     @property
+    def refines(self) -> bool:
+        """Whether it refines masks of its classes instead of making them."""
+        return self.kind == "cascadepsp"
+
+    @property
+    def raster_bands(self) -> int:
+        """Bands that patches and contexts have: those of the image, and one for each class of a mask to refine."""
+        return self.bands + (self.classes if self.refines else 0)
+
+    @property
     def placed(self) -> tuple[str, ...]:
-        """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets."""
+        """The global contexts in which the network must know the patch's place: for ALE, "ground" offsets or masks."""
+        if self.refines:
+            return self.context_names
         ground = self.lcf is not None and self.lcf.position == "ground"
         enhanced = self.context_names if self.ale and not self.ale.reference else (self.ale and self.ale.reference,)
         return tuple(c.name for c in self.contexts if not c.centred and (ground or c.name in (enhanced or ())))
@@ -204,6 +218,10 @@ def _check_contexts(config: NetworkConfig) -> None:
             context.window(config.patch)
     if config.lcf and not (config.contexts or config.lcf.self_attention):
         raise ConfigError("lcf needs a context or self_attention; set lcf to None for a network without either")
+    if config.refines:
+        if len(names) != 1 or config.contexts[0].centred or config.lcf or config.ale:
+            raise ConfigError("cascadepsp needs one context, which is global, and neither lcf nor ale")
+        return
     used = set(names) if config.lcf or (config.ale and not config.ale.reference) else set()
     unused = set(names) - used - {config.ale.reference if config.ale else None}
     if unused:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from .config import NetworkConfig
 from .encoder import Encoder
+
+ScoresKind = Literal["logits", "probabilities"]
 
 
 class ContextNetwork(nn.Module, ABC):
@@ -23,8 +26,10 @@ class ContextNetwork(nn.Module, ABC):
     Attributes:
         config: The same.
         decoder: What computes logits; the bias of its `score` shifts them by class.
+        scores: What `segment` gives.
     """
 
+    scores: ClassVar[ScoresKind] = "logits"
     decoder: nn.Module
 
     def __init__(self, config: NetworkConfig) -> None:

@@ -114,6 +114,12 @@ def _lcc(network: NetworkConfig) -> NetworkConfig:
 _GLOBAL = (ContextConfig(name="medium", factor=3.0, size=508), ContextConfig(name="large", factor=GLOBAL, size=508))
 _DEEPGLOBE = replace(_lcc(_VGG16), contexts=_GLOBAL, lcf=replace(_LCC, centre_query=True))
 
+_CASCADE = replace(
+    _single("resnet50_os8", "layer4", 2048, "psp", 1024),
+    kind="cascadepsp",
+    contexts=(ContextConfig(name="scene", factor=GLOBAL, size=512),),
+)
+
 _TILED = ServingConfig(plan="stride", overlap=64, resampling="box", merge="cosine", scene=None)
 _PAPER = ServingConfig(plan="stride", overlap=120, resampling="pillow-bilinear", merge="uniform", scene=None)
 _RELEASE = replace(_PAPER, plan="even", overlap=50)
@@ -131,6 +137,10 @@ PRESETS: dict[str, Preset] = {
     "pspnet-r50": Preset(network=_single("resnet50_os8", "layer4", 2048, "psp", 512), serving=_PAPER),
     "deeplabv3plus-r50": Preset(network=_single("resnet50_os16", "layer4", 2048, "deeplabv3plus", 256), serving=_PAPER),
     "icnet-r50": Preset(network=_single("icnet_resnet50", "quarter", 2048, "icnet", 128), serving=_PAPER),
+    "cascadepsp-r50": Preset(
+        network=_CASCADE,
+        serving=ServingConfig(plan="stride", overlap=128, resampling="box", merge="uniform", scene=2448),
+    ),
     "release-inria": Preset(network=_lcc(_VGG16), serving=_RELEASE),
     "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=2448)),
 }

@@ -13,6 +13,7 @@ from fctl.runtime.bundle.manifest import (
     Manifest,
     MovingCells,
     Provenance,
+    Refines,
     Scaling,
     SharedEncoder,
 )
@@ -24,6 +25,8 @@ from fctl.runtime.tiling.windows import TilePlan
 from ..backbones import Backbone, Stage, backbone_class, stage_of
 from ..config import ContextConfig, NetworkConfig, ServingConfig
 from ..weights.checkpoints import Card
+
+_MASK = 127.5  # mean and deviation by which 0 and 255 become -1 and 1
 
 
 def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) -> Manifest:
@@ -52,11 +55,12 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
         parity=(),
         provenance=Provenance(checkpoint_sha256="", licence=card.licence, created="", tools={}),
         extensions={},
+        refines=Refines(bands=config.bands, uniform="keep") if config.refines else None,
     )
 
 
 def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
-    """What images must have.
+    """What rasters must have: images, with the bands of a mask where the network refines one.
 
     Args:
         config: The network.
@@ -65,10 +69,11 @@ def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> I
     Returns:
         Bands, dtype and scaling.
     """
+    masks = (_MASK,) * (config.raster_bands - config.bands)
     return InputSpec(
-        bands=config.bands,
+        bands=config.raster_bands,
         dtype="uint8",
-        scaling=Scaling(mean=config.mean, std=config.std),
+        scaling=Scaling(mean=config.mean + masks, std=config.std + masks),
         ground_sample_distance=ground_sample_distance,
     )
 
@@ -94,15 +99,27 @@ def served_contexts(
             resampling=serving.resampling,
             scene=None if context.centred else serving.scene,
             encoder=encoders[context.name],
-            cells=_moving_cells(config, context.size) if context.name in config.placed else None,
+            cells=moving_cells(config, context.size) if context.name in config.placed else None,
             sharing=shared_encoder(config, context, encoders[context.name]),
         )
         for context in config.contexts
     )
 
 
-def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
-    """Where the cells of the patch and of a global context lie."""
+def moving_cells(config: NetworkConfig, size: int) -> MovingCells:
+    """Where the cells of the patch and of a global context lie.
+
+    Args:
+        config: The network.
+        size: Side of the context in pixels after resampling.
+
+    Returns:
+        The cells of its enhanced stage; of a network that refines masks, the pixels themselves.
+    """
+    if config.refines:
+        return MovingCells(
+            patch=Cells(stride=1, offset=0, count=config.patch), context=Cells(stride=1, offset=0, count=size)
+        )
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
     return MovingCells(patch=_cells(kind, stage, config.patch), context=_cells(kind, stage, size))
 

@@ -59,6 +59,8 @@ class DataSettings:
         mosaic: How images form scenes, or None where every image is a scene.
         scale_range: Which values of images of another depth become the lowest and the highest of uint8, as in serving:
             "MIN,MAX", "percentile:LOW,HIGH" or "metadata". None takes uint8 as it is.
+        coarse: For a network that refines masks: a folder with the coarse mask of each image (NAME_mask.tif, NAME.tif
+            or NAME.png, of class ids), or of a bundle that makes them once. None perturbs labels instead.
     """
 
     root: str
@@ -69,6 +71,7 @@ class DataSettings:
     bands: tuple[int, ...] | None
     mosaic: Mosaic | None
     scale_range: str | None = field(default=None, metadata=OPTIONAL)
+    coarse: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +118,8 @@ class Augmentation:
         scale: Windows of patches have from 1/scale to scale times the patch's side; contexts likewise.
         balance: Share of patches that are drawn by class.
         context_dropout: Share of contexts that are shown black.
+        perturb: For a network that refines masks: the share of patches whose coarse mask is made of their labels, where
+            there is `DataSettings.coarse`; without it, all are.
     """
 
     turns: bool
@@ -122,6 +127,7 @@ class Augmentation:
     scale: float
     balance: float
     context_dropout: float
+    perturb: float = field(default=1.0, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
