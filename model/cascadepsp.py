@@ -103,6 +103,7 @@ class CascadePsp(ContextNetwork):
                 f"{config.stage!r} of {config.backbone!r}"
             )
         self.encoder = Encoder(config, config.stage, more=_MASKS)
+        self.encoder.neck = nn.Identity()  # the pooled features are as wide as the backbone makes them
         self.decoder = RefinementDecoder(self.encoder.backbone.channels, config.decoder_channels, config.bands)
 
     def encoders(self) -> tuple[Encoder, ...]:

@@ -115,7 +115,7 @@ _GLOBAL = (ContextConfig(name="medium", factor=3.0, size=508), ContextConfig(nam
 _DEEPGLOBE = replace(_lcc(_VGG16), contexts=_GLOBAL, lcf=replace(_LCC, centre_query=True))
 
 _CASCADE = replace(
-    _single("resnet50_os8", "layer4", 2048, "psp", 1024),
+    _single("resnet50_os8", "layer4", 2048, "psp", 512),
     kind="cascadepsp",
     contexts=(ContextConfig(name="scene", factor=GLOBAL, size=512),),
 )

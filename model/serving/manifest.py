@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fctl.runtime.bundle.manifest import (
     SCHEMA,
@@ -76,6 +77,11 @@ def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> I
         scaling=Scaling(mean=config.mean + masks, std=config.std + masks),
         ground_sample_distance=ground_sample_distance,
     )
+
+
+def image_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
+    """What images must have, without the mask that a network refines; arguments as of `input_spec`."""
+    return replace(input_spec(config, ground_sample_distance), bands=config.bands)
 
 
 def served_contexts(

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.errors import InputError
 from fctl.runtime.evaluate.datasets import Dataset, Sample
 from fctl.runtime.evaluate.labels import MaskReader
+from fctl.runtime.evaluate.metrics import Confusion
+from fctl.runtime.evaluate.pairs import open_labels
 from fctl.runtime.progress import StageProgress
 from fctl.runtime.raster.coarse import open_coarse
-from fctl.runtime.raster.source import RasterSource
+from fctl.runtime.raster.source import RasterSource, open_raster
 from fctl.runtime.segment.outputs import asked_tags, is_finished
 from fctl.runtime.segment.results import Paths
 from fctl.runtime.segment.segmenter import Segmenter
@@ -33,10 +36,12 @@ class CoarseMasks:
     Attributes:
         names: The names of the classes by id.
         files: By image, the file of its coarse mask; none where labels are perturbed instead.
+        scale_range: Which values of images become the lowest and the highest of the network's, or None.
     """
 
     names: tuple[str, ...]
     files: Mapping[Sample, Path] = field(default_factory=dict)
+    scale_range: str | None = None
 
     def ids(self, sample: Sample, image: RasterSource, labels: MaskReader) -> NDArray[np.uint8]:
         """The coarse mask of an image: its own, or its labels perturbed in a way that is always the same.
@@ -58,6 +63,27 @@ class CoarseMasks:
         size = image.height, image.width
         with open_coarse(str(file), size, image.georeference, self.names) as mask:
             return mask.read(Window(0, 0, *size))
+
+    def confusion(self, dataset: Dataset, spec: InputSpec, bands: Sequence[int] | None) -> Confusion:
+        """How the coarse masks of some images compare with their labels, which tells what refinement adds.
+
+        Args:
+            dataset: The images.
+            spec: What images must have.
+            bands: Bands of the images, from 1, or None for all but alpha.
+
+        Returns:
+            The confusion, pooled over the images.
+        """
+        total = Confusion.empty(len(self.names))
+        for sample in dataset.samples:
+            with (
+                open_raster(sample.image, spec, bands, scale_range=self.scale_range) as image,
+                open_labels(sample, dataset.description.labels) as labels,
+            ):
+                ids = self.ids(sample, image, labels)
+                total += Confusion.of(labels.read(0, labels.height), ids, len(self.names))
+        return total
 
 
 def coarse_masks(
@@ -91,11 +117,11 @@ def coarse_masks(
     names = datasets[0].description.class_names
     samples = list(dict.fromkeys(sample for dataset in datasets for sample in dataset.samples))
     if settings is None:
-        return CoarseMasks(names)
+        return CoarseMasks(names, scale_range=scale_range)
     place = folder / settings
     if (place / "manifest.json").is_file():
-        return CoarseMasks(names, _made(place, names, samples, bands, cache, progress, scale_range))
-    return CoarseMasks(names, {sample: _found(place, sample) for sample in samples})
+        return CoarseMasks(names, _made(place, names, samples, bands, cache, progress, scale_range), scale_range)
+    return CoarseMasks(names, {sample: _found(place, sample) for sample in samples}, scale_range)
 
 
 def _found(place: Path, sample: Sample) -> Path:

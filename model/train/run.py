@@ -18,13 +18,14 @@ from typing import Any
 import torch
 
 from fctl.runtime.atomic import atomic_write
+from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.errors import DeviceMemoryError, InputError
 from fctl.runtime.evaluate.plots import check_matplotlib
 from fctl.runtime.progress import StageProgress
 
 from ..presets import Preset
-from ..serving.manifest import input_spec
+from ..serving.manifest import image_spec
 from ..weights.checkpoints import Card, save_checkpoint
 from .checks import check_trainable, choose_device
 from .coarse import CoarseMasks, coarse_masks
@@ -112,13 +113,13 @@ def run_training(path: Path, *, resume: bool = False, progress: StageProgress | 
             )
         model = network_of(config, len(images.description.classes))
         network = start_network(model.network, config.network.weights, path.parent, config.seed)
-        spec = replace(input_spec(model.network, config.ground_sample_distance), bands=model.network.bands)
+        spec = image_spec(model.network, config.ground_sample_distance)
         plans = plan_scenes(images.training, config.data.mosaic)
         pixels = check_images(images, spec, config.data.bands, progress, config.data.scale_range)
         names = images.description.class_names
         recipes = [recipe_of(config, i, model.network.patch, names, pixels) for i in range(len(config.stages))]
         check_trainable(config, model, recipes)
-        coarse = _coarse_masks(config, model, images, path.parent, out, progress)
+        coarse = _coarse_masks(config, spec, model, images, path.parent, out, progress)
     scenes = decode_scenes(
         images.training, plans, spec, config.data.bands, out / SCENES, progress, config.data.scale_range, coarse
     )
@@ -137,15 +138,24 @@ def run_training(path: Path, *, resume: bool = False, progress: StageProgress | 
 
 
 def _coarse_masks(
-    config: TrainingConfig, model: Preset, images: Images, folder: Path, out: Path, progress: StageProgress | None
+    config: TrainingConfig,
+    spec: InputSpec,
+    model: Preset,
+    images: Images,
+    folder: Path,
+    out: Path,
+    progress: StageProgress | None,
 ) -> CoarseMasks | None:
     """The masks that a network is trained to refine; None for one that makes masks."""
     if not model.network.refines:
         return None
     data = config.data
-    return coarse_masks(
+    masks = coarse_masks(
         data.coarse, folder, (images.training, images.validation), data.bands, out / COARSE, progress, data.scale_range
     )
+    coarse = masks.confusion(images.validation, spec, data.bands).miou(images.description.counted)
+    log.info("coarse masks: validation mIoU %.1f", 100 * coarse)
+    return masks
 
 
 def _train(job: _Job, weights: State, saved: dict[str, Any] | None) -> Outcome:
