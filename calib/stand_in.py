@@ -37,7 +37,7 @@ class StandIn:
         rows, columns = (np.arange(0, side, _BLOCK) for side in grey.shape)
         sums = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1)
         heights, widths = np.diff(np.append(rows, grey.shape[0])), np.diff(np.append(columns, grey.shape[1]))
-        ids = (sums / np.outer(heights, widths) // _STEP % self._classes).astype(np.uint8)
+        ids: NDArray[np.uint8] = (sums / np.outer(heights, widths) // _STEP % self._classes).astype(np.uint8)
         return ids.repeat(heights, axis=0).repeat(widths, axis=1)[window.inside(around)]
 
 

@@ -91,6 +91,7 @@ class CascadePsp(ContextNetwork):
     """
 
     scores: ClassVar[ScoresKind] = "probabilities"
+    decoder: RefinementDecoder
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)

@@ -68,10 +68,11 @@ class CoarseSource(HostSource):
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
         """Where a window has data and a class, (height, width); None where all of it has."""
-        valid, known = self._image.valid(window), self.ids(window) != NODATA
-        if valid is None:
-            return None if known.all() else known
-        return valid & known
+        valid = self._image.valid(window)
+        known: NDArray[np.bool_] = self.ids(window) != NODATA
+        if valid is not None:
+            known &= valid
+        return None if valid is None and known.all() else known
 
     def ids(self, window: Window) -> Ids:
         """Class ids (height, width) of a window inside the image; 255 where there is no class."""
@@ -121,6 +122,6 @@ def certain(ids: Ids, classes: int) -> NDArray[np.float32]:
     Returns:
         1 for the class of a pixel and 0 for all others.
     """
-    found = (ids[None] == np.arange(classes)[:, None, None]).astype(np.float32)
+    found: NDArray[np.float32] = (ids[None] == np.arange(classes)[:, None, None]).astype(np.float32)
     found[:, ids == NODATA] = np.nan
     return found

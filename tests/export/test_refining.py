@@ -112,7 +112,7 @@ def plain(network: CascadePsp, pixels: Ids, ids: Ids) -> tuple[Scores, NDArray[n
     masks = [shrunk(np.where(ids == index, 255, 0).astype(np.uint8)).float() / 255 for index in range(CLASSES)]
     first = torch.stack([refined(network, whole, mask, 3) for mask in masks])
     height, width = ids.shape
-    sums, counts = np.zeros((CLASSES, height, width), np.float32), np.zeros((height, width))
+    sums, counts = np.zeros((CLASSES, height, width), np.float32), np.zeros((height, width), np.float32)
     for y in starts(height):
         for x in starts(width):
             here = np.s_[y : y + PATCH, x : x + PATCH]
@@ -126,7 +126,8 @@ def plain(network: CascadePsp, pixels: Ids, ids: Ids) -> tuple[Scores, NDArray[n
             found = torch.stack([refined(network, patch, mask, 2) for mask in cropped])
             sums[(slice(None), *here)] += (found / found.sum(0)).numpy()
             counts[here] += 1
-    return sums / np.maximum(counts, 1), counts > 0
+    means: Scores = sums / np.maximum(counts, 1)
+    return means, counts > 0
 
 
 @pytest.fixture(scope="module")

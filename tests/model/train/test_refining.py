@@ -50,7 +50,7 @@ def iou(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 def disc(side: int = 96) -> Ids:
     y, x = np.mgrid[:side, :side]
-    ids = (np.hypot(y - side / 2, x - side / 2) < side / 3).astype(np.uint8)
+    ids: Ids = (np.hypot(y - side / 2, x - side / 2) < side / 3).astype(np.uint8)
     ids[:8] = 255
     return ids
 
