@@ -22,8 +22,8 @@ from fctl.export.card import ExportOptions
 from fctl.export.graphs import frozen
 from fctl.export.pipeline import export_bundle, in_torch
 from fctl.export.verify import Reference, Samples, Scores, verify
+from fctl.model.build import build
 from fctl.model.config import GLOBAL
-from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS, narrow, preset
 from fctl.model.weights.checkpoints import load_network, read_checkpoint, save_checkpoint
 from fctl.runtime.bundle.manifest import Precision
@@ -198,6 +198,6 @@ def test_deeper_stages_can_be_computed_from_the_enhanced_one(stage: str) -> None
 def test_every_preset_can_be_built_narrow(name: str) -> None:
     network = preset(name, classes=4).network
     with torch.device("meta"):
-        built, thin = FCtL(network), FCtL(narrow(network, 1 / 8))
+        built, thin = build(network), build(narrow(network, 1 / 8))
     assert {key for key in built.state_dict() if "neck" not in key} == set(thin.state_dict())
     assert sum(p.numel() for p in thin.parameters()) < sum(p.numel() for p in built.parameters()) / 10
