@@ -32,7 +32,6 @@ PATCH: tuple[Stride, ...] = (4, 1)
 
 _MASKS = 3  # that the module sees beside the image
 _FINEST = 32  # channels at full size
-_SURE = 9.0  # logits beyond it are told as this: probabilities that fp16 holds, of which some share is left for others
 _MIDDLE = 127.5  # of a band of a mask, which becomes -1 where it has not the class and 1 where it has
 
 
@@ -140,7 +139,7 @@ class CascadePsp(ContextNetwork):
             The probability (N, classes, S, S) of each class by itself.
         """
         masks = window[:, self.config.bands :].to(self.encoder.mean.dtype) / _MIDDLE - 1
-        return self._refined(window, masks, WHOLE)
+        return torch.sigmoid(self._refined(window, masks, WHOLE))
 
     def segment(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
@@ -153,19 +152,19 @@ class CascadePsp(ContextNetwork):
             positions: Positions (N, 2, P) of the patch's pixels in it, by name.
 
         Returns:
-            Probabilities (N, classes, P, P), whose sum over the classes is 1.
+            Probabilities (N, classes, P, P): the odds p / (1 - p) of each class by itself, divided by their sum over the
+            classes. Where two classes are all but sure, p itself would be the same for both.
         """
         (name,) = self.config.context_names
         assert positions is not None, "a refiner must know where its patches lie"
         whole, place = contexts[name], positions[name]
         rows, columns = (crop_matrix(place[:, axis], whole.shape[-1]) for axis in (0, 1))
-        found = self._refined(patch, 2 * apply_separable(rows, whole, columns) - 1, PATCH)
-        return found / found.sum(dim=1, keepdim=True)
+        return torch.softmax(self._refined(patch, 2 * apply_separable(rows, whole, columns) - 1, PATCH), dim=1)
 
     def _refined(self, raw: Tensor, masks: Tensor, levels: tuple[Stride, ...]) -> Tensor:
-        """The probability (N, classes, P, P) of each class by itself, of masks (N, classes, P, P) from -1 to 1."""
+        """Logits (N, classes, P, P) of each class by itself, of masks (N, classes, P, P) from -1 to 1."""
         classes, size = self.config.classes, masks.shape[-1]
         image = self.encoder.scaled(raw[:, : self.config.bands])
         images = torch.cat([image] * classes, dim=1).reshape(-1, self.config.bands, size, size)
         logits = self.cascade(images, masks.reshape(-1, 1, size, size), levels)[levels[-1]]
-        return torch.sigmoid(logits.clamp(-_SURE, _SURE)).reshape(-1, classes, size, size)
+        return logits.reshape(-1, classes, size, size)

@@ -85,14 +85,14 @@ def segmenter(case: Case) -> Iterator[Segmenter]:
 
 
 def refined(network: CascadePsp, image: torch.Tensor, mask: torch.Tensor, levels: int) -> torch.Tensor:
-    """The probability (P, P) of one class, from scaled pixels (1, 3, P, P) and its mask (P, P) from 0 to 1."""
+    """The logits (P, P) of one class, from scaled pixels (1, 3, P, P) and its mask (P, P) from 0 to 1."""
     coarse = 2 * mask[None, None] - 1
     inputs = [coarse, coarse, coarse]
     for stride in (8, 4, 1)[-levels:]:
         features = network.encoder.backbone(torch.cat([image, *inputs], 1))
         scores = network.decoder(features, image, stride)
         inputs = [coarse, 2 * torch.sigmoid(scores[0]) - 1, 2 * torch.sigmoid(scores[-1]) - 1]
-    return torch.sigmoid(scores[-1].clamp(-9, 9))[0, 0]
+    return scores[-1][0, 0]
 
 
 def starts(side: int) -> list[int]:
@@ -110,7 +110,7 @@ def plain(network: CascadePsp, pixels: Ids, ids: Ids) -> tuple[Scores, NDArray[n
     mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (network.config.mean, network.config.std))
     whole = (torch.stack([shrunk(pixels[:, :, band]) for band in range(3)])[None].float() - mean) / std
     masks = [shrunk(np.where(ids == index, 255, 0).astype(np.uint8)).float() / 255 for index in range(CLASSES)]
-    first = torch.stack([refined(network, whole, mask, 3) for mask in masks])
+    first = torch.stack([torch.sigmoid(refined(network, whole, mask, 3)) for mask in masks])
     height, width = ids.shape
     sums, counts = np.zeros((CLASSES, height, width), np.float32), np.zeros((height, width), np.float32)
     for y in starts(height):
@@ -123,8 +123,8 @@ def plain(network: CascadePsp, pixels: Ids, ids: Ids) -> tuple[Scores, NDArray[n
             grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)[None]
             cropped = F.grid_sample(first[None], grid, padding_mode="border", align_corners=False)[0]
             patch = (torch.from_numpy(pixels[here]).movedim(-1, 0)[None].float() - mean) / std
-            found = torch.stack([refined(network, patch, mask, 2) for mask in cropped])
-            sums[(slice(None), *here)] += (found / found.sum(0)).numpy()
+            odds = torch.stack([refined(network, patch, mask, 2).exp() for mask in cropped])
+            sums[(slice(None), *here)] += (odds / odds.sum(0)).numpy()
             counts[here] += 1
     means: Scores = sums / np.maximum(counts, 1)
     return means, counts > 0
