@@ -152,7 +152,7 @@ class CascadePsp(ContextNetwork):
             positions: Positions (N, 2, P) of the patch's pixels in it, by name.
 
         Returns:
-            Probabilities (N, classes, P, P): the odds p / (1 - p) of each class by itself, divided by their sum over the
+            Probabilities (N, classes, P, P): the odds p / (1 - p) of each class by itself, divided by the sum over the
             classes. Where two classes are all but sure, p itself would be the same for both.
         """
         (name,) = self.config.context_names

@@ -198,7 +198,6 @@ def test_patches_come_with_the_mask_of_one_class() -> None:
         assert mask.unique().numel() == 1  # class 1 is everywhere, class 0 nowhere
     made = Sampler([scene], config, {}, replace(RECIPE, perturb=1.0)).batch(0)
     assert made.coarse is not None
-    torch.testing.assert_close(made.labels, given.labels)
     known = made.labels != 255
     alike = ((made.coarse == made.labels) & known).sum() / known.sum()
     assert 0.85 < alike < 1
