@@ -138,8 +138,8 @@ class CascadePsp(ContextNetwork):
         Returns:
             The probability (N, classes, S, S) of each class by itself.
         """
-        masks = window[:, self.config.bands :].to(self.encoder.mean.dtype) / _MIDDLE - 1
-        return torch.sigmoid(self._refined(window, masks, WHOLE))
+        pixels = self._pixels(window)
+        return torch.sigmoid(self._refined(pixels, pixels[:, self.config.bands :] / _MIDDLE - 1, WHOLE))
 
     def segment(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
@@ -159,7 +159,12 @@ class CascadePsp(ContextNetwork):
         assert positions is not None, "a refiner must know where its patches lie"
         whole, place = contexts[name], positions[name]
         rows, columns = (crop_matrix(place[:, axis], whole.shape[-1]) for axis in (0, 1))
-        return torch.softmax(self._refined(patch, 2 * apply_separable(rows, whole, columns) - 1, PATCH), dim=1)
+        masks = 2 * apply_separable(rows, whole, columns) - 1
+        return torch.softmax(self._refined(self._pixels(patch), masks, PATCH), dim=1)
+
+    def _pixels(self, raw: Tensor) -> Tensor:
+        """Raw pixels as floats, before anything else: TensorRT takes uint8 for nothing but that."""
+        return raw.to(self.encoder.mean.dtype)
 
     def _refined(self, raw: Tensor, masks: Tensor, levels: tuple[Stride, ...]) -> Tensor:
         """Logits (N, classes, P, P) of each class by itself, of masks (N, classes, P, P) from -1 to 1."""

@@ -34,6 +34,7 @@ from fctl.runtime.segment.shards.folder import RunFolder
 
 from ..conftest import InProcess, write_geotiff
 from ..model.refiners import CLASSES, OVERLAP, PATCH, save_refiner
+from . import builds
 
 HEIGHT, WIDTH = 190, 250
 TINY = Path(__file__).parents[1] / "data" / "tiny.fctl"
@@ -221,6 +222,15 @@ def test_turned_patches_are_refined_too(case: Case) -> None:
     assert (np.rot90(upright) == turned).mean() > 0.95  # pixels are rounded when they are shrunk along each side
     with Segmenter(case.bundle, backend="onnxruntime") as segmenter:
         assert (segmenter.segment(pixels, coarse=ids).ids != upright).any()
+
+
+def test_the_builder_of_tensorrt_rtx_takes_its_graphs(case: Case, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    bundle = read_bundle(case.bundle)
+    for found, dtype in ((bundle, "fp32"), (builds.halved(bundle, tmp_path), "fp16")):
+        layers = builds.layers_of(found, dtype)  # type: ignore[arg-type]
+        assert set(layers) == {"encoder", "segmenter"}
+        assert all(set(kinds) <= {{"fp32": "Float", "fp16": "Half"}[dtype]} for kinds in layers.values())
 
 
 class TestAfterAnotherBundle:
