@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.progress import TileProgress
-from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.network import Network
 from fctl.runtime.tiling.merge import Strip
@@ -21,6 +20,7 @@ from fctl.runtime.tiling.windows import Window
 
 from .blank import Mask, Sight, no_data_in, valid_of
 from .sample import cut_each
+from .stand_in import open_image
 
 _CANDIDATES = 3  # for each patch that is chosen
 _TRIES = 50  # places looked at for each candidate, where few have data
@@ -106,7 +106,7 @@ def cut_patches(manifest: Manifest, chosen: Sequence[Chosen]) -> Iterator[PatchB
         RasterError: An image cannot be read.
     """
     for image, patches in groupby(chosen, lambda patch: patch.image):
-        with open_raster(Path(image), manifest.input, None, manifest.tile) as source:
+        with open_image(Path(image), manifest, manifest.tile) as source:
             tiles = (Window(patch.y, patch.x, manifest.tile, manifest.tile) for patch in patches)
             yield from cut_each(manifest, source, tiles)
 
@@ -144,7 +144,7 @@ def _quotas(count: int, most: Mapping[int, int]) -> dict[int, int]:
 def _candidates(manifest: Manifest, path: Path, wanted: int, random: np.random.Generator) -> tuple[Window, ...]:
     """Distinct usable places of an image, at most as many as are wanted."""
     tile = manifest.tile
-    with open_raster(path, manifest.input, None, tile) as source:
+    with open_image(path, manifest, tile) as source:
         sight = Sight(source, tile)
         rows, columns = (max(side - tile, 0) + 1 for side in (source.height, source.width))
         places = random.choice(rows * columns, min(rows * columns, wanted * _TRIES), replace=False)
@@ -183,7 +183,7 @@ def _predict(
 def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Path, PatchBatch, Mask]]:
     """All candidates, image by image in reading order: the image, the patch, and where it has data."""
     for path, image in drawn.items():
-        with open_raster(path, manifest.input, None, manifest.tile) as source:
+        with open_image(path, manifest, manifest.tile) as source:
             tiles = sorted(image.tiles, key=lambda tile: (tile.y, tile.x))
             for batch in cut_each(manifest, source, tiles):
                 yield path, batch, valid_of(source, batch.tiles[0])

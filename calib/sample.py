@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
-from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.batches import BatchCutter, PatchBatch, on_host
 from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
 
 from .blank import Place, Sight, no_data_in, tiles_of
+from .stand_in import open_image
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
     turn, places, flat = deque(images), dict[Path, _Places](), dict[Path, Window]()
     while turn and len(batches) < count:
         path = turn.popleft()
-        with open_raster(path, manifest.input, None, manifest.tile) as source:
+        with open_image(path, manifest, manifest.tile) as source:
             if path not in places:
                 places[path] = _Places(source, manifest.tile)
             place = places[path].draw(source, random)
@@ -96,7 +96,7 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
         raise no_data_in(images)
     _warn_of_blank([path for path, found in places.items() if not found.show], bool(batches))
     for path, tile in islice(cycle(flat.items()), 0 if batches else count):
-        with open_raster(path, manifest.input, None, manifest.tile) as source:
+        with open_image(path, manifest, manifest.tile) as source:
             batches += cut_each(manifest, source, [tile])
     return batches
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fctl.calib.sample import find_images
+from fctl.calib.stand_in import open_image
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.bundle.verdicts import Compared
 from fctl.runtime.engines.base import RunPrecision
@@ -20,7 +21,6 @@ from fctl.runtime.evaluate.datasets import Dataset
 from fctl.runtime.evaluate.evaluation import evaluate
 from fctl.runtime.evaluate.runs import Run
 from fctl.runtime.progress import StageProgress
-from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.batches import grid_of, rows_in_work
 from fctl.runtime.segment.network import EngineNetwork
 from fctl.runtime.segment.opening import load_network
@@ -113,7 +113,7 @@ def _on_images(bundle: Bundle, ways: tuple[Way, Way], on: ComparedOn, progress: 
                 runs = []
                 for network in networks:
                     rows = rows_in_work(bundle.manifest, network.lattices)
-                    source = opened.enter_context(open_raster(image, bundle.manifest.input, None, rows))
+                    source = opened.enter_context(open_image(image, bundle.manifest, rows))
                     tiles = len(grid_of(bundle.manifest, source.height, source.width))
                     runs.append(segment_rows(network, source))
                 for exact, other in zip(*runs, strict=True):

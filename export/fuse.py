@@ -222,7 +222,7 @@ def _random(graph: GraphSpec) -> Arrays:
 
 def _real(manifest: Manifest, places: Sequence[Path]) -> list[Arrays]:
     """A batch of real patches, where there are any: the shipped images have 3 bands of uint8."""
-    fits = (manifest.input.bands, manifest.input.dtype) == (3, "uint8")
+    fits = (manifest.image.bands, manifest.input.dtype) == (3, "uint8")
     images = find_images(places) if places else shipped_images() if fits else ()
     if not images:
         return []

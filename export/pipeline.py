@@ -175,10 +175,10 @@ def _write_graphs(
     config, half = card.network, options.half_weights
     cells = moving_cells(config, config.patch).patch.count
     positions = {f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}
-    patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
+    patch = torch.zeros(2, config.raster_bands, config.patch, config.patch, dtype=torch.uint8)
     features: dict[str, Tensor] = {}
     for context, served in zip(config.contexts, manifest.contexts, strict=True):
-        window = torch.zeros(2, config.bands, context.size, context.size, dtype=torch.uint8)
+        window = torch.zeros(2, config.raster_bands, context.size, context.size, dtype=torch.uint8)
         if options.graph == "fused":
             features[f"window_{context.name}"] = window
             continue
@@ -197,7 +197,7 @@ def _write_graphs(
             graphs[sharing.encoder] = _write_once(network, context.name, sharing, folder, graphs[role], half)
     module = FusedGraph(network) if options.graph == "fused" else SegmenterGraph(network)
     taken = ({"patch": patch} if config.sees_patch else {}) | features | positions
-    graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, taken, "logits", half)
+    graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, taken, network.scores, half)
     return tuple(graphs.values())
 
 
@@ -253,7 +253,7 @@ def _write_once(
     path = folder / f"{sharing.encoder}.onnx"
     if sharing.own.offset == sharing.cells.offset:
         return reshaped(folder / encoder.file, encoder, sharing.size, sharing.own.count, path)
-    window = torch.zeros(2, network.config.bands, sharing.size, sharing.size, dtype=torch.uint8)
+    window = torch.zeros(2, network.config.raster_bands, sharing.size, sharing.size, dtype=torch.uint8)
     return _write_graph(path, OnceGraph(network, context), {"window": window}, "features", half)
 
 

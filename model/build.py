@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from .cascadepsp import CascadePsp
 from .config import NetworkConfig
 from .glnet import GLNet
 from .interface import ContextNetwork
 from .network import FCtL
 from .whole import WholeImage
 
-_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL, "whole": WholeImage, "glnet": GLNet}
+_KINDS: dict[str, type[ContextNetwork]] = {
+    "fctl": FCtL, "whole": WholeImage, "glnet": GLNet, "cascadepsp": CascadePsp,
+}  # fmt: skip
 
 
 def build(config: NetworkConfig) -> ContextNetwork:

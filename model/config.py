@@ -147,7 +147,7 @@ class NetworkConfig:
     ale: AleConfig | None
     decoder: str
     decoder_channels: int
-    kind: Literal["fctl", "whole", "glnet"] = field(
+    kind: Literal["fctl", "whole", "glnet", "cascadepsp"] = field(
         default="fctl", metadata={"optional": True}
     )  # see `fctl.runtime.bundle.records`
 
@@ -162,12 +162,23 @@ class NetworkConfig:
         return self.kind != "whole"
 
     @property
+    def refines(self) -> bool:
+        """Whether it refines masks of its classes instead of making them."""
+        return self.kind == "cascadepsp"
+
+    @property
+    def raster_bands(self) -> int:
+        """Bands that patches and contexts have: those of the image, and one for each class of a mask to refine."""
+        return self.bands + (self.classes if self.refines else 0)
+
+    @property
     def placed(self) -> tuple[str, ...]:
         """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets.
 
-        A network of kind "whole" crops its scores there, and GLNet cuts maps of all of its contexts to the patch.
+        Networks of kind "whole" crop their scores there, those that refine masks crop these, and GLNet cuts the maps of
+        all of its contexts to the patch.
         """
-        if not self.sees_patch:
+        if not self.sees_patch or self.refines:
             return self.context_names
         if self.kind == "glnet":
             return tuple(context.name for context in self.contexts if not context.centred)
@@ -222,6 +233,8 @@ def _check_contexts(config: NetworkConfig) -> None:
     for context in config.contexts:
         if context.centred:
             context.window(config.patch)
+    if config.refines and (len(names) != 1 or config.contexts[0].centred or config.lcf or config.ale):
+        raise ConfigError("cascadepsp needs one context, which is global, and neither lcf nor ale")
     if config.kind != "fctl":  # the others check what they are made of themselves
         return
     if config.lcf and not (config.contexts or config.lcf.self_attention):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -15,13 +18,15 @@ class Encoder(nn.Module):
     Args:
         config: The network.
         last: The deepest stage that is built.
+        more: How many bands the backbone takes beside those of the image.
     """
 
-    def __init__(self, config: NetworkConfig, last: str) -> None:
+    def __init__(self, config: NetworkConfig, last: str, more: int = 0) -> None:
         super().__init__()
         kind = backbone_class(config.backbone)
         self.stage = stage_of(config.backbone, config.stage)
-        self.backbone = kind(bands=config.bands, last=last, width=config.width)
+        self.backbone = kind(bands=config.bands + more, last=last, width=config.width)
+        self._plain = partial(kind, bands=config.bands, last=last, width=config.width)
         self.neck = _neck(self.backbone.channels[config.stage], config.channels)
         self.mean: Tensor
         self.std: Tensor
@@ -38,7 +43,7 @@ class Encoder(nn.Module):
         Returns:
             Features (N, C, h, w) by stage.
         """
-        features: dict[str, Tensor] = self.backbone(self._scaled(raw), last)
+        features: dict[str, Tensor] = self.backbone(self.scaled(raw), last)
         features[self.stage.name] = self.neck(features[self.stage.name])
         return features
 
@@ -51,10 +56,29 @@ class Encoder(nn.Module):
         Returns:
             Features (N, C, h, w), whose cells lie at `Backbone.inside_grid`.
         """
-        features: Tensor = self.neck(self.backbone.inside(self._scaled(raw), self.stage.name)[self.stage.name])
+        features: Tensor = self.neck(self.backbone.inside(self.scaled(raw), self.stage.name)[self.stage.name])
         return features
 
-    def _scaled(self, raw: Tensor) -> Tensor:
+    def load_published(self, state: Mapping[str, Tensor]) -> None:
+        """Load published weights of the backbone, see `Backbone.load_imagenet`.
+
+        What the first convolution makes of bands beside those of the image stays as it is.
+        """
+        plain = self._plain()
+        if plain.bands == self.backbone.bands:
+            self.backbone.load_imagenet(state)
+            return
+        plain.load_imagenet(state)
+        own = self.backbone.state_dict()
+        for name, weights in plain.state_dict().items():
+            if own[name].shape == weights.shape:
+                own[name] = weights
+            else:
+                own[name][:, : weights.shape[1]] = weights
+        self.backbone.load_state_dict(own)
+
+    def scaled(self, raw: Tensor) -> Tensor:
+        """Scaled pixels (N, bands, H, W) of raw ones."""
         return (raw.to(self.mean.dtype) - self.mean) / self.std
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
 from .config import NetworkConfig
 from .encoder import Encoder
+
+ScoresKind = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,10 @@ class ContextNetwork(nn.Module, ABC):
         config: The same.
         fixed: Parts that training leaves as they are, by the start of their parameters' names.
         decoder: What computes logits; the bias of its `score` shifts them by class.
+        scores: What `segment` gives.
     """
 
+    scores: ClassVar[ScoresKind] = "logits"
     decoder: nn.Module
     fixed: tuple[str, ...] = ()
 

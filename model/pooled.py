@@ -66,9 +66,13 @@ class PspDecoder(nn.Module):
 
     def forward(self, features: dict[str, Tensor], size: int) -> Tensor:
         """Logits (N, classes, size, size) of features (N, C, h, w) by stage."""
+        return resize(self.score(self.fused(features)), size)
+
+    def fused(self, features: dict[str, Tensor]) -> Tensor:
+        """What is scored (N, width, h, h), of features (N, C, h, w) by stage."""
         x = features[self.deepest]
-        fused = self.fuse(torch.cat([x, *(grid(x) for grid in self.grids)], dim=1))
-        return resize(self.score(fused), size)
+        fused: Tensor = self.fuse(torch.cat([x, *(grid(x) for grid in self.grids)], dim=1))
+        return fused
 
 
 class DeepLabDecoder(nn.Module):

@@ -131,6 +131,12 @@ _GLNET = replace(
     ),
 )
 
+_CASCADE = replace(
+    _single("resnet50_os8", "layer4", 2048, "psp", 512),
+    kind="cascadepsp",
+    contexts=(ContextConfig(name="scene", factor=GLOBAL, size=512),),
+)
+
 _TILED = ServingConfig(plan="stride", overlap=64, resampling="box", merge="cosine", scene=None)
 _PAPER = ServingConfig(plan="stride", overlap=120, resampling="pillow-bilinear", merge="uniform", scene=None)
 _RELEASE = replace(_PAPER, plan="even", overlap=50)
@@ -157,6 +163,10 @@ PRESETS: dict[str, Preset] = {
     "glnet-r50": Preset(network=_GLNET, serving=replace(_PAPER, scene=_SCENE)),
     "glnet-r50-noshare": Preset(
         network=replace(_GLNET, contexts=_GLNET.contexts[:1]), serving=replace(_PAPER, scene=_SCENE)
+    ),
+    "cascadepsp-r50": Preset(
+        network=_CASCADE,
+        serving=ServingConfig(plan="stride", overlap=128, resampling="box", merge="uniform", scene=_SCENE),
     ),
     "release-inria": Preset(network=_lcc(_VGG16), serving=_RELEASE),
     "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=_SCENE)),

@@ -72,7 +72,7 @@ def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manif
     """
     refuse_existing(out, remedy="bundles are never changed: choose another `out`, or remove it")
     check_fp32(bundle, options.precision)
-    spec = bundle.manifest.input
+    spec = bundle.manifest.image
     images, source = parity_images(spec.bands, options.patches, spec.dtype)
     samples = Samples(batches=sample_patches(bundle.manifest, images, PARITY_PATCHES, seed=0), source=source)
     ranges = peaks(bundle, samples.batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from fctl.runtime.bundle.gathering import GatheredMap, Gathering
 from fctl.runtime.bundle.manifest import (
@@ -14,6 +15,7 @@ from fctl.runtime.bundle.manifest import (
     Manifest,
     MovingCells,
     Provenance,
+    Refines,
     Scaling,
     SharedEncoder,
 )
@@ -29,6 +31,7 @@ from ..weights.checkpoints import Card
 
 PATCHES = "patches"
 """Role of the graph that computes what a context gathers."""
+_MASK = 127.5  # mean and deviation by which 0 and 255 become -1 and 1
 
 
 def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) -> Manifest:
@@ -57,6 +60,7 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
         parity=(),
         provenance=Provenance(checkpoint_sha256="", licence=card.licence, created="", tools={}),
         extensions={},
+        refines=Refines(bands=config.bands, uniform="keep") if config.refines else None,
     )
 
 
@@ -76,7 +80,7 @@ def tile_plan(config: NetworkConfig, serving: ServingConfig) -> TilePlan:
 
 
 def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
-    """What images must have.
+    """What rasters must have: images, with the bands of a mask where the network refines one.
 
     Args:
         config: The network.
@@ -85,12 +89,18 @@ def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> I
     Returns:
         Bands, dtype and scaling.
     """
+    masks = (_MASK,) * (config.raster_bands - config.bands)
     return InputSpec(
-        bands=config.bands,
+        bands=config.raster_bands,
         dtype="uint8",
-        scaling=Scaling(mean=config.mean, std=config.std),
+        scaling=Scaling(mean=config.mean + masks, std=config.std + masks),
         ground_sample_distance=ground_sample_distance,
     )
+
+
+def image_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
+    """What images must have, without the mask that a network refines; arguments as of `input_spec`."""
+    return replace(input_spec(config, ground_sample_distance), bands=config.bands)
 
 
 def served_contexts(
@@ -157,12 +167,12 @@ def moving_cells(config: NetworkConfig, size: int) -> MovingCells:
 
     Args:
         config: The network.
-        size: Side of the context in pixels.
+        size: Side of the context in pixels after resampling.
 
     Returns:
-        Their grids: of the enhanced stage, or of the scores where these are all that there is.
+        Their grids: of the enhanced stage, or of pixels where scores or masks are all that is cut.
     """
-    if not config.sees_patch:
+    if not config.sees_patch or config.refines:
         patch, context = (Cells(stride=1, offset=0.0, count=side) for side in (config.patch, size))
         return MovingCells(patch=patch, context=context)
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)

@@ -41,6 +41,7 @@ _RANGES: dict[str, tuple[str, Callable[[float], bool]]] = {
     "scale": ("1 to 4", lambda value: 1 <= value <= 4),
     "balance": ("0 to 1", lambda value: 0 <= value <= 1),
     "context_dropout": ("0 to 1", lambda value: 0 <= value <= 1),
+    "perturb": ("0 to 1", lambda value: 0 <= value <= 1),
 }
 
 

@@ -52,6 +52,7 @@ def network_of(config: TrainingConfig, classes: int) -> Preset:
         expected = "0: a network that is shown the whole image has the same scores in every patch"
         raise InputError(subject="network.serving.overlap", expected=expected, found=serving.overlap)
     _check_stages(config, network)
+    _check_refining(config, network)
     _check_contexts(config, network, serving)
     return Preset(network=network, serving=serving)
 
@@ -132,6 +133,16 @@ def _check_contexts(config: TrainingConfig, network: NetworkConfig, serving: Ser
             subject="contexts", expected="'exact': no context of this network can be encoded once a raster",
             found="'shared'",
         )  # fmt: skip
+
+
+def _check_refining(config: TrainingConfig, network: NetworkConfig) -> None:
+    """Check that what concerns coarse masks is asked of a network that refines them, and nothing that it cannot do."""
+    if not network.refines and config.data.coarse is not None:
+        raise InputError(subject="data.coarse", expected="null: this network makes masks", found=config.data.coarse)
+    if network.refines and config.finish.class_offsets:
+        raise InputError(subject="finish.class_offsets", expected="false: a refiner knows no classes", found="true")
+    if network.refines and any(stage.network != WHOLE for stage in config.stages):
+        raise InputError(subject="stages", expected=f"stages of {WHOLE!r}: a refiner has no parts", found="others")
 
 
 def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from fctl.runtime.evaluate.metrics import IGNORE
 
+from ..cascadepsp import CascadePsp, Stride
 from ..interface import ContextNetwork, SharingNetwork
 from .gathering import GatheredPatches
 from .lattices import LatticePlace
 from .losses import weighted_focal_loss
 from .recipe import Recipe
+from .refining import levels, refinement_loss
 from .sampling import Sampler, TrainingBatch
 
 _CLIP = 5.0  # largest norm of the gradients
@@ -103,6 +105,8 @@ class Training:
         device = next(self.network.parameters()).device
         lower = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         with torch.autocast(device.type, lower, enabled=self.recipe.precision != "fp32"):
+            if isinstance(self.network, CascadePsp):
+                return refinement_loss(_levels(self.network, batch, self.recipe.colour), batch.labels.to(device))
             scores = self.network.scored(*_encoded_batch(self.network, batch, self.recipe.colour))
         labels, weights = batch.labels.to(device), self.recipe.class_weights
         losses = [
@@ -175,8 +179,10 @@ def predict(network: ContextNetwork, batch: TrainingBatch, colour: float) -> Ten
         colour: Strength of the colour jitter.
 
     Returns:
-        Logits (N, classes, P, P).
+        Logits (N, classes, P, P); of a network that refines masks those of one class each, (N, 1, P, P).
     """
+    if isinstance(network, CascadePsp):
+        return _levels(network, batch, colour)[1]
     logits: Tensor = network.segment(*_encoded_batch(network, batch, colour))
     return logits
 
@@ -197,6 +203,14 @@ def _encoded_batch(
         else:
             features[name] = _encoded(network, name, found, batch.places.get(name))
     return patch, features, {name: place.to(device) for name, place in batch.positions.items()}
+
+
+def _levels(network: CascadePsp, batch: TrainingBatch, colour: float) -> dict[Stride, Tensor]:
+    """Logits (N, 1, P, P) by stride of a batch of coarse masks."""
+    assert batch.coarse is not None
+    device = next(network.parameters()).device
+    (patch,) = jitter([batch.patch.to(device)], colour)
+    return levels(network, patch, batch.coarse.to(device))
 
 
 def _windows_of(batch: TrainingBatch, name: str) -> list[Tensor]:

@@ -40,6 +40,7 @@ class Recipe:
         frozen: Further parts of the network that are not trained, by the start of their parameters' names.
         precision: Precision of the forward pass.
         context_dropout: Share of contexts that are shown black, each drawn by itself.
+        perturb: Share of patches whose coarse mask is made of their labels, in networks that refine masks.
     """
 
     steps: int
@@ -64,6 +65,7 @@ class Recipe:
     frozen: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     context_dropout: float = 0.0
+    perturb: float = 1.0
 
 
 def recipe_of(config: TrainingConfig, index: int, side: int, names: Sequence[str], pixels: Sequence[int]) -> Recipe:
@@ -109,6 +111,7 @@ def recipe_of(config: TrainingConfig, index: int, side: int, names: Sequence[str
         frozen=stage.frozen,
         precision=config.precision,
         context_dropout=augmentation.context_dropout,
+        perturb=augmentation.perturb,
     )
 
 

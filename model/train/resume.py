@@ -15,6 +15,7 @@ from .settings import TrainingConfig
 
 FORMAT = "fctl-training-1"
 SCENES = "scenes"  # folder of decoded scenes
+COARSE = "coarse"  # folder of masks that a bundle made for a refiner
 
 
 def saved_state(out: Path, config: TrainingConfig, resume: bool) -> dict[str, Any] | None:
@@ -35,7 +36,7 @@ def saved_state(out: Path, config: TrainingConfig, resume: bool) -> dict[str, An
     path = out / STATE
     if not path.is_file():
         names = {child.name for child in out.iterdir()} if out.is_dir() else {"a file"} if out.exists() else set()
-        if names - {SCENES} and LOG not in names:
+        if names - {SCENES, COARSE} and LOG not in names:
             raise OutputError(
                 subject=out, expected="a new folder, or one of a training", found="others", remedy="choose another out"
             )

@@ -18,15 +18,17 @@ from typing import Any
 import torch
 
 from fctl.runtime.atomic import atomic_write
+from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.errors import DeviceMemoryError, InputError
 from fctl.runtime.evaluate.plots import check_matplotlib
 from fctl.runtime.progress import StageProgress
 
 from ..presets import Preset
-from ..serving.manifest import input_spec
+from ..serving.manifest import image_spec
 from ..weights.checkpoints import Card, save_checkpoint
 from .checks import check_trainable, choose_device
+from .coarse import CoarseMasks, coarse_masks
 from .config import read_config
 from .finish import fit_class_offsets, recalibrate
 from .images import Images, check_images, class_labels, open_images
@@ -35,7 +37,7 @@ from .networks import network_of, part_of, side_of
 from .optimise import Training
 from .recipe import Recipe, recipe_of
 from .records import Best, Records
-from .resume import FORMAT, SCENES, random_state, saved_state, set_random_state
+from .resume import COARSE, FORMAT, SCENES, random_state, saved_state, set_random_state
 from .sampling import Sampler
 from .scenes import Scene, decode_scenes, plan_scenes
 from .settings import FINISH, WHOLE, TrainingConfig
@@ -72,6 +74,7 @@ class _Job:
     scenes: Sequence[Scene]
     recipes: Sequence[Recipe]
     progress: StageProgress | None
+    coarse: CoarseMasks | None
 
 
 def run_training(
@@ -113,7 +116,7 @@ def run_training(
             )
         model = network_of(config, len(images.description.classes))
         network = start_network(model.network, config.network.weights, path.parent, config.seed)
-        spec = input_spec(model.network, config.ground_sample_distance)
+        spec = image_spec(model.network, config.ground_sample_distance)
         plans = plan_scenes(images.training, config.data.mosaic)
         pixels = check_images(images, spec, config.data.bands, progress, config.data.scale_range)
         names = images.description.class_names
@@ -121,12 +124,13 @@ def run_training(
             recipe_of(config, i, side_of(model, stage.network), names, pixels) for i, stage in enumerate(config.stages)
         ]
         check_trainable(config, model, recipes)
+        coarse = _coarse_masks(config, spec, model, images, path.parent, out, progress)
     scenes = decode_scenes(
-        images.training, plans, spec, config.data.bands, out / SCENES, progress, config.data.scale_range
+        images.training, plans, spec, config.data.bands, out / SCENES, progress, config.data.scale_range, coarse
     )
     job = _Job(
         config=config, out=out, device=device, model=model, images=images, scenes=scenes, recipes=recipes,
-        progress=progress,
+        progress=progress, coarse=coarse,
     )  # fmt: skip
     try:
         return _train(job, network.state_dict(), saved)
@@ -136,6 +140,27 @@ def run_training(
             subject=path,
             remedy="lower it, and raise accumulate",
         ) from None
+
+
+def _coarse_masks(
+    config: TrainingConfig,
+    spec: InputSpec,
+    model: Preset,
+    images: Images,
+    folder: Path,
+    out: Path,
+    progress: StageProgress | None,
+) -> CoarseMasks | None:
+    """The masks that a network is trained to refine; None for one that makes masks."""
+    if not model.network.refines:
+        return None
+    data = config.data
+    masks = coarse_masks(
+        data.coarse, folder, (images.training, images.validation), data.bands, out / COARSE, progress, data.scale_range
+    )
+    coarse = masks.confusion(images.validation, spec, data.bands).miou(images.description.counted)
+    log.info("coarse masks: validation mIoU %.1f", 100 * coarse)
+    return masks
 
 
 def _train(job: _Job, weights: State, saved: dict[str, Any] | None) -> Outcome:
@@ -186,7 +211,9 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
 
 
 def _windows(job: _Job, training: Training) -> Windows:
-    """By name, how the contexts of a stage's network are cut."""
+    """By name, how the contexts of a stage's network are cut. A refiner learns from patches alone, as published."""
+    if job.coarse:
+        return {}
     return context_windows(training.network.config, job.model.serving, once=job.config.contexts == "shared")
 
 
@@ -218,7 +245,7 @@ def _keep(job: _Job, stage: str, part: str, epoch: int, training: Training, reco
     data = job.config.data
     confusion = validate(
         training.averaged, card, job.images.validation, data.bands, scale_range=data.scale_range,
-        once=job.config.contexts == "shared",
+        once=job.config.contexts == "shared", coarse=job.coarse,
     )  # fmt: skip
     miou = confusion.miou(job.images.description.counted)
     card = replace(card, training=card.training | {"validation_miou": miou if math.isfinite(miou) else None})

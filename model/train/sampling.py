@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from ..geometry import cells_of_patch
 from ..whole import PIXELS
 from .gathering import DrawnScene, GatheredPatches, GatheringWindow
 from .lattices import LatticePlace, LatticeWindows, Windows
+from .perturb import perturbed
 from .recipe import Recipe
 from .scenes import Scene
 
@@ -40,6 +41,8 @@ class TrainingBatch:
         labels: Class ids (N, P, P) int64, 255 where unlabelled; of the whole image where that is what the network sees.
         places: By name of the contexts that are encoded once a raster, where the patches lie on the context's lattice.
         scenes: By name of the contexts that are encoded with what patches know, the patches in their windows.
+        coarse: For a network that refines masks: where the coarse mask of each patch has one class, (N, P, P) of 0 and
+            1. The labels tell then of the same class: 1 where a pixel has it, 0 where it has another.
     """
 
     patch: Tensor
@@ -48,6 +51,7 @@ class TrainingBatch:
     labels: Tensor
     places: dict[str, LatticePlace] = field(default_factory=dict)
     scenes: dict[str, GatheredPatches] = field(default_factory=dict)
+    coarse: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class _Drawn:
     """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P).
 
     And by name, the patches in the windows of contexts that are encoded with what patches know.
+    A coarse mask (P, P) has class ids, as far as the scene has one.
     """
 
     patch: Pixels
@@ -62,6 +67,7 @@ class _Drawn:
     positions: dict[str, Tensor]
     labels: NDArray[np.uint8]
     scenes: dict[str, DrawnScene]
+    coarse: NDArray[np.uint8] | None = None
 
 
 class Sampler:
@@ -79,6 +85,7 @@ class Sampler:
 
     def __init__(self, scenes: Sequence[Scene], config: NetworkConfig, windows: Windows, recipe: Recipe) -> None:
         self.windows, self.recipe, self.config = dict(windows), recipe, config
+        self._placed = tuple(name for name in config.placed if name in self.windows)
         turns = 8 if recipe.turns else 1
         self.views = [view for scene in scenes for view in itertools.islice(_dihedral(scene), turns)]
         labelled = np.array([(scene.labels != IGNORE).sum() for scene in scenes], dtype=np.float64).repeat(turns)
@@ -94,17 +101,25 @@ class Sampler:
             The batch.
         """
         # Drawn apart: patches are the same whatever contexts there are, and however they are encoded.
-        random, dropped, placed = (np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,), (2,)))
+        random, dropped, placed, refined = (
+            np.random.default_rng((self.recipe.seed, seed, *more)) for more in ((), (1,), (2,), (3,))
+        )
         places = {name: cut.draw(placed) for name, cut in self.windows.items() if isinstance(cut, LatticeWindows)}
         items = [self._patch(random, places) for _ in range(self.recipe.batch)]
         for item in items:
             for name, context in item.contexts.items():
                 if dropped.random() < self.recipe.context_dropout and self.config.sees_patch:
                     item.contexts[name] = np.zeros_like(context)
+        coarse = None
+        if self.config.refines:
+            pairs = [_of_one_class(item, self.recipe.perturb, refined) for item in items]
+            items = [replace(item, labels=labels) for item, (labels, _) in zip(items, pairs, strict=True)]
+            coarse = torch.from_numpy(np.stack([mask for _, mask in pairs]))
         return TrainingBatch(
+            coarse=coarse,
             patch=_stack([item.patch for item in items]),
             contexts={name: _stack([item.contexts[name] for item in items]) for name in self.windows},
-            positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
+            positions={name: torch.stack([item.positions[name] for item in items]) for name in self._placed},
             labels=torch.from_numpy(np.stack([item.labels for item in items]).astype(np.int64)),
             places=places,
             scenes={
@@ -135,7 +150,7 @@ class Sampler:
     def _patch(self, random: np.random.Generator, places: Mapping[str, LatticePlace]) -> _Drawn:
         """Draw one patch."""
         index = random.choice(len(self.views), p=self.chances)
-        source, labels = self.views[index]
+        source, labels, coarse = self.views[index]
         side = round(self.config.patch * self.recipe.scale ** random.uniform(-1, 1) / 2) * 2
         y, x = self._corner(random, labels, side)
         tile = Window(y, x, side, side)
@@ -147,13 +162,14 @@ class Sampler:
                 name: places[name].windows(source, tile) if name in places else cut_context(source, tile, _of(window))
                 for name, window in self.windows.items()
             },
-            positions={name: self._positions(tile, source, _of(self.windows[name])) for name in self.config.placed},
+            positions={name: self._positions(tile, source, _of(self.windows[name])) for name in self._placed},
             labels=_cut_labels(labels, tile, self.config.patch),
             scenes={
                 name: window.draw(source, tile)
                 for name, window in self.windows.items()
                 if isinstance(window, GatheringWindow)
             },
+            coarse=None if coarse is None else _cut_labels(coarse, tile, self.config.patch),
         )
 
     def _whole(self, source: ArraySource, labels: NDArray[np.uint8], tile: Window) -> _Drawn:
@@ -191,11 +207,32 @@ class Sampler:
         return int(np.clip(y, 0, max(height - side, 0))), int(np.clip(x, 0, max(width - side, 0)))
 
 
-def _dihedral(scene: Scene) -> Iterator[tuple[ArraySource, NDArray[np.uint8]]]:
-    """The eight turns and flips of a scene, as views: patches and contexts turn together."""
-    for pixels, labels in ((scene.pixels, scene.labels), (scene.pixels[:, ::-1], scene.labels[:, ::-1])):
+def _dihedral(scene: Scene) -> Iterator[tuple[ArraySource, NDArray[np.uint8], NDArray[np.uint8] | None]]:
+    """The eight turns and flips of a scene, as views: patches and contexts turn together, and coarse masks too."""
+    for step in (1, -1):
+        pixels, labels = scene.pixels[:, ::step], scene.labels[:, ::step]
+        coarse = None if scene.coarse is None else scene.coarse[:, ::step]
         for turns in range(4):
-            yield ArraySource(np.rot90(pixels, turns)), np.rot90(labels, turns)
+            turned = None if coarse is None else np.rot90(coarse, turns)
+            yield ArraySource(np.rot90(pixels, turns)), np.rot90(labels, turns), turned
+
+
+def _of_one_class(
+    item: _Drawn, perturb: float, random: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Labels and coarse mask (P, P) of one of a patch's classes, drawn evenly: 1 where a pixel has it, else 0.
+
+    Args:
+        item: The patch.
+        perturb: How many masks are made of the labels, where there is another one.
+        random: What draws.
+    """
+    found = np.unique(item.labels[item.labels != IGNORE])
+    index = int(random.choice(found)) if len(found) else 0
+    labels = np.where(item.labels == IGNORE, np.uint8(IGNORE), (item.labels == index).astype(np.uint8))
+    if random.random() < perturb or item.coarse is None:
+        return labels, (perturbed(labels, random) == 1).astype(np.uint8)
+    return labels, (item.coarse == index).astype(np.uint8)
 
 
 def _pixels_of(labels: NDArray[np.uint8], index: int) -> NDArray[np.int64]:

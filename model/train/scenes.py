@@ -26,6 +26,7 @@ from fctl.runtime.progress import StageProgress
 from fctl.runtime.raster.source import RasterSource, open_raster
 from fctl.runtime.tiling.windows import Window
 
+from .coarse import CoarseMasks
 from .settings import Mosaic
 
 _ROWS = 1024  # rows that are decoded at a time
@@ -40,11 +41,13 @@ class Scene:
         name: Its name.
         pixels: Pixels (H, W, bands) uint8.
         labels: Class ids (H, W) uint8, 255 where unlabelled.
+        coarse: Class ids (H, W) uint8 of the mask that is refined; None where there is none but perturbed labels.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+    coarse: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +121,7 @@ def decode_scenes(
     folder: Path,
     progress: StageProgress | None,
     scale_range: str | None = None,
+    coarse: CoarseMasks | None = None,
 ) -> list[Scene]:
     """Decode scenes into files. Pixels without data become black and unlabelled.
 
@@ -129,6 +133,7 @@ def decode_scenes(
         folder: Where the files go: two a scene, 4 bytes a pixel of three bands.
         progress: Called after every scene.
         scale_range: Which values become the lowest and the highest of the network's, or None.
+        coarse: The masks that a refiner is trained from; None for another network.
 
     Returns:
         The scenes, mapped into memory.
@@ -149,10 +154,35 @@ def decode_scenes(
                     _decode(part, pair, canvas, ids)
             canvas.flush()
             ids.flush()
-        scenes.append(Scene(name=plan.name, pixels=np.load(pixels, "r"), labels=np.load(labels, "r")))
+        masks = _decode_coarse(plan, dataset, spec, bands, folder / f"{index}.coarse.npy", coarse, scale_range)
+        scenes.append(Scene(name=plan.name, pixels=np.load(pixels, "r"), labels=np.load(labels, "r"), coarse=masks))
         if progress:
             progress("decoding images", index + 1, len(plans))
     return scenes
+
+
+def _decode_coarse(
+    plan: ScenePlan,
+    dataset: Dataset,
+    spec: InputSpec,
+    bands: Sequence[int] | None,
+    path: Path,
+    coarse: CoarseMasks | None,
+    scale_range: str | None,
+) -> NDArray[np.uint8] | None:
+    """Decode the coarse masks of a scene into a file, where there are any."""
+    if coarse is None or not coarse.files:
+        return None
+    with atomic_write(path) as temporary:
+        ids = np.lib.format.open_memmap(temporary, "w+", np.uint8, plan.size)
+        ids[:] = IGNORE
+        for part in plan.parts:
+            with open_pair(part.sample, dataset, spec, bands, scale_range) as (image, labels):
+                found = coarse.ids(part.sample, image, labels)
+            ids[part.y : part.y + part.height, part.x : part.x + part.width] = found[: part.height, : part.width]
+        ids.flush()
+    mapped: NDArray[np.uint8] = np.load(path, "r")
+    return mapped
 
 
 @contextmanager

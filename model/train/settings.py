@@ -62,6 +62,8 @@ class DataSettings:
         mosaic: How numbered images form scenes, as {"columns": 3, "first": 1}, or None where every image is a scene.
         scale_range: Which values of images of another depth become the lowest and the highest of uint8, as in serving:
             "MIN,MAX", "percentile:LOW,HIGH" or "metadata". None takes uint8 as it is.
+        coarse: For a network that refines masks: a folder with the coarse mask of each image (NAME_mask.tif, NAME.tif
+            or NAME.png, of class ids), or of a bundle that makes them once. None perturbs labels instead.
     """
 
     root: str
@@ -72,6 +74,7 @@ class DataSettings:
     bands: tuple[int, ...] | None = field(default=None, metadata=OPTIONAL)
     mosaic: Mosaic | None = field(default=None, metadata=OPTIONAL)
     scale_range: str | None = field(default=None, metadata=OPTIONAL)
+    coarse: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +121,8 @@ class Augmentation:
         scale: Windows of patches have from 1/scale to scale times the patch's side; contexts likewise.
         balance: Share of patches that are drawn by class.
         context_dropout: Share of contexts that are shown black; none of a network that sees nothing else.
+        perturb: For a network that refines masks: the share of patches whose coarse mask is made of their labels, where
+            there is `DataSettings.coarse`; without it, all are.
     """
 
     turns: bool = field(default=True, metadata=OPTIONAL)
@@ -125,6 +130,7 @@ class Augmentation:
     scale: float = field(default=1.0, metadata=OPTIONAL)
     balance: float = field(default=0.0, metadata=OPTIONAL)
     context_dropout: float = field(default=0.0, metadata=OPTIONAL)
+    perturb: float = field(default=1.0, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,7 @@ def _load_backbones(network: ContextNetwork, state: State, origin: str) -> None:
     """Load weights of the backbone into every encoder. origin: Where they come from, for errors."""
     for encoder in network.encoders():
         try:
-            encoder.backbone.load_imagenet(state)
+            encoder.load_published(state)
         except (RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(

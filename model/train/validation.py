@@ -12,11 +12,14 @@ from fctl.runtime.evaluate.pairs import open_labels
 from fctl.runtime.progress import StageProgress
 from fctl.runtime.raster.source import open_raster
 from fctl.runtime.segment.pipeline import segment_rows
+from fctl.runtime.tiling.coarse import CoarseArray, CoarseSource
+from fctl.runtime.tiling.sources import Source
 
 from ..interface import ContextNetwork
 from ..serving.manifest import draft_manifest
 from ..serving.module_network import ModuleNetwork
 from ..weights.checkpoints import Card
+from .coarse import CoarseMasks
 
 
 def validate(
@@ -28,6 +31,7 @@ def validate(
     scale_range: str | None = None,
     *,
     once: bool = False,
+    coarse: CoarseMasks | None = None,
 ) -> Confusion:
     """Segment all images of a data set, one by one and in fp32, and compare them with their masks.
 
@@ -39,6 +43,7 @@ def validate(
         progress: Called after every image.
         scale_range: Which values become the lowest and the highest of the network's, or None.
         once: Whether contexts that can be are encoded once an image.
+        coarse: The masks that a refiner refines; None for another network.
 
     Returns:
         The confusion, pooled over the images.
@@ -54,9 +59,12 @@ def validate(
         cached = 4 * module.manifest.tile
         with (
             torch.inference_mode(),
-            open_raster(sample.image, module.manifest.input, bands, cached, scale_range=scale_range) as source,
+            open_raster(sample.image, module.manifest.image, bands, cached, scale_range=scale_range) as image,
             open_labels(sample, labels) as mask,
         ):
+            source: Source = image
+            if coarse:
+                source = CoarseSource(image, CoarseArray(coarse.ids(sample, image, mask)), classes)
             for rows in segment_rows(module, source):
                 total += Confusion.of(mask.read(rows.y, len(rows.ids)), rows.ids, classes)
         if progress:

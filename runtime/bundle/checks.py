@@ -11,7 +11,7 @@ from ..errors import BundleError, InputError
 from ..tiling.contexts import CentredContext
 from ..tiling.temperature import COOLEST, HOTTEST
 from .gathering import GatheredMap
-from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
+from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, Refines, TensorSpec
 
 _LARGEST = 1 << 16  # pixels of a tile or a window: beyond any use, and safe to reckon with
 _MOST_AXES = 8
@@ -58,6 +58,19 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
     if not manifest.sees_patch:
         _check_whole(manifest, expect)
     _check_graphs(manifest, expect)
+    if manifest.refines:
+        _check_refines(manifest, manifest.refines, expect)
+
+
+def _check_refines(manifest: Manifest, refines: Refines, expect: Expect) -> None:
+    """The input of a refiner is an image and a band for each class, and its scores can be weighed where tiles lack."""
+    bands, classes = manifest.input.bands, len(manifest.classes)
+    expect(refines.bands >= 1, "refines.bands", "at least 1", refines.bands)
+    expect(
+        bands == refines.bands + classes, "refines.bands", f"{bands - classes}: input.bands less classes", refines.bands
+    )
+    expect(manifest.input.dtype == "uint8", "input.dtype", "uint8, for masks", manifest.input.dtype)
+    expect(manifest.scores == "probabilities", "refines", "a segmenter that gives probabilities", manifest.scores)
 
 
 def _check_whole(manifest: Manifest, expect: Expect) -> None:

@@ -10,7 +10,7 @@ A context of several maps has ``features_MAP`` of its encoder, and ``features_NA
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from .. import choices
@@ -232,6 +232,21 @@ class GraphSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refines:
+    """What a refiner takes: an image, and a coarse mask of it with the classes of the bundle (docs/refining.md).
+
+    Attributes:
+        bands: Bands of the image, which come first in the input. One for each class follows, in the order of the
+            classes: 255 where the coarse mask has the class, and 0 elsewhere.
+        uniform: What becomes of tiles in which the coarse mask has no border: "keep" for the class that they have,
+            without a look at them; "infer" for that of the network.
+    """
+
+    bands: int
+    uniform: Literal["keep", "infer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """Where a bundle comes from.
 
@@ -272,6 +287,7 @@ class Manifest:
         temperature: What makes probabilities surer (below 1) or less sure (above 1) than the scores tell, see
             `fctl.runtime.tiling.temperature`; None leaves them as they are.
         bf16: How the fp32 graphs compared with themselves in bf16; None where nobody has measured, and before 1.3.
+        refines: What a bundle that refines masks takes; None for one that makes them.
     """
 
     schema: str
@@ -292,6 +308,12 @@ class Manifest:
     sharing: SharedVerdict | None = field(default=None, metadata=OPTIONAL)
     temperature: float | None = field(default=None, metadata=OPTIONAL)
     bf16: Bf16Verdict | None = field(default=None, metadata=OPTIONAL)
+    refines: Refines | None = field(default=None, metadata=OPTIONAL)
+
+    @property
+    def image(self) -> InputSpec:
+        """What an image must have: the input, without the bands of a coarse mask where there is one."""
+        return replace(self.input, bands=self.refines.bands) if self.refines else self.input
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -349,4 +371,6 @@ class Manifest:
     @property
     def scores(self) -> Scores:
         """What the segmenter gives for each class; overlapping tiles are averaged in it. Drafts have no graphs yet."""
-        return "logits" if not self.graphs or self.segmenter.outputs[0].name == "logits" else "probabilities"
+        if not self.graphs:
+            return "probabilities" if self.refines else "logits"
+        return "logits" if self.segmenter.outputs[0].name == "logits" else "probabilities"

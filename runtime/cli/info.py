@@ -103,6 +103,10 @@ def _summary(manifest: Manifest) -> list[tuple[str, ...]]:
             f"{manifest.tile} pixels, plan {plan.kind}, overlap {plan.overlap}, merged with {manifest.merge} weights",
         ),
     ]
+    if manifest.refines:
+        bands, rule = manifest.refines.bands, manifest.refines.uniform
+        text = f"masks: {bands} bands are the image, then one for each class; tiles without borders: {rule}"
+        rows.append(("refines", text))
     if manifest.temperature is not None:
         rows.append(("temperature", f"{manifest.temperature:g}, of probabilities"))
     for context in manifest.contexts:

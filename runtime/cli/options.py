@@ -11,6 +11,8 @@ from ..choices import BatchChoice
 from .console import usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..segment.where import Where
 
 _Word = TypeVar("_Word", bound=str)
@@ -62,12 +64,14 @@ class How:
         scale_range: Which values become the lowest and the highest of the network's, or None.
         resolution: At which distance from pixel to pixel the network works.
         where: Which part is wanted.
+        coarse: The mask of the one image, where it is refined; or None.
     """
 
     bands: tuple[int, ...] | None
     scale_range: str | None
     resolution: str
     where: Where
+    coarse: Path | None = None
 
 
 def one_of(choices: object) -> str:

@@ -41,7 +41,8 @@ def print_report(report: Report, named: Named = str) -> None:
     if without:
         whole = "image" if report.area is None else "box"
         rows.append(("(no data)", f"{without / (report.height * report.width):.1%} of the {whole}"))
-    skipped = f" ({report.skipped} without data skipped)" if report.skipped else ""
+    lacking = "a border" if report.coarse else "data"
+    skipped = f" ({report.skipped} without {lacking} skipped)" if report.skipped else ""
     work = f"{report.tiles} tiles{skipped}, {_time(report)}"
     title = f"{name_of(report.image)}: {report.height} x {report.width}{_lies(report.area)}, {work}"
     print_table(title, rows, ("class", "share"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,7 @@ from .images import images_of
 from .interrupts import ending_at_once
 from .options import Bands, BatchOrAuto, BuildEngines, How, Resolution, ScaleRange, band_numbers, batch_size, one_of
 from .outputs import SPELLINGS, Outputs
+from .refine import check_alone, refine
 from .reports import Results, name_of
 from .spellings import Spellings
 from .spread import SpreadOptions, leading, made_by
@@ -148,9 +150,54 @@ class Segmentation(OptionGroup):
         int | None,
         typer.Option(min=1, help="Side in pixels of the blocks that a global context shows of large rasters."),
     ] = None
+    refine: Annotated[
+        str | None,
+        typer.Option(metavar="BUNDLE", help="A bundle that refines the masks that --bundle makes (docs/refining.md)."),
+    ] = None
+    coarse: Annotated[
+        Path | None,
+        typer.Option(metavar="MASK", help="For a --bundle that refines masks: the mask of the one image."),
+    ] = None
     bands: Bands = None
     scale_range: ScaleRange = None
     resolution: Resolution = "auto"
+
+    @property
+    def last(self) -> Segmentation:
+        """How the bundle is opened that makes the outputs: the one that refines masks, where there is one."""
+        if self.refine is None:
+            return self
+        return replace(self, bundle=self.refine, refine=None, contexts="auto", resolution="auto")
+
+    @property
+    def first(self) -> Segmentation:
+        """How the bundle is opened whose masks are refined."""
+        return replace(self, refine=None, scene_size=None)
+
+    def check(self, images: int) -> None:
+        """Refuse what cannot be refined, before any image is opened.
+
+        Raises:
+            InputError: The bundles do not go together, or one mask is given for several images.
+            BundleError: A bundle is missing or damaged.
+        """
+        from ..bundle.store import read_bundle
+        from ..errors import InputError
+        from ..segment.refining import check_pair, check_refiner
+
+        if self.coarse is not None and images > 1:
+            raise InputError(
+                subject="`coarse`", expected="one image, whose mask it is", found=f"{images} images",
+                remedy="name the bundle that makes masks, and the one that refines them with `refine`",
+            )  # fmt: skip
+        if self.coarse is not None and self.refine is not None:
+            raise InputError(
+                "`coarse` is a mask that is there, `refine` is for one that `bundle` makes", remedy="give one of them"
+            )
+        if self.refine is not None:
+            check_pair(read_bundle(self.bundle).manifest, read_bundle(self.refine).manifest)
+        elif self.coarse is not None:
+            check_refiner(read_bundle(self.bundle).manifest, self.coarse)
 
 
 def run(
@@ -179,11 +226,14 @@ def run(
     spread.check()
     how = How(
         bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range,
-        resolution=segmentation.resolution, where=area.where(),
+        resolution=segmentation.resolution, where=area.where(), coarse=segmentation.coarse,
     )  # fmt: skip
     named = images_of(images, recursive=many.recursive)
     out = out_of(outputs.out, outputs.staging)
     targets = targets_of([scene_of(images, named)] if many.mosaic else named, outputs, out)
+    segmentation.check(len(targets))
+    if segmentation.refine:
+        check_alone(spread, dry_run=outputs.dry_run)
     results = Results(len(targets), as_json=many.json, named=out.destination.named)
     with ending_at_once():
         left = dict(
@@ -225,7 +275,7 @@ class _Asked:
         return FileJob(
             image=image, paths=paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
             memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
-            resolution=how.resolution, where=how.where, access=limits.access(),
+            resolution=how.resolution, where=how.where, coarse=how.coarse, access=limits.access(),
         )  # fmt: skip
 
     def parts(self, paths: Paths) -> str | None:
@@ -248,7 +298,9 @@ def _outcomes(
     left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, spread: SpreadOptions, asked: _Asked
 ) -> Iterator[_Outcome]:
     """For each image, what gives its report or raises what went wrong; whoever does the work is held meanwhile."""
-    if asked.outputs.dry_run or not (spread.led or spread.assemble):
+    if segmentation.refine:
+        yield from _refined(left, segmentation, engine, asked)
+    elif asked.outputs.dry_run or not (spread.led or spread.assemble):
         yield from _here(left, segmentation, engine, spread, asked)
     elif spread.assemble:
         yield from _assembled(left, segmentation, asked)
@@ -261,12 +313,32 @@ def _here(
 ) -> Iterator[_Outcome]:
     """Images that this process segments, or makes a part of."""
     from ..segment.jobs import maker_of
+    from ..segment.refining import check_refiner
 
     with _segmenter(segmentation, engine, asked.limits) as segmenter:
+        check_refiner(segmenter.manifest, asked.how.coarse)
         action = _estimator(segmenter, asked) if asked.outputs.dry_run else _runner(segmenter, asked, spread.part)
 
         def outcome(image: Place, paths: Paths) -> tuple[Report | Estimate, Maker]:
             return action(image, paths), maker_of(segmenter)
+
+        for image, paths in left.items():
+            yield image, paths, partial(outcome, image, paths)
+
+
+def _refined(
+    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, asked: _Asked
+) -> Iterator[_Outcome]:
+    """Images that one bundle segments, and another one refines."""
+    from ..segment.jobs import maker_of
+
+    with (
+        _segmenter(segmentation.first, engine, asked.limits) as segmenter,
+        _segmenter(segmentation.last, engine, asked.limits) as refiner,
+    ):
+
+        def outcome(image: Place, paths: Paths) -> tuple[Report | Estimate, Maker]:
+            return refine(segmenter, refiner, asked.job(image, paths)), maker_of(refiner)
 
         for image, paths in left.items():
             yield image, paths, partial(outcome, image, paths)
@@ -318,24 +390,20 @@ def _left_to_do(
     spread: SpreadOptions,
 ) -> Iterator[tuple[Place, Paths]]:
     """The images whose outputs can be written and are not there yet; looked at before the engine is opened."""
-    from ..segment.opening import bundle_of, encodes_once
-    from ..segment.outputs import asked_tags, check_outputs, is_finished
+    from ..segment.outputs import check_outputs, is_finished
 
     asked: dict[str, str] = {}
     if many.skip_existing or destination.staged:
-        bundle = bundle_of(segmentation.bundle, segmentation.scene_size)
-        turns, once = 8 if segmentation.tta else 1, encodes_once(bundle, segmentation.contexts)
-        asked = asked_tags(
-            bundle.manifest, engine.precision, turns, how.bands, how.scale_range, where=how.where,
-            resolution=how.resolution, once=once,
-        )  # fmt: skip
+        asked = _asked_of(segmentation, how, engine, limits)
     for image, paths in targets.items():
         with results.of(image):
             remote = limits.allow_remote
-            if many.skip_existing and is_finished(image, paths, asked, remote=remote, destination=destination):
+            if many.skip_existing and is_finished(
+                image, paths, asked, remote=remote, destination=destination, coarse=how.coarse
+            ):
                 results.skip(image)
                 continue
-            waits = destination.staged and is_finished(image, paths, asked, remote=remote)
+            waits = destination.staged and is_finished(image, paths, asked, remote=remote, coarse=how.coarse)
             check_outputs(
                 image, paths, overwrite=outputs.overwrite or (waits and destination.is_begun(paths.mask)),
                 resume=outputs.resume, remote=remote, destination=destination,
@@ -345,6 +413,25 @@ def _left_to_do(
                 results.upload(image, paths)
             else:
                 yield image, paths
+
+
+def _asked_of(segmentation: Segmentation, how: How, engine: EngineOptions, limits: Limits) -> dict[str, str]:
+    """What the tags of a mask say that is made as is asked."""
+    from ..segment.opening import bundle_of, encodes_once
+    from ..segment.outputs import asked_tags
+    from ..segment.refining import coarse_tags, told_of
+    from ..segment.where import EVERYWHERE
+
+    def tags(one: Segmentation, how: How) -> dict[str, str]:
+        bundle, turns = bundle_of(one.bundle, one.scene_size), 8 if one.tta else 1
+        return asked_tags(
+            bundle.manifest, engine.precision, turns, how.bands, how.scale_range, where=how.where,
+            resolution=one.resolution, once=encodes_once(bundle, one.contexts),
+        )  # fmt: skip
+
+    if not segmentation.refine:
+        return tags(segmentation, how) | coarse_tags(how.coarse, limits.access())
+    return tags(segmentation.last, how) | told_of(tags(segmentation.first, replace(how, where=EVERYWHERE)))
 
 
 def _deliver(paths: Paths, destination: Destination, spread: SpreadOptions) -> None:
@@ -386,8 +473,8 @@ def _runner(segmenter: Segmenter, asked: _Asked, part: str | None) -> _Action:
             report = segmenter.segment_file(
                 image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
                 memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
-                resolution=how.resolution, where=how.where, part=part, parts=asked.parts(paths) if part else None,
-                progress=partial(advance, name_of(image)),
+                resolution=how.resolution, where=how.where, coarse=how.coarse, part=part,
+                parts=asked.parts(paths) if part else None, progress=partial(advance, name_of(image)),
             )  # fmt: skip
         return report
 
@@ -402,7 +489,7 @@ def _estimator(segmenter: Segmenter, asked: _Asked) -> _Action:
         return segmenter.estimate(
             image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
             memory=asked.limits.memory_size(), scale_range=how.scale_range, resolution=how.resolution, where=how.where,
-            trial=True,
+            coarse=how.coarse, trial=True,
         )  # fmt: skip
 
     return action

@@ -64,9 +64,15 @@ def check_images(
 
     Raises:
         RasterError: An image does not fit a bundle.
-        InputError: A mask does not lie on its image.
+        InputError: A mask does not lie on its image, or a bundle refines masks.
     """
     bundles = {run.bundle.folder: run.bundle for run in runs}
+    for bundle in bundles.values():
+        if bundle.manifest.refines:
+            raise InputError(
+                f"bundle {bundle.manifest.name} refines masks, and makes none of an image alone",
+                remedy="refine the masks of another bundle with fctl-run, and compare those (docs/refining.md)",
+            )
     sizes = []
     for sample in dataset.samples:
         with open_labels(sample, dataset.description.labels) as mask:

@@ -16,6 +16,7 @@ from .maker import Maker
 from .notices import warn_of_blocks, warn_of_scores, warn_of_values
 from .outputs import asked_tags, made_tags, scene_tags
 from .picture import PictureScale
+from .refining import coarse_tags
 from .results import Report
 from .shards.folder import RunFolder
 from .shards.journal import Done
@@ -79,6 +80,7 @@ def write_outputs(
             manifest, maker.precision, maker.turns, job.bands, job.scale_range, where=job.where,
             resolution=job.resolution, once=maker.once,
         )
+        | coarse_tags(job.coarse, job.access)
         | made_tags(manifest, maker)
         | dict(subject.tags)
         | scene_tags(job.image)
@@ -111,7 +113,7 @@ def report_of(job: FileJob, names: Sequence[str], frame: Frame, done: Collection
     bad = {window for shard in done for window in shard.bad_blocks}
     return Report(
         image=job.image, paths=job.paths, height=frame.area.box.height, width=frame.area.box.width,
-        tiles=len(frame.grid), seconds=0, area=frame.part,
+        tiles=len(frame.grid), seconds=0, area=frame.part, coarse=job.coarse,
         pixels={name: sum(shard.pixels.get(index, 0) for shard in done) for index, name in enumerate(names)},
         not_finite=sum(shard.not_finite for shard in done),
         implausible=implausible + sum(shard.implausible for shard in done),

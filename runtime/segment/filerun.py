@@ -14,6 +14,7 @@ from .frame import frame_of
 from .jobs import FileJob, Worker, maker_of, request_of
 from .outputs import check_outputs
 from .parts import folder_of_part, kept_in, parts_folder_of
+from .refining import check_refining, coarse_of
 from .results import Report
 from .shards.folder import run_folder
 from .shards.plan import ShardPlan
@@ -46,14 +47,15 @@ def _run(worker: Worker, job: FileJob) -> Report:
     started, manifest = time.monotonic(), worker.bundle.manifest
     skipped, left, share = list[int](), 0, job.share
     job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
+    check_refining(manifest, job)
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     with ExitStack() as stack:
         reading = stack.enter_context(ExitStack())
         raster = reading.enter_context(open_raster(
-            job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
+            job.image, manifest.image, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
             scale_range=job.scale_range, stopwatch=job.stopwatch,
         ))  # fmt: skip
-        frame = frame_of(job, manifest, raster)
+        frame = frame_of(job, manifest, raster, reading.enter_context(coarse_of(job, manifest, raster)))
         wanted = ShardPlan.spread(frame.grid, share.count) if share else None
         foreseen, subject = foresee(worker, job, raster, frame, wanted), Subject.of(raster, frame)
         maker = maker_of(worker)

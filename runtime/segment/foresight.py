@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..bundle.manifest import Manifest
 from ..raster.source import RasterSource, open_raster
 from ..tiling.sources import Source
 from ..tiling.windows import Window
@@ -12,6 +13,7 @@ from .jobs import FileJob, Worker
 from .memory import Footprint, Load, fitting, footprint
 from .network import Network
 from .outputs import check_outputs
+from .refining import check_refining, coarse_of
 from .results import Estimate
 from .shards.plan import ShardPlan
 from .sinks import memory_of
@@ -38,12 +40,16 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     manifest = worker.bundle.manifest
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
     tried, windows = list[Trial](), list[int]()
-    with open_raster(job.image, manifest.input, job.bands, access=job.access, scale_range=job.scale_range) as raster:
-        frame = frame_of(job, manifest, raster)
+    check_refining(manifest, job)
+    with (
+        open_raster(job.image, manifest.image, job.bands, access=job.access, scale_range=job.scale_range) as raster,
+        coarse_of(job, manifest, raster) as coarse,
+    ):
+        frame = frame_of(job, manifest, raster, coarse)
         height, width, grid = frame.area.box.height, frame.area.box.width, frame.grid
         foreseen = foresee(worker, job, raster, frame)
         if trial:
-            source = _tried(raster, frame, manifest.tile, spool=foreseen.spool)
+            source = _tried(raster, frame, manifest, spool=foreseen.spool)
 
             def try_it(network: Network) -> None:
                 extent, regions = Window(0, 0, frame.rescale.rows, frame.rescale.columns), foreseen.plan.whole
@@ -62,9 +68,9 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
     )  # fmt: skip
 
 
-def _tried(raster: RasterSource, frame: Frame, tile: int, *, spool: bool) -> Source:
+def _tried(raster: RasterSource, frame: Frame, manifest: Manifest, *, spool: bool) -> Source:
     """What a trial reads, in the size in which the network sees it."""
-    source = tried_on(raster, tile, spool=spool)
+    source = tried_on(raster, manifest.tile, spool=spool, bands=manifest.input.bands)
     return replace(frame, everything=True).source(raster, _TRIED_BYTES) if source is raster else source
 
 
@@ -104,7 +110,7 @@ def foresee(
         left = None
         if job.memory is not None:
             spool = footprint(load, raster, ShardPlan.over(grid)).spool
-            source = _tried(raster, frame, network.manifest.tile, spool=spool)
+            source = _tried(raster, frame, network.manifest, spool=spool)
             left = job.memory - warm_up(network, source, worker.turns, grid)
         found.append(fitting(load, raster, grid, left, plan))
 

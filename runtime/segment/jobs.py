@@ -82,6 +82,7 @@ class FileJob:
         scale_range: Which values become the lowest and the highest of the network's; None for samples as they are.
         resolution: At which distance from pixel to pixel the network works: "auto", "native" or metres.
         where: Which part of the raster is wanted.
+        coarse: The mask that a refiner refines; None for other bundles.
         access: Which images may be opened.
         share: Which part of the shards is made, and left for `assemble_parts`; None for all of them, and the outputs.
         parts: The URL of a folder in a store where parts lie; None for a folder beside the mask.
@@ -99,6 +100,7 @@ class FileJob:
     scale_range: str | None = None
     resolution: str = "auto"
     where: Where = EVERYWHERE
+    coarse: Path | None = None
     access: Access = field(default_factory=Access)
     share: Share | None = None
     parts: str | None = None
@@ -110,6 +112,8 @@ class FileJob:
         Resolution.parsed(self.resolution)  # raises where it means nothing
         if self.where.aoi is not None and Path(self.where.aoi).resolve() in map(Path.resolve, files_of(self.paths)):
             raise InputError(f"{self.where.aoi} would hold the polygons and an output", remedy="choose another `out`")
+        if self.coarse is not None and self.coarse.resolve() in map(Path.resolve, files_of(self.paths)):
+            raise InputError(f"{self.coarse} is the coarse mask and an output", remedy="choose another `out`")
 
     @property
     def remote(self) -> bool:
@@ -188,4 +192,5 @@ def request_of(maker: Maker, manifest: Manifest, job: FileJob) -> dict[str, obje
         "scale range": job.scale_range,
         "resolution": Resolution.parsed(job.resolution).told(manifest.input.ground_sample_distance),
         **job.where.request(),
+        **({"coarse mask": fingerprint(job.coarse).as_dict()} if job.coarse else {}),
     }

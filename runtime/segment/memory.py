@@ -193,24 +193,27 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     part = rescale.covering(span if rescale.is_identity else span.aligned(SIDE, rescale.rows, rescale.columns))
     rows = min(rows, span.height)
     pixel = raster.bands * raster.sample_bytes
+    cut = manifest.input.bands * raster.sample_bytes  # with the bands of a coarse mask
     squares = _touched(working_extent, (SIDE, SIDE), rows, columns)
     working = 0 if rescale.is_identity else squares * SIDE * SIDE * (pixel + 1)
     read = (rows, columns) if rescale.is_identity else _read_again(raster, rescale, rows, columns)
     spool = needs_spooling(raster, read[1], read[0], _MOST_CACHE, part)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
     cache = max(_LEAST_CACHE, _touched(raster, block, *read) * block_bytes)
+    if manifest.refines:
+        cache += _touched(raster, (BLOCK, BLOCK), *read) * BLOCK * BLOCK  # of the coarse mask
     whole = [int(found.span) ** 2 for found in load.lattices.values()]
     for context in manifest.contexts:
         window = context.window.around(Window(0, 0, manifest.tile, manifest.tile), grid)
         together = 0 if context.window.shared else (load.batch - 1) * manifest.tile  # of a batch, cut in one go
         whole.append(window.height * (window.width + together))
-    scene = pixel * max(whole, default=0)  # of a context, before it is shrunk
-    shrunken = pixel * sum(_shrunken(context, manifest.tile, columns) for context in manifest.contexts)
+    scene = cut * max(whole, default=0)  # of a context, before it is shrunk
+    shrunken = cut * sum(_shrunken(context, manifest.tile, columns) for context in manifest.contexts)
     sums = 4 * classes * manifest.tile * width * (2 if load.votes else 1)
     piece = 4 * manifest.tile * min(PIECE, width) * (2 * classes + 4 + (4 * classes if load.probabilities else 0))
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
     sides += [lattice.side for lattice in load.lattices.values()]
-    batches = load.batch * (3 * pixel * sum(side * side for side in sides) + 12 * classes * manifest.tile**2)
+    batches = load.batch * (3 * cut * sum(side * side for side in sides) + 12 * classes * manifest.tile**2)
     held = load.features(columns) + load.scenes(columns, working_extent)
     picture = PictureScale.of(box).size if load.picture else (0, 0)
     drawn = 40 * math.prod(picture)

@@ -159,7 +159,7 @@ def asked_tags(
     tags = {
         "FCTL_BUNDLE": manifest.name,
         "FCTL_CHECKPOINT_SHA256": manifest.provenance.checkpoint_sha256,
-        _PRECISION: precision,
+        PRECISION: precision,
         "FCTL_TURNS": str(turns),
     }
     tags |= {"FCTL_SCENE_SIZE": json.dumps(scenes)} if scenes else {}
@@ -173,11 +173,17 @@ def asked_tags(
 
 
 _SCENE = "FCTL_MOSAIC"
-_PRECISION = "FCTL_PRECISION"
-_ASKED = (
-    "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", _PRECISION, "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
+COARSE = "FCTL_COARSE"
+"""The tag in which a refined mask says what made the coarse one."""
+
+PRECISION = "FCTL_PRECISION"
+"""The tag in which a mask says in what precision its bundle ran."""
+
+ASKED = (
+    "FCTL_BUNDLE", "FCTL_CHECKPOINT_SHA256", PRECISION, "FCTL_TURNS", "FCTL_SCENE_SIZE", "FCTL_BANDS",
     "FCTL_SCALE_RANGE", "FCTL_RESOLUTION", "FCTL_TEMPERATURE", "FCTL_CONTEXTS", AREA,
 )  # fmt: skip
+"""The tags in which a mask says what was asked of its bundle."""
 
 
 def scene_tags(image: Place) -> dict[str, str]:
@@ -190,7 +196,13 @@ def scene_tags(image: Place) -> dict[str, str]:
 
 
 def is_finished(
-    image: Place, paths: Paths, asked: Mapping[str, str], *, remote: bool = False, destination: Destination = DISK
+    image: Place,
+    paths: Paths,
+    asked: Mapping[str, str],
+    *,
+    remote: bool = False,
+    destination: Destination = DISK,
+    coarse: Path | None = None,
 ) -> bool:
     """Whether all outputs of an image are there, newer than the image, and made as is asked now.
 
@@ -200,6 +212,7 @@ def is_finished(
         asked: What `asked_tags` gives.
         remote: Whether a server may be asked when it got the image.
         destination: Where the outputs go.
+        coarse: The mask that is refined, where one is given.
 
     Returns:
         Whether there is nothing to do. Where a server does not say when it got the image, there is.
@@ -207,7 +220,8 @@ def is_finished(
     Raises:
         OutputError: A destination that is no folder cannot be read.
     """
-    changed = max(_changed(member, remote) for member in members_of(image))
+    read = [*members_of(image), *([coarse] if coarse else [])]
+    changed = max(_changed(member, remote) for member in read)
     try:
         if any((destination.changed(path) or -inf) < changed for path in files_of(paths)):
             return False
@@ -218,7 +232,7 @@ def is_finished(
     except (OSError, RasterError):
         return False
     wanted = {**asked, **paths.options.tags(), **scene_tags(image)}
-    names = {*_ASKED, OPTIONS, _SCENE} - ({_PRECISION} if asked.get(_PRECISION) == "auto" else set())
+    names = {*ASKED, COARSE, OPTIONS, _SCENE} - ({PRECISION} if asked.get(PRECISION) == "auto" else set())
     return all(found.get(name) == wanted.get(name) for name in names)
 
 

@@ -22,6 +22,7 @@ from .frame import frame_of
 from .jobs import FileJob, request_of
 from .maker import Maker, told
 from .outputs import check_outputs
+from .refining import check_refining
 from .results import Report
 from .shards.folder import JOURNAL, Elsewhere, bring, check_same, run_folder
 from .shards.journal import Done, Journal
@@ -171,6 +172,7 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
     """
     started, manifest, mask = time.monotonic(), bundle.manifest, job.paths.mask
     job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
+    check_refining(manifest, job)
     check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=True, remote=job.remote)
     store = storage_of(job.parts) if job.parts else None
     if store:
@@ -181,7 +183,7 @@ def assemble_parts(bundle: Bundle, job: FileJob) -> tuple[Report, Maker]:
     asked = request_of(replace(maker, bundle=told(bundle)), manifest, job)
     check_same(parts_folder_of(mask), first.request, asked, who="the parts", remedy="ask for the same")
     with open_raster(
-        job.image, manifest.input, job.bands, access=job.access, cache=0, scale_range=job.scale_range
+        job.image, manifest.image, job.bands, access=job.access, cache=0, scale_range=job.scale_range
     ) as raster:
         frame = frame_of(job, manifest, raster)
         subject = Subject.of(raster, frame)

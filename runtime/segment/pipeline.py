@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..progress import TileProgress
 from ..stopwatch import STOPPED, Stopwatch, timed
+from ..tiling.coarse import CoarseSource, certain, covered_by, normalised
 from ..tiling.merge import NODATA, FinishedRows
 from ..tiling.rescaled import RescaledSource
 from ..tiling.sources import Source
@@ -81,7 +82,7 @@ class Pipeline:
         scenes: Windows of contexts that were cut before.
 
     Attributes:
-        skipped: Tiles that were not inferred, because no pixel in them has data.
+        skipped: Tiles that were not inferred: no pixel in them has data, or the mask that is refined no border.
         stopwatch: What takes the time of each stage.
     """
 
@@ -102,6 +103,9 @@ class Pipeline:
         self._probabilities, self._turns, self._votes, self._picture = probabilities, turns, votes, picture
         self._cutter = BatchCutter(network.manifest, source, network.lattices, turns != (UPRIGHT,), scenes)
         self._cache, self.skipped, self.stopwatch = FeatureCache(), 0, stopwatch
+        refines = network.manifest.refines
+        self._coarse = source if isinstance(source, CoarseSource) and refines and refines.uniform == "keep" else None
+        self._refined = list[Window]()  # tiles of a refiner that were inferred, but for those above the last block
         warn_of_scene_blocks(network.manifest, source, network.warned)
 
     def blocks(self, region: Region, progress: TileProgress | None = None) -> Generator[Block]:
@@ -151,6 +155,7 @@ class Pipeline:
             Finished pixels.
         """
         self._forget_lattices()
+        self._refined.clear()
         inferred = done = 0
         total, ready, before = len(region), list[FinishedRows](), self.skipped
         with ThreadPoolExecutor(1, "fctl-engine") as engine:
@@ -207,7 +212,7 @@ class Pipeline:
         """Cut the next tiles that have data, in the reader's thread; and whether there may be more."""
         size, group, empty = self._network.batch, list[Window](), 0
         for tile in tiles:
-            if self._has_data(tile):
+            if self._is_wanted(tile):
                 group.append(tile)
             else:
                 empty += 1
@@ -218,23 +223,30 @@ class Pipeline:
     def _cut(self, group: list[Window]) -> PatchBatch | None:
         return self._cutter.cut(tuple(group), self._network.batch) if group else None
 
-    def _has_data(self, tile: Window) -> bool:
-        """Whether any pixel of a tile has data: the scores of others are of no use to anybody."""
-        inside = tile.within(self._source.height, self._source.width)
-        valid = self._source.valid(inside) if inside else None
-        if valid is None or valid.any():
+    def _is_wanted(self, tile: Window) -> bool:
+        """Whether any pixel of a tile has data, and a refiner something to refine: no other scores are of use."""
+        if self._has_data(tile) and (self._coarse is None or self._coarse.has_border(tile)):
+            if self._coarse:
+                self._refined.append(tile)
             return True
         self.skipped += 1
         return False
+
+    def _has_data(self, tile: Window) -> bool:
+        inside = tile.within(self._source.height, self._source.width)
+        valid = self._source.valid(inside) if inside else None
+        return valid is None or bool(valid.any())
 
     @timed("merge")
     def _block(self, strip: FinishedRows, looking: Future[_Look]) -> Block:
         """Finished pixels of the raster, as blocks have them; made while the reader looks at them once more."""
         ids, agreement = strip.ids(), strip.agreement
-        found = tempered(strip.probabilities(), self._network.manifest.temperature) if self._probabilities else None
+        found = self._probabilities_of(strip) if self._probabilities else None
         with self.stopwatch.stage("wait"):
             look = looking.result()
         valid = look.valid
+        if look.coarse is not None:
+            self._keep_coarse(strip.window, look.coarse, ids, found)
         lost = ids == NODATA
         if valid is not None:
             lost &= valid
@@ -248,20 +260,37 @@ class Pipeline:
             picture=look.picture, not_finite=int(np.count_nonzero(lost)), implausible=look.implausible,
         )  # fmt: skip
 
+    def _probabilities_of(self, strip: FinishedRows) -> NDArray[np.float32]:
+        found = strip.probabilities()
+        return tempered(normalised(found) if self._coarse else found, self._network.manifest.temperature)
+
+    def _keep_coarse(
+        self, window: Window, coarse: NDArray[np.uint8], ids: NDArray[np.uint8], found: NDArray[np.float32] | None
+    ) -> None:
+        """Give pixels that no inferred tile covers the class of the coarse mask, in place."""
+        above = sum(tile.bottom <= window.y for tile in self._refined)  # in reading order, so these come first
+        del self._refined[:above]
+        kept = ~covered_by(self._refined[:], window)
+        ids[kept] = coarse[kept]
+        if found is not None:
+            found[:, kept] = certain(coarse[kept][None], len(found))[:, 0]
+
     @timed("shrink")
     def _look(self, window: Window) -> _Look:
         """Look at finished pixels once more."""
         before = self._raster.implausible
         valid = self._raster.valid(window)
         picture = self._pictured(window, valid) if self._picture else None
-        return _Look(valid, picture, self._raster.implausible - before)
+        coarse = self._coarse.ids(window) if self._coarse else None
+        return _Look(valid, picture, self._raster.implausible - before, coarse)
 
     def _pictured(self, window: Window, valid: NDArray[np.bool_] | None) -> PicturePart | None:
         """What some pixels add to the picture; they are read if any of them has data."""
         assert self._picture
         if valid is not None and not valid.any():
             return PicturePart.nothing()
-        return self._picture.part(self._raster.read(window), window, valid)
+        pixels = self._raster.read(window)[:, :, : self._network.manifest.image.bands]
+        return self._picture.part(pixels, window, valid)
 
 
 def segment_rows(
@@ -319,11 +348,13 @@ class _Look:
         valid: Where they have data, (rows, columns); None for everywhere.
         picture: What they add to the picture; None where there is none.
         implausible: How many have no data for a value that nobody declared.
+        coarse: The ids (rows, columns) that a refiner starts from, where it may pass over tiles; else None.
     """
 
     valid: NDArray[np.bool_] | None
     picture: PicturePart | None
     implausible: int
+    coarse: NDArray[np.uint8] | None = None
 
 
 def _forget_unused(cache: FeatureCache, batch: PatchBatch) -> None:

@@ -87,10 +87,11 @@ class Report:
         not_finite: Pixels whose scores were not finite; they are without data in the mask.
         implausible: Pixels whose values lie beyond all others, though nobody declared them; they are without data too.
         bad_blocks: Blocks of the image that could not be read; they are without data too.
-        skipped: Tiles that this run did not infer, because no pixel in them has data.
+        skipped: Tiles that this run did not infer: no pixel in them has data, or the coarse mask no border.
         computed: Tiles that this run inferred; None where that was not counted.
         area: Where the outputs lie in the image; None where all of it was wanted.
         part: Which part of the shards was made and where it lies, in words; None where the outputs were made.
+        coarse: The mask that was refined; None where the bundle made the mask itself.
     """
 
     image: Place
@@ -107,6 +108,7 @@ class Report:
     computed: int | None = None
     area: Window | None = None
     part: str | None = None
+    coarse: Path | None = None
 
     @property
     def speed(self) -> float:

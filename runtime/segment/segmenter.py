@@ -22,8 +22,10 @@ from ..raster.access import Access, Sources
 from ..raster.blocks import OnBadBlock
 from ..raster.places import Place, placed
 from ..stopwatch import STOPPED, Stopwatch
+from ..tiling.coarse import CoarseArray, CoarseSource, Ids
+from ..tiling.merge import NODATA
 from ..tiling.resampling import Pixels
-from ..tiling.sources import ArraySource
+from ..tiling.sources import ArraySource, Source
 from ..tiling.turns import DIHEDRAL, UPRIGHT
 from .fastest import USUAL_BATCH, Opening, fastest
 from .filerun import run_file
@@ -32,6 +34,7 @@ from .jobs import FileJob
 from .network import EngineNetwork
 from .opening import encodes_once, open_network, warn_of_sharing, with_scene_size
 from .pipeline import segment_rows
+from .refining import check_refiner
 from .results import DeviceSegmentation, Estimate, Paths, Report, Segmentation
 from .shards.share import Share
 from .stream import Stream
@@ -120,28 +123,34 @@ class Segmenter:
         """Tiles for each run of the engine: as many as were asked for, unless the bundle or memory allows others."""
         return self._loaded().batch
 
-    def segment(self, image: Pixels, *, probabilities: bool = False) -> Segmentation:
+    def segment(self, image: Pixels, *, probabilities: bool = False, coarse: Ids | None = None) -> Segmentation:
         """Segment one image in memory.
 
         Args:
             image: Array (height, width, bands) in the bundle's dtype. Floats that are not finite, or beyond 1e30, have
                 no data.
             probabilities: Whether probabilities are wanted.
+            coarse: For a bundle that refines masks, class ids (height, width) uint8, 255 where a pixel has no class:
+                what another bundle gave for the same image (docs/refining.md).
 
         Returns:
             Class ids, and probabilities if they are wanted.
 
         Raises:
-            RasterError: The image has another dtype or number of bands than the bundle.
+            RasterError: The image has another dtype or number of bands than the bundle, or the mask does not fit it.
+            InputError: The bundle refines masks and there is none, or it makes masks and there is one.
             EngineError: The engine failed.
         """
-        image, spec = np.asarray(image), self.manifest.input
+        check_refiner(self.manifest, coarse)
+        image, spec = np.asarray(image), self.manifest.image
         if image.ndim != 3 or image.shape[2] != spec.bands or image.dtype != spec.dtype or 0 in image.shape:
             raise RasterError(
                 expected=f"an image (height, width, {spec.bands}) of {spec.dtype}",
                 found=f"{image.shape} of {image.dtype}",
             )
-        source = ArraySource(image)
+        source: Source = ArraySource(image)
+        if coarse is not None:
+            source = CoarseSource(source, CoarseArray(self._checked(coarse, source)), len(self.manifest.classes))
         with self._turn():
             rows = self.retried(
                 lambda network: list(segment_rows(network, source, probabilities=probabilities, turns=self.turns))
@@ -151,6 +160,16 @@ class Segmenter:
             ids=np.concatenate([row.ids for row in rows]),
             probabilities=np.concatenate(found, axis=1) if found else None,
         )
+
+    def _checked(self, coarse: Ids, image: Source) -> Ids:
+        """A coarse mask that fits an image and the classes."""
+        coarse, classes, size = np.asarray(coarse), len(self.manifest.classes), (image.height, image.width)
+        if coarse.shape != size or coarse.dtype != np.uint8:
+            expected = f"class ids {size} of uint8, as many as the image has pixels"
+            raise RasterError(subject="`coarse`", expected=expected, found=f"{coarse.shape} of {coarse.dtype}")
+        if (odd := coarse[(coarse >= classes) & (coarse != NODATA)]).size:
+            raise RasterError(subject="`coarse`", expected=f"class ids up to {classes - 1}, or 255", found=int(odd[0]))
+        return coarse
 
     def segment_device(self, image: object, *, probabilities: bool = False) -> DeviceSegmentation:
         """Segment an image that lies on the GPU, without copying it to the host.
@@ -171,6 +190,10 @@ class Segmenter:
         """
         with self._turn():
             network = self._loaded()
+            if self.manifest.refines:
+                raise InputError(
+                    f"bundle {self.manifest.name} refines masks, which only segment() and segment_file() do"
+                )
             if not isinstance(network.engine, GpuEngine):
                 raise EngineError(
                     expected="an engine on a GPU",
@@ -223,6 +246,7 @@ class Segmenter:
         scale_range: str | None = None,
         resolution: str | float = "auto",
         where: Where = EVERYWHERE,
+        coarse: str | Path | None = None,
         part: str | None = None,
         parts: str | None = None,
         progress: TileProgress | None = None,
@@ -252,6 +276,8 @@ class Segmenter:
                 smaller; or "native" for the raster's own. Outputs are on the raster's own grid in any case.
             where: Which part of the raster is wanted: a window, a box of coordinates or a file of polygons. Outputs
                 cover the box around it, and their pixels are those of a run over the whole raster.
+            coarse: For a bundle that refines masks, the mask that another bundle made of the same raster, in full
+                (docs/refining.md).
             part: Which of several parts of the work is done, as "3/20"; what it makes is left in NAME.fctl-parts beside
                 the mask, for `assemble_parts` to make the outputs of all parts (docs/scale.md). None does all of it.
             parts: The URL of a folder in a store for what parts make, instead of a folder beside the mask.
@@ -272,8 +298,8 @@ class Segmenter:
         job = FileJob(
             image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
             on_bad_block=on_bad_block, scale_range=scale_range, resolution=str(resolution), where=where,
-            access=self.access, share=Share.parsed(part) if part else None, parts=parts, progress=progress,
-            stopwatch=stopwatch,
+            coarse=None if coarse is None else Path(coarse), access=self.access,
+            share=Share.parsed(part) if part else None, parts=parts, progress=progress, stopwatch=stopwatch,
         )  # fmt: skip
         with self._turn(), stopwatch.stage("other"):
             return run_file(self, job)
@@ -290,6 +316,7 @@ class Segmenter:
         scale_range: str | None = None,
         resolution: str | float = "auto",
         where: Where = EVERYWHERE,
+        coarse: str | Path | None = None,
         trial: bool = False,
     ) -> Estimate:
         """What `segment_file` would take with the same arguments, without running it.
@@ -304,6 +331,7 @@ class Segmenter:
             scale_range: As for `segment_file`.
             resolution: As for `segment_file`.
             where: As for `segment_file`.
+            coarse: As for `segment_file`.
             trial: Whether to segment a few batches of the raster, which tells how long it will take and how much memory
                 the process will need with its engine.
 
@@ -317,7 +345,8 @@ class Segmenter:
         """
         job = FileJob(
             image=placed(image), paths=paths, bands=bands, overwrite=overwrite, resume=resume, memory=memory,
-            scale_range=scale_range, resolution=str(resolution), where=where, access=self.access,
+            scale_range=scale_range, resolution=str(resolution), where=where,
+            coarse=None if coarse is None else Path(coarse), access=self.access,
         )  # fmt: skip
         with self._turn():
             return estimate_file(self, job, trial=trial)

@@ -49,9 +49,9 @@ class Trial:
     memory: int
 
 
-def tried_on(raster: RasterSource, tile: int, *, spool: bool) -> Source:
+def tried_on(raster: RasterSource, tile: int, *, spool: bool, bands: int) -> Source:
     """What a trial reads: the raster, or black of its kind where the raster is to be copied before it is read."""
-    return ArraySource(np.zeros((8 * tile, 8 * tile, raster.bands), raster.dtype)) if spool else raster
+    return ArraySource(np.zeros((8 * tile, 8 * tile, bands), raster.dtype)) if spool else raster
 
 
 def warm_up(network: Network, source: Source, turns: tuple[Turn, ...], grid: Grid) -> int:

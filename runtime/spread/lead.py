@@ -26,6 +26,7 @@ from ..segment.frame import Frame, frame_of
 from ..segment.jobs import FileJob, request_of
 from ..segment.opening import bundle_of
 from ..segment.outputs import check_outputs
+from ..segment.refining import check_refining
 from ..segment.results import Report
 from ..segment.shards.folder import Elsewhere, RunFolder, run_folder
 from ..segment.shards.journal import token_of
@@ -84,10 +85,11 @@ class Lead:
         """
         started, manifest, maker = time.monotonic(), self.bundle.manifest, self.introduction.maker
         job.paths.options.classes(manifest.classes)  # raises where a colour is for no class
+        check_refining(manifest, job)
         check_outputs(job.image, job.paths, overwrite=job.overwrite, resume=job.resume, remote=job.remote)
         asked, job = job, _absolute(job)
         with open_raster(
-            asked.image, manifest.input, job.bands, access=job.access, cache=0, scale_range=job.scale_range
+            asked.image, manifest.image, job.bands, access=job.access, cache=0, scale_range=job.scale_range
         ) as raster:
             frame, measured = frame_of(job, manifest, raster), raster.measured
             subject = Subject.of(raster, frame)
@@ -140,7 +142,7 @@ class Lead:
         """Whether a raster had better be segmented whole, where there are others to segment at the same time."""
         manifest = self.bundle.manifest
         try:
-            with open_raster(job.image, manifest.input, job.bands, access=job.access, cache=0) as raster:
+            with open_raster(job.image, manifest.image, job.bands, access=job.access, cache=0) as raster:
                 return len(frame_of(job, manifest, raster).grid) <= _SMALL
         except FctlError:
             return False  # whoever segments it tells
@@ -230,9 +232,10 @@ def _absolute(job: FileJob) -> FileJob:
     image, paths, where = job.image, job.paths, job.where
     if isinstance(image, Scene):
         image = replace(image, members=tuple(_placed(member) for member in image.members))
+    coarse = job.coarse and job.coarse.absolute()
     others = {name: Path(path).absolute() for name, path in paths.others.items()}
     return replace(
-        job, image=image if isinstance(image, Scene) else _placed(image),
+        job, image=image if isinstance(image, Scene) else _placed(image), coarse=coarse,
         paths=replace(
             paths, mask=paths.mask.absolute(), others=others,
             probabilities=paths.probabilities and paths.probabilities.absolute(),

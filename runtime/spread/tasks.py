@@ -34,6 +34,7 @@ from ..segment.jobs import FileJob, maker_of, request_of
 from ..segment.levels import Keep
 from ..segment.maker import Maker
 from ..segment.memory import Footprint
+from ..segment.refining import coarse_of
 from ..segment.results import Report
 from ..segment.segmenter import Segmenter
 from ..segment.shards.folder import check_same
@@ -248,10 +249,10 @@ def _begun(segmenter: Segmenter, orders: Orders) -> _Run:
     check_same(None, orders.request, mine, who="the run", remedy=_SAME)
     with ExitStack() as stack:
         raster = stack.enter_context(open_raster(
-            job.image, manifest.input, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
+            job.image, manifest.image, job.bands, access=job.access, cache=0, on_bad_block=job.on_bad_block,
             scale_range=job.scale_range, measured=orders.measured,
         ))  # fmt: skip
-        frame = frame_of(job, manifest, raster)
+        frame = frame_of(job, manifest, raster, stack.enter_context(coarse_of(job, manifest, raster)))
         plan = ShardPlan.over(frame.grid).as_in(orders.plan)
         foreseen = foresee(segmenter, job, raster, frame, plan)
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="fctl-", dir=orders.scratch))

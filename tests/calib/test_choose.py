@@ -14,6 +14,7 @@ import pytest
 from fctl.calib import choose
 from fctl.calib.choose import Chosen, choose_patches, cut_patches
 from fctl.calib.sample import shipped_images
+from fctl.calib.stand_in import open_image
 from fctl.runtime.bundle.manifest import Context
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
@@ -140,9 +141,9 @@ def test_of_more_images_than_patches_only_those_drawn_are_opened(
 
     def recording(path: Path, *rest: Any) -> Any:
         opened.append(path)
-        return open_raster(path, *rest)
+        return open_image(path, *rest)
 
-    monkeypatch.setattr(choose, "open_raster", recording)
+    monkeypatch.setattr(choose, "open_image", recording)
     images = sorted([*noisy, *(noisy[0].with_name(f"{index}.tif") for index in range(2000))])  # which do not exist
     seed = next(s for s in range(10000) if images[np.random.default_rng(s).permutation(2003)[0]] in noisy)
     (chosen,) = choose_patches(network, images, 1, seed)
@@ -348,9 +349,9 @@ def test_each_image_is_opened_once_and_patches_are_cut_when_they_are_needed(
 
     def recording(path: Path, *rest: Any) -> Any:
         opened.append(path)
-        return open_raster(path, *rest)
+        return open_image(path, *rest)
 
-    monkeypatch.setattr(choose, "open_raster", recording)
+    monkeypatch.setattr(choose, "open_image", recording)
     patches = cut_patches(network.manifest, chosen)
     next(patches)
     assert opened == noisy[:1]

@@ -76,7 +76,7 @@ def _export(name: str, folder: Path) -> None:
 
 def halved(bundle: Bundle, folder: Path) -> Bundle:
     """The bundle's fp32 graphs in fp16 as `add_precision` makes them, without its gate: random networks may miss it."""
-    spec = bundle.manifest.input
+    spec = bundle.manifest.image
     images, _ = parity_images(spec.bands, (), spec.dtype)
     ranges = peaks(bundle, sample_patches(bundle.manifest, images, 1, seed=0))
     graphs = []
@@ -94,7 +94,7 @@ def quantised(bundle: Bundle, folder: Path, patches: int = 1) -> Bundle:
 
     Accuracy is for another day: this is to see what the builder makes of int8.
     """
-    spec = bundle.manifest.input
+    spec = bundle.manifest.image
     images, _ = parity_images(spec.bands, (), spec.dtype)
     ranges = peaks(bundle, sample_patches(bundle.manifest, images, patches, seed=0), inputs=True)
     graphs = []

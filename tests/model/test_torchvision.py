@@ -249,3 +249,19 @@ def test_vgg16_with_batch_norm_equals_its_formulas() -> None:
         x = np.maximum(naive_norm(x, arrays, f"features.{index + 1}"), 0)
     for stage, expected in zip(features.values(), [*found, x], strict=True):
         np.testing.assert_allclose(stage[0].numpy(), expected, rtol=1e-6, atol=1e-6 * expected.max())
+
+
+def test_a_refiner_takes_published_weights_for_the_bands_of_its_image(tmp_path: Path) -> None:
+    state = drawn(resnet50_shapes(WIDTH))
+    torch.save(state, tmp_path / "published.pth")
+    config = small("cascadepsp-r50")
+    backbone = start_network(config, "published.pth", tmp_path, seed=0).eval().encoder.backbone  # type: ignore[union-attr]
+    random = start_network(config, None, tmp_path, seed=0).encoder.backbone  # type: ignore[union-attr]
+    first = "levels.layer1.0.0.conv.weight"
+    weights = backbone.state_dict()[first]
+    torch.testing.assert_close(weights[:, :3], state["conv1.weight"])
+    torch.testing.assert_close(weights[:, 3:], random.state_dict()[first][:, 3:])
+    image = images(1, 3, 96).float() / 100
+    with torch.inference_mode():
+        found = backbone(torch.cat([image, torch.zeros(1, 3, 96, 96)], dim=1))["layer4"]
+        torch.testing.assert_close(found, loaded("resnet50_os8", state)(image)["layer4"])

@@ -73,9 +73,16 @@ def test_labels_and_pixels_stay_aligned(axis: int, scale: float) -> None:
 @pytest.mark.parametrize("axis", [0, 1])
 def test_all_eight_turns_are_views_of_the_scene(axis: int) -> None:
     views = sampler(ramp(axis), MEDIUM).views
-    shown = [source.read(Window(0, 0, source.height, source.width)) for source, _ in views]
-    assert all(np.array_equal(pixels[:, :, 0], labels) for pixels, (_, labels) in zip(shown, views, strict=True))
-    assert len({(labels.shape, labels.tobytes()) for _, labels in sampler(patterned(), MEDIUM).views}) == 8
+    shown = [source.read(Window(0, 0, source.height, source.width)) for source, _, _ in views]
+    assert all(np.array_equal(pixels[:, :, 0], labels) for pixels, (_, labels, _) in zip(shown, views, strict=True))
+    assert len({(labels.shape, labels.tobytes()) for _, labels, _ in sampler(patterned(), MEDIUM).views}) == 8
+
+
+def test_coarse_masks_turn_with_their_scene() -> None:
+    scene = patterned()
+    for _, labels, coarse in sampler(replace(scene, coarse=scene.labels), MEDIUM).views:
+        assert coarse is not None
+        np.testing.assert_array_equal(coarse, labels)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

@@ -248,6 +248,9 @@ WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
     ("file that is gone", put("graphs", 0, "file", "gone.onnx"), ("graphs[0].file", "'gone.onnx'", "found no such")),
     ("file without a name", put("graphs", 0, "file", ""), ("graphs[0].file", "expected ''", "found no such file")),
     ("file with a null byte", put("graphs", 0, "file", "a\0.onnx"), ("graphs[0].file", "expected", "found")),
+    ("bands of a refiner", put("refines", {"bands": 3, "uniform": "keep"}), ("refines.bands", "0: input.bands", "3")),
+    ("a refiner of no image", put("refines", {"bands": 0, "uniform": "keep"}), ("refines.bands", "at least 1", "0")),
+    ("what a refiner keeps", put("refines", {"bands": 1, "uniform": "drop"}), ("refines.uniform", "'infer'", "'drop'")),
 ]  # fmt: skip
 
 
