@@ -31,7 +31,7 @@ _WORLD = 2 * math.pi * 6_378_137.0  # side of the Mercator plane in its metres
 _NORTHMOST = 85.05  # degrees; the plane ends there
 _PIXEL_ZOOM = 18  # of the plane on which rasters without a place are laid
 _DEEPEST = 24  # zoom
-_DIGITS = 1e-6  # of zoom: an image made for a zoom is not shown at the next one
+_DIGITS = 0.02  # of zoom: an image made for a zoom is not shown at the next one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class Frame:
         georeference: Where it is shown; a system and a transform are always there.
         is_placed: Whether that is where it lies on the ground.
         bounds: Longitudes and latitudes of what it covers: west, south, east, north.
-        zoom: The lowest zoom at which pixels of tiles are not larger than the raster's.
+        depth: The zoom at which pixels of tiles are as large as the raster's.
     """
 
     height: int
@@ -55,7 +55,17 @@ class Frame:
     georeference: Georeference
     is_placed: bool
     bounds: tuple[float, float, float, float]
-    zoom: int
+    depth: float
+
+    @property
+    def zoom(self) -> int:
+        """The lowest zoom at which pixels of tiles are not larger than the raster's, so that none is lost."""
+        return min(max(math.ceil(self.depth - _DIGITS), 0), _DEEPEST)
+
+    @property
+    def nearest_zoom(self) -> int:
+        """The zoom at which pixels of tiles are about as large as the raster's: enough for an image."""
+        return min(max(round(self.depth), 0), _DEEPEST)
 
     @property
     def system(self) -> str:
@@ -114,7 +124,7 @@ def _ground_frame(dataset: DatasetReader, place: Georeference) -> Frame:
     bounds = (west, max(south, -_NORTHMOST), east, min(north, _NORTHMOST))
     if not all(map(math.isfinite, bounds)) or bounds[1] >= bounds[3]:
         raise ValueError("beyond the plane")
-    return Frame(dataset.height, dataset.width, place, True, bounds, _zoom(_step(dataset, place)))
+    return Frame(dataset.height, dataset.width, place, True, bounds, _depth(_step(dataset, place)))
 
 
 def _step(dataset: DatasetReader, place: Georeference) -> float:
@@ -132,8 +142,8 @@ def _applied(transform: Affine, column: float, row: float) -> tuple[float, float
     return t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
 
 
-def _zoom(step: float) -> int:
-    return min(max(math.ceil(math.log2(_WORLD / TILE / step) - _DIGITS), 0), _DEEPEST)
+def _depth(step: float) -> float:
+    return math.log2(_WORLD / TILE / step)
 
 
 def _pixel_frame(height: int, width: int) -> Frame:

@@ -46,7 +46,7 @@ def _layer(view: View, name: str, title: str) -> dict[str, object]:
         "classes": all(layer.kind == "ids" for layer in layers) and len(layers) == 1,
         "shares": layers[0].kind == "shares",
         "bounds": list(layers[-1].frame.bounds),
-        "minzoom": max(lowest_zoom(layer) for layer in layers), "maxzoom": max(layer.frame.zoom for layer in layers),
+        "minzoom": max(lowest_zoom(layer) for layer in layers), "maxzoom": max(layer.zoom for layer in layers),
     }  # fmt: skip
 
 
@@ -64,4 +64,4 @@ def lowest_zoom(layer: Layer) -> int:
     longest = max(layer.frame.height, layer.frame.width) / max(factors)
     if longest <= 2 * _SIDE:
         return 0
-    return max(0, layer.frame.zoom - int(math.log2(max(factors) * _SIDE / TILE)))
+    return max(0, layer.zoom - int(math.log2(max(factors) * _SIDE / TILE)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_QUALITY = 88
+_QUALITY = 85
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

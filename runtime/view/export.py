@@ -39,11 +39,11 @@ def export_page(view: View, path: Path, zoom: int | None = None, progress: TileP
         OutputError: The file cannot be written.
         RasterError: A raster cannot be read.
     """
-    native = view.mask.frame.zoom
+    deepest, native = view.mask.frame.zoom, view.mask.frame.nearest_zoom
     chosen = zoom if zoom is not None else next(z for z in range(native, -1, -1) if _count(view, z) <= MOST)
-    if not 0 <= chosen <= native or _count(view, chosen) > MOST:
+    if not 0 <= chosen <= deepest or _count(view, chosen) > MOST:
         raise InputError(
-            subject="`zoom`", expected=f"at most {native}, that of the mask's pixels, and {MOST} tiles a layer",
+            subject="`zoom`", expected=f"at most {deepest}, that of the mask's pixels, and {MOST} tiles a layer",
             found=f"{chosen}, with {_count(view, chosen)} tiles", remedy="leave it out for the deepest that fits",
         )  # fmt: skip
     description = described(view)

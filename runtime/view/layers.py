@@ -55,6 +55,11 @@ class Layer:
         """What it holds."""
         return ROLES[self.role]
 
+    @property
+    def zoom(self) -> int:
+        """The deepest zoom at which tiles are made; pages enlarge these."""
+        return self.frame.nearest_zoom if self.kind == "image" else self.frame.zoom
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
