@@ -73,6 +73,7 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind(place)
+        found.listen(128)  # a browser that is faster than the server waits
     except OSError:
         found.close()
         raise

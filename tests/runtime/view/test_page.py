@@ -1,0 +1,239 @@
+"""The page in a real browser: Debian's Chromium, without a screen."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+
+for package in ("rio_tiler", "starlette", "uvicorn", "shapely", "playwright"):
+    pytest.importorskip(package)
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    pytest.skip("needs Chromium: apt-get install chromium", allow_module_level=True)
+
+import uvicorn  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
+
+from fctl.runtime.view.app import app_of  # noqa: E402
+from fctl.runtime.view.counts import polygon_tables  # noqa: E402
+from fctl.runtime.view.export import export_page  # noqa: E402
+from fctl.runtime.view.layers import View, open_view  # noqa: E402
+from tests.runtime.view.conftest import Run, degrees  # noqa: E402
+
+PATIENCE = 30_000  # milliseconds: the graphics are computed by a slow processor
+FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--no-sandbox"]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def view(run: Run) -> View:
+    return open_view(run.files("image", "other", "confidence", "probabilities"))
+
+
+@pytest.fixture(scope="module")
+def address(view: View) -> Iterator[str]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app_of(view, "127.0.0.1"), log_level="warning", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@contextmanager
+def opened(browser: Browser, url: str, **settings: Any) -> Iterator[tuple[Page, list[str]]]:
+    """The page once its tiles are there; what the console said of trouble; addresses that were asked for."""
+    context: BrowserContext = browser.new_context(viewport={"width": 900, "height": 600}, **settings)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    trouble: list[str] = []
+
+    def note(text: str) -> None:
+        if "GPU stall" not in text and "ERR_ABORTED" not in text:  # slow graphics; tiles that are not wanted any more
+            trouble.append(text)
+
+    page.on("console", lambda message: note(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: note(str(error)))
+    page.on("requestfailed", lambda request: note(f"{request.url} {request.failure}"))
+    page.goto(url)
+    page.wait_for_selector("body.ready")
+    yield page, trouble
+    context.close()
+
+
+def pixel(page: Page, x: int, y: int, path: Path) -> tuple[int, ...]:
+    """The colour on the screen at a place."""
+    page.screenshot(path=path)
+    return tuple(np.asarray(Image.open(path).convert("RGB"))[y, x].tolist())
+
+
+def ids(run: Run) -> Any:
+    with rasterio.open(run.mask) as dataset:
+        return dataset.read(1)
+
+
+def plain(run: Run) -> tuple[int, int]:
+    """The row and the column of a pixel whose neighbours all have its class."""
+    found = ids(run)
+    rows, columns = np.mgrid[30:300:7, 30:270:7]
+    for row, column in zip(rows.ravel().tolist(), columns.ravel().tolist(), strict=True):
+        if len(np.unique(found[row - 4 : row + 5, column - 4 : column + 5])) == 1:
+            return row, column
+    raise AssertionError("the mask has no plain place")
+
+
+def link_to(run: Run, row: int, column: int, zoom: float = 20) -> str:
+    ((lng, lat),) = degrees(run.mask, [column + 0.5], [row + 0.5])
+    return f"#at={lat:.8f},{lng:.8f}&zoom={zoom}"
+
+
+def test_the_page_shows_the_class_that_a_click_tells(
+    browser: Browser, address: str, run: Run, view: View, tmp_path: Path
+) -> None:
+    row, column = plain(run)
+    expected = view.classes[ids(run)[row, column]]
+    with opened(browser, f"{address}{link_to(run, row, column)}&opacity=100") as (page, trouble):
+        assert page.title() == "mask.tif"
+        assert pixel(page, 450, 300, tmp_path / "page.png") == pytest.approx(expected.colour, abs=2)
+        page.mouse.click(450, 300)
+        told = page.wait_for_selector(".told h3[data-id]")
+        assert told.get_attribute("data-id") == str(ids(run)[row, column])
+        text = page.inner_text(".told")
+        assert expected.name in text
+        assert f"{row}, {column}" in text
+        assert trouble == []
+
+
+def test_the_legend_has_the_shares_of_the_statistics(browser: Browser, address: str, run: Run) -> None:
+    expected = [f"{row['share'] * 100:.1f} %" for row in json.loads(run.stats.read_text())["classes"]]
+    with opened(browser, address) as (page, trouble):
+        page.wait_for_selector("#classes .figure")
+        assert page.locator("#classes .figure:nth-of-type(2)").all_inner_texts() == expected
+        assert trouble == []
+
+
+def test_a_class_that_is_off_is_not_shown(browser: Browser, address: str, run: Run, view: View, tmp_path: Path) -> None:
+    row, column = plain(run)
+    index = int(ids(run)[row, column])
+    with opened(browser, f"{address}{link_to(run, row, column)}&opacity=100&image=off") as (page, trouble):
+        assert pixel(page, 450, 300, tmp_path / "on.png") == pytest.approx(view.classes[index].colour, abs=2)
+        page.locator(f'#classes input[value="{index}"]').uncheck()
+        page.wait_for_function("location.hash.includes('off=')")
+        page.wait_for_timeout(500)
+        off = pixel(page, 450, 300, tmp_path / "off.png")
+        assert max(abs(a - b) for a, b in zip(off, view.classes[index].colour, strict=True)) > 20
+        assert trouble == []
+
+
+def test_the_divider_swipes_between_image_and_mask(
+    browser: Browser, address: str, run: Run, view: View, tmp_path: Path
+) -> None:
+    row, column = plain(run)
+    colour = view.classes[ids(run)[row, column]].colour
+    link = f"{link_to(run, row, column)}&opacity=100&mode=swipe&left=image&show=mask&divider=40"
+    with opened(browser, address + link) as (page, trouble):
+        page.wait_for_timeout(500)
+        assert pixel(page, 450, 300, tmp_path / "right.png") == pytest.approx(colour, abs=2)
+        page.mouse.move(360, 200)
+        page.mouse.down()
+        page.mouse.move(600, 200, steps=3)
+        page.mouse.up()
+        assert page.get_attribute("#divider", "aria-valuenow") == "67"
+        page.wait_for_timeout(300)
+        assert pixel(page, 450, 300, tmp_path / "left.png") != pytest.approx(colour, abs=2)
+        page.keyboard.press("ArrowRight")
+        assert page.get_attribute("#divider", "aria-valuenow") == "69"
+        assert "divider=69" in page.url
+        assert trouble == []
+
+
+def test_a_drawn_polygon_has_the_areas_of_the_statistics(browser: Browser, address: str, view: View) -> None:
+    with opened(browser, address) as (page, trouble):
+        page.keyboard.press("p")
+        for x, y in ((560, 150), (700, 200), (680, 420), (520, 380)):
+            page.mouse.click(x, y)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#areas tr[data-id]")
+        rows = page.locator("#areas tr[data-id]").all()
+        found = {int(str(row.get_attribute("data-id"))): int(str(row.get_attribute("data-pixels"))) for row in rows}
+        corners = re.search(r"area=([^&]+)", unquote(page.url))
+        assert corners is not None
+        ring = [(float(lng), float(lat)) for lng, lat in (corner.split(",") for corner in corners[1].split(";"))]
+        assert len(ring) == 4
+        assert trouble == []
+        address = page.url
+    ((table,),) = polygon_tables(view, [ring]).values()  # type: ignore[misc]  # test_server.py compares it with a run's
+    assert found == {row["id"]: row["pixels"] for row in table["classes"] if row["pixels"]}  # type: ignore[index]
+    with opened(browser, address) as (page, _):  # the link keeps it
+        page.wait_for_selector("#areas tr[data-id]")
+        assert page.locator("#areas tr[data-id]").count() == len(found)
+
+
+def test_two_masks_lie_side_by_side_and_move_together(browser: Browser, address: str) -> None:
+    with opened(browser, f"{address}#mode=side&left=mask&show=differences", color_scheme="dark") as (page, trouble):
+        assert [page.inner_text("#tag-left"), page.inner_text("#tag-right")] == ["Mask", "Differences"]
+        boxes = [page.locator(f"#{name} canvas").bounding_box() for name in ("left", "right")]
+        assert boxes[0] is not None
+        assert boxes[1] is not None
+        assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"] + 1
+        zoom = "Number(new URLSearchParams(location.hash.slice(1)).get('zoom'))"
+        page.wait_for_function(f"{zoom} > 0")  # the right map's
+        before = page.evaluate(zoom)
+        page.mouse.move(400, 300)  # on the left one
+        page.mouse.wheel(0, -300)
+        page.wait_for_function(f"{zoom} > {before}")
+        assert trouble == []
+
+
+def test_the_page_is_readable_on_a_phone(browser: Browser, address: str) -> None:
+    with opened(browser, address, has_touch=True) as (page, trouble):
+        page.set_viewport_size({"width": 360, "height": 640})
+        page.reload()
+        page.wait_for_selector("body.ready")
+        assert not page.is_visible("#body")
+        page.tap("#fold")
+        assert page.is_visible("#classes")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        small = page.evaluate("""[...document.querySelectorAll("#panel button, #classes label")].filter((one) =>
+            one.offsetParent && !one.closest("h2") && one.getBoundingClientRect().height < 32).length""")
+        assert small == 0
+        assert trouble == []
+
+
+def test_a_page_of_one_file_needs_nobody(browser: Browser, run: Run, tmp_path: Path) -> None:
+    view = open_view(run.files("image"))
+    export_page(view, tmp_path / "page.html")
+    row, column = plain(run)
+    url = f"{(tmp_path / 'page.html').as_uri()}{link_to(run, row, column)}&opacity=100"
+    with opened(browser, url, offline=True) as (page, trouble):
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        info = view.classes[ids(run)[row, column]]
+        assert pixel(page, 450, 300, tmp_path / "page.png") == pytest.approx(info.colour, abs=2)
+        page.mouse.click(450, 300)
+        assert page.wait_for_selector(".told h3[data-id]").inner_text() == info.name
+        page.locator(f'#classes input[value="{ids(run)[row, column]}"]').uncheck()
+        page.wait_for_timeout(300)
+        assert [name for name in asked if not name.startswith(("data:", "blob:"))] == []
+        assert trouble == []
