@@ -153,7 +153,8 @@ class _Server:
 
 def _all_counts(view: View) -> dict[str, object]:
     """All that the page shows of the whole mask."""
-    compared = {role: comparison(view, role) for role in ("other", "labels") if role in view.layers}
+    roles = [role for role in ("other", "labels") if role in view.layers]
+    compared: dict[str, object] = {role: comparison(view, role) for role in roles}
     return {**whole_table(view), **compared}
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..evaluate.metrics import IGNORE, Confusion
+from ..raster.files import reading
 from ..raster.placing import drawn, outlines_on
-from ..raster.source import OpenFile, open_any, reading
+from ..raster.source import OpenFile, open_any
 from ..segment.area import Area
 from ..segment.pipeline import Block
 from ..segment.sinks.stats import Tally
@@ -38,7 +41,7 @@ def whole_table(view: View) -> dict[str, object]:
     tally = Tally(view.georeference, view.names, None)
     with open_any(mask.path) as dataset:
         for window in _windows(Window(0, 0, mask.frame.height, mask.frame.width)):
-            tally.add(Block(y=window.y, x=window.x, ids=_ids(dataset, window, view)))
+            tally.add(Block(y=window.y, x=window.x, ids=_ids(dataset, mask.path, window)))
     return tally.table()
 
 
@@ -64,7 +67,7 @@ def polygon_tables(view: View, rings: Sequence[Sequence[tuple[float, float]]]) -
     with open_any(mask.path) as dataset:
         for window in _windows(box):
             if outlines.touched([window]):
-                tally.add(Block(y=window.y - box.y, x=window.x - box.x, ids=_ids(dataset, window, view)))
+                tally.add(Block(y=window.y - box.y, x=window.x - box.x, ids=_ids(dataset, mask.path, window)))
     return {"polygons": tally.table()["polygons"]}
 
 
@@ -90,7 +93,7 @@ def comparison(view: View, role: str) -> dict[str, object] | None:
     confusion = Confusion.empty(IGNORE)
     with open_any(one.path) as mine, open_any(two.path) as theirs:
         for window in _windows(Window(0, 0, one.frame.height, one.frame.width)):
-            confusion += Confusion.of(_ids(theirs, window, view), _ids(mine, window, view), IGNORE)
+            confusion += Confusion.of(_ids(theirs, two.path, window), _ids(mine, one.path, window), IGNORE)
     found: dict[str, object] = {
         "pixels": confusion.pixels,
         "different": confusion.pixels - int(np.trace(confusion.counts)),
@@ -122,10 +125,8 @@ def _windows(box: Window) -> Iterator[Window]:
             yield Window(y, x, min(_ROWS, box.bottom - y), min(_COLUMNS, box.right - x))
 
 
-def _ids(dataset: OpenFile, window: Window, view: View) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _ids(dataset: OpenFile, path: Path, window: Window) -> NDArray[np.uint8]:
     """Class ids of a window of a raster."""
-    with reading(view.mask.path, "class ids"):
-        ids: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = dataset.read(
-            1, window=((window.y, window.bottom), (window.x, window.right))
-        )
+    with reading(path, "class ids"):
+        ids: NDArray[np.uint8] = dataset.read(1, window=((window.y, window.bottom), (window.x, window.right)))
     return ids

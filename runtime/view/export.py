@@ -79,13 +79,13 @@ def _tiles(view: View, zoom: int) -> Iterator[Tile]:
 def _spans(view: View, zoom: int) -> tuple[range, range]:
     """Columns and rows of the tiles that the mask touches."""
     west, south, east, north = view.mask.frame.bounds
-    last = 2**zoom - 1
+    side = 1 << zoom
 
     def column(longitude: float) -> int:
-        return min(max(math.floor((longitude + 180) / 360 * 2**zoom), 0), last)
+        return min(max(math.floor((longitude + 180) / 360 * side), 0), side - 1)
 
     def row(latitude: float) -> int:
         across = (1 - math.asinh(math.tan(math.radians(latitude))) / math.pi) / 2
-        return min(max(math.floor(across * 2**zoom), 0), last)
+        return min(max(math.floor(across * side), 0), side - 1)
 
     return range(column(west), column(east) + 1), range(row(north), row(south) + 1)

@@ -47,7 +47,7 @@ class Tile:
     y: int
 
     def __post_init__(self) -> None:
-        if not (0 <= self.zoom <= _DEEPEST and 0 <= self.x < 2**self.zoom and 0 <= self.y < 2**self.zoom):
+        if not (0 <= self.zoom <= _DEEPEST and 0 <= self.x < 1 << self.zoom and 0 <= self.y < 1 << self.zoom):
             raise InputError(subject="a tile", expected="a square of the world", found=f"{self.zoom}/{self.x}/{self.y}")
 
 
@@ -137,8 +137,8 @@ def _read(layer: Layer, tile: Tile, bands: tuple[int, ...]) -> tuple[NDArray[np.
             dtype = dataset.dtypes[0]
             return np.zeros((len(bands), TILE, TILE), dtype), np.zeros((TILE, TILE), np.bool_)
     where = [numbers.index(band) for band in bands]
-    valid = ~np.ma.getmaskarray(image.array).any(axis=0)
-    return np.ma.getdata(image.array)[where], valid
+    missing: NDArray[np.bool_] = np.logical_or.reduce(np.ma.getmaskarray(image.array), axis=0)
+    return np.ma.getdata(image.array)[where], ~missing
 
 
 def class_palette(view: View) -> NDArray[np.uint8]:

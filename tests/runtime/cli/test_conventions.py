@@ -17,7 +17,7 @@ from fctl.runtime.cli.umbrella import COMMANDS, app
 from tests.conftest import InProcess
 
 ROOT = Path(__file__).parents[3]
-NAMES = ("run", "info", "eval", "bench", "export", "train")
+NAMES = ("run", "info", "eval", "bench", "view", "export", "train")
 APPS = {entry.name: entry.load() for entry in entry_points(group=COMMANDS)}
 
 
@@ -96,7 +96,7 @@ try:
     app({[name, "--help"] if name else ["--help"]!r})
 except SystemExit as end:
     assert end.code == 0
-heavy = {{"rasterio", "numpy", "PIL", "onnxruntime", "openvino", "torch", "onnx"}} & set(sys.modules)
+heavy = {{"rasterio", "numpy", "PIL", "onnxruntime", "openvino", "torch", "onnx", "rio_tiler", "starlette"}} & set(sys.modules)
 assert not heavy, heavy
 """
     result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
