@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -65,7 +66,7 @@ class _Server:
 
     def __init__(self, view: View) -> None:
         self._view, self._names, self._description = view, names_of(view), described(view)
-        self._files = page.files()
+        self._files = {name: gzip.compress(path.read_bytes(), mtime=0) for name, path in page.files().items()}
         self._tiles = ByteCache(TILES)
         self._counted: dict[str, object] | None = None
         self._counting: anyio.Event | None = None
@@ -86,10 +87,12 @@ class _Server:
 
     async def static(self, request: Request) -> Response:
         """A file of the page, by its name."""
-        path = self._files.get(request.path_params["name"])
-        if path is None:
+        name = request.path_params["name"]
+        data = self._files.get(name)
+        if data is None:
             return _error("there is no such file", 404)
-        return Response(path.read_bytes(), media_type=page.kind_of(path.name), headers={"Cache-Control": "no-cache"})
+        headers = {"Cache-Control": "no-cache", "Content-Encoding": "gzip"}  # which every browser takes
+        return Response(data, media_type=page.kind_of(name), headers=headers)
 
     async def view(self, request: Request) -> Response:
         """What is known of the rasters."""
