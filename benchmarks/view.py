@@ -1,7 +1,7 @@
 """How fast fctl-view makes tiles, and what it takes: python -m benchmarks.view [MASK IMAGE] [--tiles 400].
 
 Without a mask, `samples/dubai.tif` is repeated to a raster of --side pixels, with ids made of its brightness. The
-server runs as a program of its own; a client asks for tiles of random places and zooms, so many at a time as browsers do.
+server runs as a program of its own; a client asks for tiles of random places and zooms, as many at a time as browsers.
 Printed are the weight of the page, the time to the first tile, tiles a second, processor time a tile, and the highest
 memory of the server.
 """
