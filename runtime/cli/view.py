@@ -96,6 +96,7 @@ def view(
 
 def _serve(files: dict[str, Path], bands: tuple[int, ...] | None, server: Server) -> None:
     """Serve the page until Ctrl-C, which is how it ends."""
+    from ..view.app import Exhibit
     from ..view.layers import open_view
     from ..view.serve import serve
 
@@ -103,7 +104,7 @@ def _serve(files: dict[str, Path], bands: tuple[int, ...] | None, server: Server
         echo(f"{address} shows {files['mask'].name}; Ctrl-C ends it")
 
     try:
-        serve(open_view(files, bands), server.host, server.port, opens=not server.no_open, tell=tell)
+        serve(Exhibit(open_view(files, bands)), server.host, server.port, opens=not server.no_open, tell=tell)
     except KeyboardInterrupt:
         return
 

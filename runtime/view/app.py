@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-import anyio
 from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -38,11 +37,37 @@ _NEVER = {"Cache-Control": "no-store"}
 _Found = TypeVar("_Found")
 
 
-def app_of(view: View, host: str) -> Starlette:
+class Exhibit:
+    """What a server shows; it may be exchanged while the server runs.
+
+    Args:
+        view: What is shown first.
+        told: Gives what is known of a run that goes on, as values that JSON knows; None where there is none.
+    """
+
+    def __init__(self, view: View, told: Callable[[], dict[str, object]] | None = None) -> None:
+        self.told = told
+        self.now = _Shown(view)
+
+    def show(self, view: View) -> None:
+        """Show something else from the next request on."""
+        self.now = _Shown(view)
+
+
+class _Shown:
+    """One view, and what was found out about it."""
+
+    def __init__(self, view: View) -> None:
+        self.view, self.names, self.description = view, names_of(view), described(view)
+        self.versions = "-".join(layer.version for layer in view.layers.values())
+        self.counted: dict[str, object] | None = None
+
+
+def app_of(exhibit: Exhibit, host: str) -> Starlette:
     """A server of what is shown; it gives out nothing else.
 
     Args:
-        view: What is shown.
+        exhibit: What is shown.
         host: The address that it is bound to, for the check of names.
 
     Returns:
@@ -51,11 +76,11 @@ def app_of(view: View, host: str) -> Starlette:
     Raises:
         FctlError: A part of the page is missing.
     """
-    server = _Server(view)
+    server = _Server(exhibit)
     routes = [
         Route("/", server.page), Route("/static/{name}", server.static), Route("/view.json", server.view),
         Route("/tiles/{layer}/{z:int}/{x:int}/{y:int}", server.tile), Route("/point", server.point),
-        Route("/counts", server.counts), Route("/areas", server.areas, methods=["POST"]),
+        Route("/counts", server.counts), Route("/areas", server.areas, methods=["POST"]), Route("/run", server.run),
     ]  # fmt: skip
     gate = Middleware(Gate, host=host, policy=page.live_policy())
     return Starlette(routes=routes, middleware=[gate], lifespan=server.lifespan)
@@ -64,22 +89,16 @@ def app_of(view: View, host: str) -> Starlette:
 class _Server:
     """Answers requests. Rasters are read in threads: tiles in as many as there are processors, counts in one."""
 
-    def __init__(self, view: View) -> None:
-        self._view, self._names, self._description = view, names_of(view), described(view)
+    def __init__(self, exhibit: Exhibit) -> None:
+        self._exhibit = exhibit
         self._files = {name: gzip.compress(path.read_bytes(), mtime=0) for name, path in page.files().items()}
         self._tiles = ByteCache(TILES)
-        self._counted: dict[str, object] | None = None
-        self._counting: anyio.Event | None = None
 
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        """Make what belongs to the running loop, and count the mask meanwhile."""
+        """Make what belongs to the running loop."""
         self._drawing, self._slow = CapacityLimiter(os.cpu_count() or 1), CapacityLimiter(1)
-        self._counting = anyio.Event()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._count)
-            yield
-            group.cancel_scope.cancel()
+        yield
 
     async def page(self, request: Request) -> Response:
         """The page."""
@@ -96,20 +115,28 @@ class _Server:
 
     async def view(self, request: Request) -> Response:
         """What is known of the rasters."""
-        return JSONResponse(self._description, headers=_NEVER)
+        shown = self._exhibit.now
+        return JSONResponse({**shown.description, "running": self._exhibit.told is not None}, headers=_NEVER)
+
+    async def run(self, request: Request) -> Response:
+        """What is known of a run that goes on."""
+        if self._exhibit.told is None:
+            return _error("there is no run", 404)
+        return JSONResponse({**self._exhibit.told(), "versions": self._exhibit.now.versions}, headers=_NEVER)
 
     async def tile(self, request: Request) -> Response:
         """One tile; nobody waits for it once the page was moved on."""
         name, place = request.path_params["layer"], [request.path_params[part] for part in "zxy"]
-        if name not in self._names:
+        shown = self._exhibit.now
+        if name not in shown.names:
             return _error("there is no such layer", 404)
-        key = (name, *place)
+        key = (shown.versions, name, *place)
         data = self._tiles.get(key)
         if data is None:
             async with self._drawing:
                 if await request.is_disconnected():
                     return Response(status_code=204)
-                picture, failed = await _tried(lambda: picture_of(self._view, name, Tile(*place)))
+                picture, failed = await _tried(lambda: picture_of(shown.view, name, Tile(*place)))
             if picture is None:
                 return _error(failed, 400)
             data = picture.data
@@ -124,34 +151,30 @@ class _Server:
             return _error("expected numbers lng and lat", 400)
         if not (-180 <= longitude <= 180 and -90 <= latitude <= 90):
             return _error("expected a longitude and a latitude", 400)
+        view = self._exhibit.now.view
         async with self._drawing:
-            found, failed = await _tried(lambda: at(self._view, longitude, latitude))
+            found, failed = await _tried(lambda: at(view, longitude, latitude))
         return _error(failed, 400) if found is None else JSONResponse(found, headers=_NEVER)
 
     async def counts(self, request: Request) -> Response:
-        """The classes of the whole mask, and how it compares with others; they come when they are counted."""
-        assert self._counting is not None
-        await self._counting.wait()
-        return JSONResponse(self._counted, headers=_NEVER)
+        """The classes of the whole mask, and how it compares with others; they are counted once."""
+        shown = self._exhibit.now
+        async with self._slow:
+            if shown.counted is None:
+                found, failed = await _tried(lambda: _all_counts(shown.view))
+                shown.counted = {"error": failed} if found is None else found
+        return JSONResponse(shown.counted, headers=_NEVER)
 
     async def areas(self, request: Request) -> Response:
         """The classes in polygons."""
-        body = b""
+        body, view = b"", self._exhibit.now.view
         async for chunk in request.stream():
             body += chunk
             if len(body) > _BODY:
                 return _error(f"expected at most {_BODY} bytes", 413)
         async with self._slow:
-            found, failed = await _tried(lambda: polygon_tables(self._view, _rings(body)))
+            found, failed = await _tried(lambda: polygon_tables(view, _rings(body)))
         return _error(failed, 400) if found is None else JSONResponse(found, headers=_NEVER)
-
-    async def _count(self) -> None:
-        """Count the mask, then compare it."""
-        assert self._counting is not None
-        async with self._slow:
-            found, failed = await _tried(lambda: _all_counts(self._view))
-        self._counted = {"error": failed} if found is None else found
-        self._counting.set()
 
 
 def _all_counts(view: View) -> dict[str, object]:

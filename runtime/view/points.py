@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ..raster.files import reading
 from ..raster.frames import samples_at
 from ..raster.source import open_any
 from ..tiling.merge import NODATA
@@ -37,7 +38,7 @@ def at(view: View, longitude: float, latitude: float) -> dict[str, object]:
     if pixel:
         found |= {"row": pixel[0], "column": pixel[1]}
     for role, layer in view.layers.items():
-        with open_any(layer.path) as dataset:
+        with open_any(layer.path) as dataset, reading(layer.path, "a pixel"):
             samples = samples_at(dataset, layer.frame, longitude, latitude)
         found[role] = None if samples is None else _said(layer, samples)
     shares = found.get("probabilities")

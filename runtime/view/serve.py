@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 from ..errors import InputError
 from ..raster.cache import decoded_cache
-from .app import app_of
-from .layers import View
+from .app import Exhibit, app_of
 
 PORT = 8790
 """Where the server listens unless it is told otherwise, or that is taken."""
@@ -20,11 +19,11 @@ _DECODED = 64 << 20  # bytes of pixels that GDAL keeps
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def serve(view: View, host: str, port: int | None, *, opens: bool, tell: Callable[[str], None]) -> None:
+def serve(exhibit: Exhibit, host: str, port: int | None, *, opens: bool, tell: Callable[[str], None]) -> None:
     """Show rasters until Ctrl-C.
 
     Args:
-        view: What is shown.
+        exhibit: What is shown.
         host: The address to listen at, such as 127.0.0.1.
         port: The port; None takes 8790, or a free one where that is taken. 0 takes a free one.
         opens: Whether the browser of this machine is opened.
@@ -36,7 +35,7 @@ def serve(view: View, host: str, port: int | None, *, opens: bool, tell: Callabl
     """
     import uvicorn
 
-    app = app_of(view, host)
+    app = app_of(exhibit, host)
     with _listening(host, port) as listening, decoded_cache(_DECODED):
         address = _address(host, listening.getsockname()[1])
         tell(address)

@@ -10,6 +10,7 @@ from rio_tiler.errors import NoOverviewWarning, TileOutsideBounds
 from rio_tiler.io import Reader
 
 from ..errors import InputError
+from ..raster.files import reading
 from ..raster.frames import TILE, shown
 from ..raster.silence import ignored
 from ..raster.source import open_any
@@ -128,7 +129,7 @@ def _read(layer: Layer, tile: Tile, bands: tuple[int, ...]) -> tuple[NDArray[np.
         method = "bilinear" if smooth else "nearest"
         numbers = tuple(dict.fromkeys(bands))  # one band may be shown as three
         try:
-            with Reader(None, dataset=placed) as reader:
+            with reading(layer.path, "a tile"), Reader(None, dataset=placed) as reader:
                 image = reader.tile(
                     tile.x, tile.y, tile.zoom, tilesize=TILE, indexes=numbers, resampling_method=method,
                     reproject_method=method,

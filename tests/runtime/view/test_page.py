@@ -28,7 +28,7 @@ if CHROMIUM is None:
 import uvicorn  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
 
-from fctl.runtime.view.app import app_of  # noqa: E402
+from fctl.runtime.view.app import Exhibit, app_of  # noqa: E402
 from fctl.runtime.view.counts import polygon_tables  # noqa: E402
 from fctl.runtime.view.export import export_page  # noqa: E402
 from fctl.runtime.view.layers import View, open_view  # noqa: E402
@@ -54,7 +54,9 @@ def view(run: Run) -> View:
 @pytest.fixture(scope="module")
 def address(view: View) -> Iterator[str]:
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app_of(view, "127.0.0.1"), log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(app_of(Exhibit(view), "127.0.0.1"), log_level="warning", timeout_graceful_shutdown=1)
+    )
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"

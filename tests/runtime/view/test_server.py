@@ -25,7 +25,7 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from fctl.runtime.errors import FctlError, RasterError  # noqa: E402
 from fctl.runtime.view import page  # noqa: E402
-from fctl.runtime.view.app import app_of  # noqa: E402
+from fctl.runtime.view.app import Exhibit, app_of  # noqa: E402
 from fctl.runtime.view.cache import ByteCache  # noqa: E402
 from fctl.runtime.view.gates import is_ours  # noqa: E402
 from fctl.runtime.view.layers import open_view  # noqa: E402
@@ -37,7 +37,7 @@ WORLD = 2 * math.pi * 6_378_137.0
 
 @contextmanager
 def serving(files: Mapping[str, Path], host: str = "127.0.0.1") -> Iterator[TestClient]:
-    with TestClient(app_of(open_view(files), host), base_url="http://127.0.0.1:8790") as client:
+    with TestClient(app_of(Exhibit(open_view(files)), host), base_url="http://127.0.0.1:8790") as client:
         yield client
 
 
@@ -311,7 +311,7 @@ def test_the_page_may_load_its_own_files_alone(client: TestClient) -> None:
 def test_a_page_without_its_library_says_so(monkeypatch: pytest.MonkeyPatch, run: Run, tmp_path: Path) -> None:
     monkeypatch.setattr(page, "STATIC", tmp_path)
     with pytest.raises(FctlError, match=r"^MapLibre GL is missing .*; install fctl again"):
-        app_of(open_view(run.files()), "127.0.0.1")
+        app_of(Exhibit(open_view(run.files())), "127.0.0.1")
 
 
 # Rasters that do not fit
