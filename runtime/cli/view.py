@@ -78,7 +78,7 @@ def view(
 
     Prints the address of the page, and ends with Ctrl-C; see docs/view.md.
     """
-    _check_packages()
+    check_packages("fctl-view")
     given = {
         "mask": mask, "image": image, "other": beside.other, "labels": beside.labels, "confidence": beside.confidence,
         "probabilities": beside.probabilities,
@@ -128,13 +128,20 @@ def _export(files: dict[str, Path], bands: tuple[int, ...] | None, path: Path, p
     echo(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB, down to zoom {zoom}")
 
 
-def _check_packages() -> None:
-    """Refuse in one line where the extra is missing."""
+def check_packages(who: str) -> None:
+    """Refuse in one line where the extra is missing.
+
+    Args:
+        who: The command or option that needs it.
+
+    Raises:
+        FctlError: A package is missing.
+    """
     from .. import remedies
 
     for package in _NEEDED:
         if find_spec(package) is None:
-            raise FctlError(f"fctl-view needs {package}, which is not installed", remedy=remedies.install("view"))
+            raise FctlError(f"{who} needs {package}, which is not installed", remedy=remedies.install("view"))
 
 
 view_app = command(view, examples=("image_mask.tif image.tif", "image_mask.tif image.tif --export page.html"))

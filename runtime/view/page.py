@@ -14,7 +14,7 @@ from ..errors import FctlError
 STATIC = Path(__file__).parent / "static"
 """The folder of the page's files."""
 
-_MODULES = ("main", "state", "source", "png", "pane", "panes", "draw", "panel", "popup", "keys")
+_MODULES = ("main", "state", "source", "png", "pane", "panes", "draw", "panel", "popup", "keys", "run")
 _LIBRARY = ("maplibre-gl.js", "maplibre-gl.css")
 _KINDS = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 

@@ -8,6 +8,8 @@ import threading
 import webbrowser
 from collections.abc import Callable
 
+import uvicorn
+
 from ..errors import InputError
 from ..raster.cache import decoded_cache
 from .app import Exhibit, app_of
@@ -19,7 +21,15 @@ _DECODED = 64 << 20  # bytes of pixels that GDAL keeps
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def serve(exhibit: Exhibit, host: str, port: int | None, *, opens: bool, tell: Callable[[str], None]) -> None:
+def serve(
+    exhibit: Exhibit,
+    host: str,
+    port: int | None,
+    *,
+    opens: bool,
+    tell: Callable[[str], None],
+    ended: threading.Event | None = None,
+) -> None:
     """Show rasters until Ctrl-C.
 
     Args:
@@ -28,13 +38,12 @@ def serve(exhibit: Exhibit, host: str, port: int | None, *, opens: bool, tell: C
         port: The port; None takes 8790, or a free one where that is taken. 0 takes a free one.
         opens: Whether the browser of this machine is opened.
         tell: Is given the page's address once it can be opened.
+        ended: What ends it too, once it is set; None for Ctrl-C alone.
 
     Raises:
         InputError: Nobody can listen there.
         FctlError: A part of the page is missing.
     """
-    import uvicorn
-
     app = app_of(exhibit, host)
     with _listening(host, port) as listening, decoded_cache(_DECODED):
         address = _address(host, listening.getsockname()[1])
@@ -44,7 +53,16 @@ def serve(exhibit: Exhibit, host: str, port: int | None, *, opens: bool, tell: C
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1, ws="none"
         )
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        if ended:
+            threading.Thread(target=_end, args=(server, ended), daemon=True).start()
+        server.run(sockets=[listening])
+
+
+def _end(server: uvicorn.Server, ended: threading.Event) -> None:
+    """End a server once something is over."""
+    ended.wait()
+    server.should_exit = True
 
 
 def _address(host: str, port: int) -> str:

@@ -5,6 +5,7 @@ import { offerKeys } from "fctl/keys.js";
 import { makePanel, showCounts } from "fctl/panel.js";
 import { makePanes } from "fctl/panes.js";
 import { tell } from "fctl/popup.js";
+import { followRun } from "fctl/run.js";
 import { offerTiles, readCounts, readView } from "fctl/source.js";
 import { onChange, readLink, state } from "fctl/state.js";
 
@@ -24,6 +25,7 @@ async function start() {
   by("fit").addEventListener("click", () => panes[0].fit());
   by("copy").addEventListener("click", copyLink);
   panes[0].map.once("idle", () => document.body.classList.add("ready"));
+  if (view.running) followRun(view, panes);
   readCounts().then((counts) => showCounts(view, counts), (error) => showCounts(view, { error: error.message }));
 }
 

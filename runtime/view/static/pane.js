@@ -50,6 +50,14 @@ export class Pane {
     this.#shown = { ...wanted, opacity, offKey };
   }
 
+  /** Asks for all tiles anew, for the rasters are others now. */
+  async refresh() {
+    await this.#ready;
+    for (const [id, name] of [["below", this.#shown.image], ["over", this.#shown.over]]) {
+      this.#map.getSource(id)?.setTiles([this.#address(name)]);
+    }
+  }
+
   /** Draws corners; closed, as a polygon. */
   async draw(corners, closed) {
     await this.#ready;

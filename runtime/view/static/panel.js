@@ -28,7 +28,7 @@ export const pixels = (count) => `${WHOLE.format(count)} px`;
 
 /** Fills the panel, and keeps it as the state is. */
 export function makePanel(view) {
-  by("title").textContent = document.title = view.title;
+  by("title").textContent = document.title = (view.running && view.files.image) || view.title;
   by("title").title = Object.values(view.files).join(", ");
   for (const pick of [by("pick-left"), by("pick-right")]) {
     for (const layer of view.layers) pick.append(element("option", { text: layer.title, value: layer.name }));
@@ -81,7 +81,8 @@ export function showCounts(view, counts) {
   const whole = counts.classes.reduce((sum, row) => sum + row.pixels, 0);
   const ground = counts.classes.reduce((sum, row) => sum + (row.hectares ?? 0), 0);
   const size = counts.classes.some((row) => row.hectares !== null) ? `, ${hectares(ground)}` : "";
-  by("total").textContent = `${pixels(whole)}${size}${counts.nodata ? `; ${pixels(counts.nodata)} without data` : ""}`;
+  const none = counts.nodata ? `; ${pixels(counts.nodata)} without data` : "";
+  by("total").textContent = view.running && !view.over ? `so far${size}` : `${pixels(whole)}${size}${none}`;
   showComparison(counts);
 }
 

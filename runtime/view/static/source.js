@@ -18,6 +18,11 @@ export async function readCounts() {
   return content ? content.counts : answer(await fetch("counts"));
 }
 
+/** What is known of a run that goes on. */
+export async function readRun() {
+  return answer(await fetch("run"));
+}
+
 /** What all rasters say of a place. */
 export async function readPoint(view, lng, lat) {
   if (!content) return answer(await fetch(`point?lng=${lng}&lat=${lat}`));
@@ -37,10 +42,9 @@ export async function readAreas(polygon) {
 
 /** Lets MapLibre ask for tiles as fctl://NAME/Z/X/Y, with the classes left out that are switched off. */
 export function offerTiles(view, off) {
-  const layers = new Map(view.layers.map((layer) => [layer.name, layer]));
   maplibregl.addProtocol("fctl", async ({ url }, { signal }) => {
     const path = url.slice("fctl://".length).split("?")[0];
-    const layer = layers.get(path.split("/")[0]);
+    const layer = view.layers.find(({ name }) => name === path.split("/")[0]);
     const data = content ? embedded(path) : await fetched(`tiles/${path}?v=${layer.version}`, signal);
     return { data: data && layer.classes ? without(data, off()) : data };
   });
