@@ -15,7 +15,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image
-from rasterio.transform import from_origin
+from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 
 for package in ("rio_tiler", "starlette", "shapely", "pyogrio", "httpx"):
@@ -27,6 +27,7 @@ from fctl.runtime.errors import FctlError, RasterError  # noqa: E402
 from fctl.runtime.view import page  # noqa: E402
 from fctl.runtime.view.app import Exhibit, app_of  # noqa: E402
 from fctl.runtime.view.cache import ByteCache  # noqa: E402
+from fctl.runtime.view.export import export_page  # noqa: E402
 from fctl.runtime.view.gates import is_ours  # noqa: E402
 from fctl.runtime.view.layers import open_view  # noqa: E402
 from tests.conftest import write_geotiff  # noqa: E402
@@ -206,6 +207,81 @@ def test_a_click_tells_what_the_rasters_hold(client: TestClient, run: Run) -> No
         assert (found["x"], found["y"]) == pytest.approx(
             (300000 + (column + 0.5) / 2, 2780000 - (row + 0.5) / 2), abs=1e-3
         )
+
+
+@pytest.mark.parametrize(
+    ("crs", "place"),
+    [
+        ("EPSG:4326", Affine(1e-4, 0, 11.2, 0, -1e-4, 48.3)),
+        ("EPSG:32640", Affine(0.4, 0.3, 300000, 0.3, -0.4, 2780000)),  # turned
+        ("EPSG:32733", Affine(10, 0, 500000, 0, 10, 6200000)),  # upside down
+        ("EPSG:3413", Affine(30, 0, -400000, 0, -30, -1200000)),  # around the pole
+        ("EPSG:2056", Affine(0.1, 0, 2600000, 0, -0.1, 1200000)),
+        ("EPSG:2263", Affine(3, 0, 980000, 0, -3, 200000)),  # in feet
+    ],
+)
+def test_rasters_of_all_systems_lie_where_they_are_clicked(tmp_path: Path, crs: str, place: Affine) -> None:
+    pixels = np.kron(pattern(10, 9)[:, :, 0], np.ones((20, 20), np.uint8))[:, :, None]
+    path = write_geotiff(tmp_path / "mask.tif", pixels, crs=crs, transform=place, nodata=255)
+    rows, columns = np.random.default_rng(6).integers(0, 180, (2, 20))
+    places = degrees(path, (columns + 0.5).tolist(), (rows + 0.5).tolist())
+    with serving({"mask": path}) as client:
+        view = client.get("/view.json").json()
+        assert (view["placed"], view["system"]) == (True, crs)
+        zoom = view["layers"][0]["maxzoom"]
+        for row, column, (lng, lat) in zip(rows.tolist(), columns.tolist(), places, strict=True):
+            found = client.get("/point", params={"lng": lng, "lat": lat}).json()
+            assert (found["row"], found["column"], found["mask"]) == (row, column, pixels[row, column, 0])
+        row, column = 70, 90  # the middle of a block
+        ((lng, lat),) = degrees(path, [column + 0.0], [row + 0.0])
+        x, y = tile_at(lng, lat, zoom)
+        down = (1 - math.asinh(math.tan(math.radians(lat))) / math.pi) / 2 * 2**zoom
+        tile = values(client, "mask", zoom, x, y)
+        assert tile[int((down - y) * 256), int(((lng + 180) / 360 * 2**zoom - x) * 256)] == pixels[row, column, 0]
+
+
+def test_a_click_on_a_raster_without_a_place_tells_its_pixel(tmp_path: Path) -> None:
+    pixels = pattern()
+    mask = write_geotiff(tmp_path / "mask.tif", pixels, crs=None, transform=None)
+    image = write_geotiff(tmp_path / "image.tif", np.repeat(pixels * 40, 3, axis=2), crs=None, transform=None)
+    with serving({"mask": mask, "image": image}) as client:
+        west, south, east, north = client.get("/view.json").json()["bounds"]
+        lng = west + (east - west) * 123.5 / 280
+        plane = [math.asinh(math.tan(math.radians(edge))) for edge in (north, south)]
+        lat = math.degrees(math.atan(math.sinh(plane[0] + (plane[1] - plane[0]) * 77.5 / 300)))
+        found = client.get("/point", params={"lng": lng, "lat": lat}).json()
+        ring = [[west, south], [east, south], [east, north], [west, north]]
+        table = client.post("/areas", json={"polygons": [ring]}).json()["polygons"][0]
+    assert (found["row"], found["column"], found["x"]) == (77, 123, None)
+    assert found["mask"] == pixels[77, 123, 0]
+    assert found["image"] == [pixels[77, 123, 0] * 40] * 3
+    assert [row["pixels"] for row in table["classes"][:5]] == np.bincount(pixels.ravel()).tolist()
+    assert {row["hectares"] for row in table["classes"]} == {None}
+
+
+def test_a_damaged_raster_is_told_in_one_line(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mask.tif"
+    path.write_bytes(run.mask.read_bytes())
+    with serving({"mask": path}) as client:
+        west, south, east, north = client.get("/view.json").json()["bounds"]
+        x, y = tile_at((west + east) / 2, (south + north) / 2, 18)
+        path.write_bytes(run.mask.read_bytes()[:2000])
+        for answer in (client.get(f"/tiles/mask/18/{x}/{y}"), client.get("/counts")):
+            text = answer.json()["error"]
+            assert text
+            assert "\n" not in text
+            assert "Traceback" not in text
+
+
+def test_names_of_strangers_end_no_element(tmp_path: Path) -> None:
+    name = "</script><script>alert(1)</script>"
+    path = write_geotiff(tmp_path / "mask.tif", np.zeros((9, 9, 1), np.uint8))
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(FCTL_CLASSES=json.dumps({"0": name}))
+    export_page(open_view({"mask": path}), tmp_path / "page.html", zoom=3)
+    text = (tmp_path / "page.html").read_text("utf-8")
+    assert name not in text
+    assert "\\u003c/script>\\u003cscript>alert(1)" in text
 
 
 def test_a_click_beside_the_mask_tells_nothing(client: TestClient) -> None:
