@@ -69,7 +69,7 @@ def _served(mask: Path, image: Path, count: int) -> list[tuple[str, str]]:
             assert address is not None
             port = int(address[1])
             view = json.loads(_get(port, "/view.json"))
-            tiles = _places(view, count)
+            tiles = _places(view["bounds"], {layer["name"]: layer["maxzoom"] for layer in view["layers"]}, count)
             _get(port, tiles[0])
             first = time.perf_counter() - began
             _get(port, "/counts")
@@ -111,17 +111,18 @@ def _get(port: int, path: str) -> bytes:
     return data
 
 
-def _places(view: dict[str, object], count: int) -> list[str]:
-    """Tiles at random places and zooms, mask and image by turns; none twice where there are enough."""
+def _places(bounds: tuple[float, float, float, float], zooms: dict[str, int], count: int) -> list[str]:
+    """Tiles at random places and zooms, of each layer by turns; none twice where there are enough."""
     rng = random.Random(0)
-    west, south, east, north = view["bounds"]  # type: ignore[misc]
+    west, south, east, north = bounds
     found: dict[str, None] = {}
     for number in range(100 * count):
-        layer = view["layers"][number % 2]  # type: ignore[index]
-        zoom = layer["maxzoom"] - rng.choice((0, 0, 0, 1, 1, 2, 3))
+        name = list(zooms)[number % len(zooms)]
+        side = 1 << max(0, zooms[name] - rng.choice((0, 0, 0, 1, 1, 2, 3)))
         longitude, latitude = rng.uniform(west, east), rng.uniform(south, north)
         down = (1 - math.asinh(math.tan(math.radians(latitude))) / math.pi) / 2
-        found[f"/tiles/{layer['name']}/{zoom}/{int((longitude + 180) / 360 * 2**zoom)}/{int(down * 2**zoom)}"] = None
+        x, y = int((longitude + 180) / 360 * side), int(down * side)
+        found[f"/tiles/{name}/{side.bit_length() - 1}/{x}/{y}"] = None
         if len(found) == count:
             break
     return list(found)

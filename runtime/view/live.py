@@ -93,8 +93,8 @@ class Watch:
         self._image, self._run = Path(str(told.order["image"])), Path(str(told.order["folder"]))
         self._seen: set[str] = set()
         with open_any(self._image) as dataset:
-            shape, place = dataset.shape, georeference_of(dataset)
-        self._canvas = Canvas(*shape, place, _classes(told.order["classes"]))
+            classes = _classes(told.order["classes"])
+            self._canvas = Canvas(int(dataset.height), int(dataset.width), georeference_of(dataset), classes)
         self._next = 0.0
         self.view = self._drawn()
 
