@@ -2,9 +2,10 @@
 
 import { showAreas } from "fctl/panel.js";
 import { live, readAreas } from "fctl/source.js";
-import { change, state } from "fctl/state.js";
+import { change, PLACES, state } from "fctl/state.js";
 
 const NEAR = 14; // pixels from the first corner that close the polygon
+const kept = (degrees) => Number(degrees.toFixed(PLACES)); // a link has the very polygon that was counted
 const by = (id) => document.getElementById(id);
 
 export class Drawing {
@@ -42,7 +43,7 @@ export class Drawing {
     const first = this.#corners[0] && map.project(this.#corners[0]);
     if (this.#corners.length > 2 && first.dist(event.point) < NEAR) return this.finish();
     const last = this.#corners.at(-1) && map.project(this.#corners.at(-1));
-    if (!last || last.dist(event.point) > 2) this.#corners.push([event.lngLat.lng, event.lngLat.lat]);
+    if (!last || last.dist(event.point) > 2) this.#corners.push([event.lngLat.lng, event.lngLat.lat].map(kept));
     this.#redraw();
   }
 

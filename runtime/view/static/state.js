@@ -1,5 +1,8 @@
 // What is shown, in one object; the link in the address bar keeps it.
 
+/** Decimal places of the degrees of polygons in a link: a tenth of a millimetre. */
+export const PLACES = 9;
+
 const MODES = ["overlay", "swipe", "side"];
 
 export const state = {
@@ -35,7 +38,7 @@ export function keepLink() {
   if (!state.image) parts.set("image", "off");
   if (state.off.size) parts.set("off", [...state.off].sort((a, b) => a - b).join(","));
   if (state.mode === "swipe") parts.set("divider", Math.round(state.divider));
-  if (state.polygon.length) parts.set("area", state.polygon.map((corner) => corner.map((n) => n.toFixed(7)).join(",")).join(";"));
+  if (state.polygon.length) parts.set("area", state.polygon.map((corner) => corner.map((n) => n.toFixed(PLACES)).join(",")).join(";"));
   history.replaceState(null, "", `#${decodeURIComponent(parts.toString())}`);
 }
 

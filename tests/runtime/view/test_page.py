@@ -35,6 +35,8 @@ from fctl.runtime.view.layers import View, open_view  # noqa: E402
 from tests.runtime.view.conftest import Run, degrees  # noqa: E402
 
 PATIENCE = 30_000  # milliseconds: the graphics are computed by a slow processor
+WIDE, HIGH = 760, 440  # of the page: small, for the same reason
+X, Y = WIDE // 2, HIGH // 2  # its middle, which links name
 FLAGS = ["--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--no-sandbox"]
 
 
@@ -67,7 +69,7 @@ def address(view: View) -> Iterator[str]:
 @contextmanager
 def opened(browser: Browser, url: str, **settings: Any) -> Iterator[tuple[Page, list[str]]]:
     """The page once its tiles are there; what the console said of trouble; addresses that were asked for."""
-    context: BrowserContext = browser.new_context(viewport={"width": 900, "height": 600}, **settings)
+    context: BrowserContext = browser.new_context(viewport={"width": WIDE, "height": HIGH}, **settings)
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
     trouble: list[str] = []
@@ -123,34 +125,22 @@ def link_to(run: Run, row: int, column: int, zoom: float = 20) -> str:
 
 def test_the_page_shows_the_class_that_a_click_tells(browser: Browser, address: str, run: Run, view: View) -> None:
     row, column = plain(run)
-    expected = view.classes[ids(run)[row, column]]
-    with opened(browser, f"{address}{link_to(run, row, column)}&opacity=100") as (page, trouble):
-        assert page.title() == "mask.tif"
-        until(page, lambda: off_by(page, 450, 300, expected.colour) <= 2)
-        page.mouse.click(450, 300)
-        told = page.wait_for_selector(".told h3[data-id]")
-        assert told.get_attribute("data-id") == str(ids(run)[row, column])
-        text = page.inner_text(".told")
-        assert expected.name in text
-        assert f"{row}, {column}" in text
-        assert trouble == []
-
-
-def test_the_legend_has_the_shares_of_the_statistics(browser: Browser, address: str, run: Run) -> None:
-    expected = [f"{row['share'] * 100:.1f} %" for row in json.loads(run.stats.read_text())["classes"]]
-    with opened(browser, address) as (page, trouble):
-        page.wait_for_selector("#classes .figure")
-        assert page.locator("#classes .figure:nth-of-type(2)").all_inner_texts() == expected
-        assert trouble == []
-
-
-def test_a_class_that_is_off_is_not_shown(browser: Browser, address: str, run: Run, view: View) -> None:
-    row, column = plain(run)
     index = int(ids(run)[row, column])
+    info = view.classes[index]
     with opened(browser, f"{address}{link_to(run, row, column)}&opacity=100&image=off") as (page, trouble):
-        until(page, lambda: off_by(page, 450, 300, view.classes[index].colour) <= 2)
+        assert page.title() == "mask.tif"
+        until(page, lambda: off_by(page, X, Y, info.colour) <= 2)
+        page.mouse.click(X, Y)
+        assert page.wait_for_selector(".told h3[data-id]").get_attribute("data-id") == str(index)
+        text = page.inner_text(".told")
+        assert info.name in text
+        assert f"{row}, {column}" in text
+        page.keyboard.press("Escape")
+        page.wait_for_selector("#classes .figure")
+        expected = [f"{row['share'] * 100:.1f} %" for row in json.loads(run.stats.read_text())["classes"]]
+        assert page.locator("#classes .figure:nth-of-type(2)").all_inner_texts() == expected
         page.locator(f'#classes input[value="{index}"]').uncheck()
-        until(page, lambda: off_by(page, 450, 300, view.classes[index].colour) > 20)
+        until(page, lambda: off_by(page, X, Y, info.colour) > 20)
         assert f"off={index}" in page.url
         assert trouble == []
 
@@ -158,25 +148,25 @@ def test_a_class_that_is_off_is_not_shown(browser: Browser, address: str, run: R
 def test_the_divider_swipes_between_image_and_mask(browser: Browser, address: str, run: Run, view: View) -> None:
     row, column = plain(run)
     colour = view.classes[ids(run)[row, column]].colour
-    link = f"{link_to(run, row, column)}&opacity=100&mode=swipe&left=image&show=mask&divider=40"
+    link = f"{link_to(run, row, column)}&opacity=100&mode=swipe&left=image&show=mask&divider=46"
     with opened(browser, address + link) as (page, trouble):
-        until(page, lambda: off_by(page, 450, 300, colour) <= 2)
-        page.mouse.move(360, 200)
+        until(page, lambda: off_by(page, X, Y, colour) <= 2)
+        page.mouse.move(0.46 * WIDE, 200)
         page.mouse.down()
-        page.mouse.move(600, 200, steps=3)
+        page.mouse.move(0.8 * WIDE, 200, steps=3)
         page.mouse.up()
-        assert page.get_attribute("#divider", "aria-valuenow") == "67"
-        until(page, lambda: off_by(page, 450, 300, colour) > 20)
+        assert page.get_attribute("#divider", "aria-valuenow") == "80"
+        until(page, lambda: off_by(page, X, Y, colour) > 20)
         page.keyboard.press("ArrowRight")
-        assert page.get_attribute("#divider", "aria-valuenow") == "69"
-        assert "divider=69" in page.url
+        assert page.get_attribute("#divider", "aria-valuenow") == "82"
+        assert "divider=82" in page.url
         assert trouble == []
 
 
 def test_a_drawn_polygon_has_the_areas_of_the_statistics(browser: Browser, address: str, view: View) -> None:
     with opened(browser, address) as (page, trouble):
         page.keyboard.press("p")
-        for x, y in ((560, 150), (700, 200), (680, 420), (520, 380)):
+        for x, y in ((480, 110), (600, 150), (590, 320), (440, 290)):
             page.mouse.click(x, y)
         page.keyboard.press("Enter")
         page.wait_for_selector("#areas tr[data-id]")
@@ -187,16 +177,14 @@ def test_a_drawn_polygon_has_the_areas_of_the_statistics(browser: Browser, addre
         ring = [(float(lng), float(lat)) for lng, lat in (corner.split(",") for corner in corners[1].split(";"))]
         assert len(ring) == 4
         assert trouble == []
-        address = page.url
     ((table,),) = polygon_tables(view, [ring]).values()  # type: ignore[misc]  # test_server.py compares it with a run's
     assert found == {row["id"]: row["pixels"] for row in table["classes"] if row["pixels"]}  # type: ignore[index]
-    with opened(browser, address) as (page, _):  # the link keeps it
-        page.wait_for_selector("#areas tr[data-id]")
-        assert page.locator("#areas tr[data-id]").count() == len(found)
 
 
-def test_two_masks_lie_side_by_side_and_move_together(browser: Browser, address: str) -> None:
-    with opened(browser, f"{address}#mode=side&left=mask&show=differences", color_scheme="dark") as (page, trouble):
+def test_two_masks_lie_side_by_side_and_the_link_keeps_the_area(browser: Browser, address: str, run: Run) -> None:
+    ring = ";".join(f"{lng:.9f},{lat:.9f}" for lng, lat in run.ring)
+    link = f"{address}#mode=side&left=mask&show=differences&area={ring}"
+    with opened(browser, link, color_scheme="dark") as (page, trouble):
         assert [page.inner_text("#tag-left"), page.inner_text("#tag-right")] == ["Mask", "Differences"]
         boxes = [page.locator(f"#{name} canvas").bounding_box() for name in ("left", "right")]
         assert boxes[0] is not None
@@ -205,9 +193,13 @@ def test_two_masks_lie_side_by_side_and_move_together(browser: Browser, address:
         zoom = "Number(new URLSearchParams(location.hash.slice(1)).get('zoom'))"
         until(page, lambda: page.evaluate(zoom) > 0)  # the right map's
         before = page.evaluate(zoom)
-        page.mouse.move(400, 300)  # on the left one
+        page.mouse.move(X - 20, Y)  # on the left one
         page.mouse.wheel(0, -300)
         until(page, lambda: page.evaluate(zoom) > before)
+        page.wait_for_selector("#areas tr[data-id]")
+        rows = page.locator("#areas tr[data-id]").all()
+        expected = json.loads(run.stats_of_polygon.read_text())["polygons"][0]["classes"]
+        assert [row.get_attribute("data-pixels") for row in rows] == [str(row["pixels"]) for row in expected]
         assert trouble == []
 
 
@@ -235,10 +227,10 @@ def test_a_page_of_one_file_needs_nobody(browser: Browser, run: Run, tmp_path: P
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
         info = view.classes[ids(run)[row, column]]
-        until(page, lambda: off_by(page, 450, 300, info.colour) <= 2)
-        page.mouse.click(450, 300)
+        until(page, lambda: off_by(page, X, Y, info.colour) <= 2)
+        page.mouse.click(X, Y)
         assert page.wait_for_selector(".told h3[data-id]").inner_text() == info.name
         page.locator(f'#classes input[value="{ids(run)[row, column]}"]').uncheck()
-        until(page, lambda: off_by(page, 450, 300, info.colour) > 20)
+        until(page, lambda: off_by(page, X, Y, info.colour) > 20)
         assert [name for name in asked if not name.startswith(("data:", "blob:"))] == []
         assert trouble == []
