@@ -175,6 +175,6 @@ def _classes_of(dataset: OpenFile) -> tuple[ClassInfo, ...]:
 def _colours() -> Iterator[tuple[int, int, int]]:
     """A colour for every id, neighbours far from each other."""
     for index in range(NODATA):
-        hue, light = index * 0.618034 % 1, 0.5 + 0.12 * (index % 3 - 1)
+        hue, light = index * 0.618034 % 1, (0.5, 0.68, 0.34)[index // 5 % 3]  # hues come again, about
         red, green, blue = (np.array(colorsys.hls_to_rgb(hue, light, 0.65)) * 255).astype(int).tolist()
         yield red, green, blue

@@ -110,8 +110,9 @@ function shapes(corners, closed) {
 
 function padding() {
   const panel = document.getElementById("panel").getBoundingClientRect();
+  const stage = document.getElementById("stage").getBoundingClientRect();
   const sheet = panel.width > innerWidth * 0.8;
   return sheet
-    ? { top: 16, left: 16, right: 16, bottom: Math.min(panel.height, innerHeight * 0.5) + 16 }
+    ? { top: 16, left: 16, right: 16, bottom: Math.min(stage.bottom - panel.top, stage.height * 0.5) + 16 }
     : { top: 24, bottom: 32, right: 56, left: Math.min(panel.right, innerWidth * 0.5) + 24 };
 }

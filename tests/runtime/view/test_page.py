@@ -32,7 +32,7 @@ from fctl.runtime.view.app import Exhibit, app_of  # noqa: E402
 from fctl.runtime.view.counts import polygon_tables  # noqa: E402
 from fctl.runtime.view.export import export_page  # noqa: E402
 from fctl.runtime.view.layers import View, open_view  # noqa: E402
-from tests.runtime.view.conftest import Run, degrees  # noqa: E402
+from tests.runtime.view.conftest import HEIGHT, WIDTH, Run, degrees  # noqa: E402
 
 PATIENCE = 30_000  # milliseconds: the graphics are computed by a slow processor
 WIDE, HIGH = 760, 440  # of the page: small, for the same reason
@@ -53,17 +53,23 @@ def view(run: Run) -> View:
     return open_view(run.files("image", "other", "confidence", "probabilities"))
 
 
-@pytest.fixture(scope="module")
-def address(view: View) -> Iterator[str]:
+@contextmanager
+def served(exhibit: Exhibit) -> Iterator[str]:
+    """The address of a server."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app_of(Exhibit(view), "127.0.0.1"), log_level="warning", timeout_graceful_shutdown=1)
-    )
+    config = uvicorn.Config(app_of(exhibit, "127.0.0.1"), log_level="warning", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def address(view: View) -> Iterator[str]:
+    with served(Exhibit(view)) as address:
+        yield address
 
 
 @contextmanager
@@ -215,6 +221,23 @@ def test_the_page_is_readable_on_a_phone(browser: Browser, address: str) -> None
         small = page.evaluate("""[...document.querySelectorAll("#panel button, #classes label")].filter((one) =>
             one.offsetParent && !one.closest("h2") && one.getBoundingClientRect().height < 32).length""")
         assert small == 0
+        assert trouble == []
+
+
+def test_the_page_follows_a_run(browser: Browser, run: Run, view: View) -> None:
+    told = {"done": 3, "total": 8, "speed": 2.5, "left": 200, "memory": 1_500_000_000, "over": False}
+    other = View(
+        layers={"mask": view.layers["other"]}, classes=view.classes, is_named=True, georeference=view.georeference
+    )
+    exhibit = Exhibit(other, lambda: told)
+    with served(exhibit) as address, opened(browser, address) as (page, trouble):
+        until(page, lambda: page.inner_text("#run") == "37 %\n2.5 patches/s · 1.5 GB · 3 min left")
+        until(page, lambda: page.inner_text("#total").startswith("so far, "))
+        told |= {"done": 8, "over": True}
+        exhibit.show(view)
+        until(page, lambda: page.inner_text("#run-share") == "done")
+        until(page, lambda: page.inner_text("#total").startswith(f"{HEIGHT * WIDTH:,} px"))
+        assert page.get_attribute("#run-bar", "aria-valuenow") == "100"
         assert trouble == []
 
 

@@ -361,7 +361,7 @@ def test_a_link_from_elsewhere_opens_the_page_alone(client: TestClient) -> None:
     "path",
     [
         "/static/../layers.py", "/static/..%2flayers.py", "/static/%2e%2e/layers.py", "/static/vendor/maplibre-gl.js",
-        "/static/page.html", "/../../etc/passwd", "/tiles/..%2f..%2fetc/0/0/0", "/tiles/image.tif/0/0/0",
+        "/static/page.html", "/../../etc/passwd", "/tiles/..%2f..%2fetc/0/0/0", "/tiles/image.tif/0/0/0", "/run",
     ],
 )  # fmt: skip
 def test_nothing_else_is_given_out(client: TestClient, path: str) -> None:
