@@ -70,8 +70,9 @@ def main() -> None:
 
 
 def _graphs(name: str) -> tuple[Literal["staged", "fused"], ...]:
-    """The kinds of graphs to build: both of presets that have contexts."""
-    return ("staged", "fused") if name in PRESETS and PRESETS[name].network.contexts else ("staged",)
+    """The kinds of graphs to build: both of presets that have contexts, unless these take two passes over a scene."""
+    contexts = PRESETS[name].network.contexts if name in PRESETS else ()
+    return ("staged", "fused") if contexts and not any(context.gathers for context in contexts) else ("staged",)
 
 
 def rows(bundle: Bundle, folder: Path, options: BuildOptions, gate: bool) -> Iterator[list[str]]:

@@ -17,15 +17,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from fctl.calib.macs import macs
+from fctl.calib.plain import plain
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.graphs import frozen
-from fctl.model.interface import ContextNetwork
+from fctl.model.interface import ContextNetwork, SharingNetwork
 from fctl.model.presets import PRESETS
 from fctl.model.serving.module_network import ModuleNetwork
+from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.errors import EngineError
 from fctl.runtime.segment.batches import PatchBatch, on_host
@@ -126,7 +130,7 @@ def row(name: str, width: float, rounds: int, folder: Path) -> list[str]:
     made = make_preset(name, folder, classes=CLASSES, width=width)
     bundle, network, manifest = made.bundle, made.network, made.bundle.manifest
     batch = sample_patches(manifest, shipped_images(), 1, seed=1)[0]
-    work = count(network, batch)
+    work = count_graphs(bundle) if isinstance(network, SharingNetwork) else count(network, batch)
     speeds = speeds_of(bundle, network, batch, rounds)
     base = speeds.get("onnxruntime fp32")
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
@@ -150,11 +154,22 @@ def count(network: ContextNetwork, batch: PatchBatch) -> Work:
     }
 
     def of(*parts: str) -> float:
-        return sum(totals.get(f"FCtL.{part}", 0.0) for part in parts)
+        return sum(totals.get(f"{type(exported).__name__}.{part}", 0.0) for part in parts)
 
     contexts = of(*(f"context_encoders.{name}" for name in network.config.context_names))
     patch, decoder = of("encoder"), of("decoder")
     return Work(patch, contexts, totals["Global"] - patch - contexts - decoder, decoder)
+
+
+def count_graphs(bundle: Bundle) -> Work:
+    """Count the work of graphs that hand maps to each other: of the segmenter, and of those before it, once each."""
+    found = {graph.role: _giga(bundle.folder / graph.file) for graph in bundle.manifest.graphs}
+    segmenter = found.pop(SEGMENTER)
+    return Work(segmenter, sum(found.values()), 0.0, 0.0)
+
+
+def _giga(path: Path) -> float:
+    return sum(macs(plain(onnx.load(path), path.name, "fp32")).values()) / 1e9
 
 
 def speeds_of(bundle: Bundle, network: ContextNetwork, batch: PatchBatch, rounds: int) -> dict[str, float]:

@@ -4,6 +4,8 @@ Each preset is run three ways on one raster, with random weights: with every con
 with contexts encoded once a raster ("shared"), and as the same network without contexts. `default` is the bundle that
 comes with fctl, beside a network without contexts of the same preset. Rounds alternate between the ways; medians are
 printed, with ratios to the network without contexts, and the share of pixels that keep their class.
+
+With `--work`, nothing is run: the multiplications of shared contexts are counted, to tell why the ratio is what it is.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from fctl.runtime.segment.opening import load_network
 
 from .parts.networks import mask_of, mosaic
 from .parts.random_weights import make_network, make_preset
+from .parts.shared_work import shared_work
 from .parts.timing import Timed
 
 _PRESETS = ("default", "fctl-lite0")
@@ -41,11 +44,32 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=float, default=1.0, help="of the networks with random weights")
+    parser.add_argument("--work", action="store_true", help="count multiplications instead of seconds")
     arguments = parser.parse_args()
+    if arguments.work:
+        _count(arguments)
+        return
     print(f"| network | way | seconds | ratio | processor seconds | ratio | same class as exact |\n|{'---|' * 7}")
     for name in arguments.presets:
         with tempfile.TemporaryDirectory(prefix="fctl-") as folder:
             _measure(name, Path(folder), arguments)
+
+
+def _count(arguments: argparse.Namespace) -> None:
+    """Print the work of every preset at full width."""
+    titles = (
+        "network", "pixels", "patches", "a patch without contexts", "what contexts add to it", "windows",
+        "all windows", "of the raster's pixels once", "ratio", "ratio with these alone",
+    )  # fmt: skip
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    for name in arguments.presets:
+        work = shared_work(PRESETS["fctl-lite0" if name == "default" else name], arguments.side)
+        cells = (
+            name, f"{arguments.side}²", str(work.patches), f"{work.alone:.1f}", f"{work.fusion:.1f}",
+            str(work.windows), f"{work.encoding:.0f}", f"{work.needed:.0f}", f"{work.ratio(work.encoding):.2f}",
+            f"{work.ratio(work.needed):.2f}",
+        )  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import SEGMENTER, Context, Manifest
 from fctl.runtime.segment.batches import PatchBatch, Positions, joined, on_host
-from fctl.runtime.segment.network import Features, Network, Scores, segmenter_inputs
+from fctl.runtime.segment.network import Features, Network, Scores, gathering_inputs, segmenter_inputs
+from fctl.runtime.segment.passes import Maps
 from fctl.runtime.tiling.turns import Windows
 
 from .onnx_session import InferenceSession
@@ -57,13 +58,28 @@ class GraphNetwork(Network):
 
     def encode(self, context: Context, windows: Windows) -> Features:
         """Features (N, C, H, W) of raw windows (N, bands, S, S)."""
-        pixels = on_host(windows)
-        return self._graphs[context.encoder].run({"window": pixels})["features"] if context.encoder else pixels
+        return self.encode_gathered(context, windows, {}) if context.encoder else on_host(windows)
+
+    def maps_of_patches(
+        self, context: Context, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
+    ) -> Maps:
+        """Maps (N, C, h, w) of raw patches (N, bands, P, P), by name."""
+        assert context.gathering is not None
+        inputs = gathering_inputs(self.manifest, context, patch, features, positions)
+        made = self._graphs[context.gathering.encoder].run({name: np.asarray(one) for name, one in inputs.items()})
+        return {one.name: made[f"features_{one.name}"] for one in context.gathering.maps}
+
+    def encode_gathered(self, context: Context, window: Windows, gathered: Maps) -> Features:
+        """Features (N, C, H, W) of raw windows (N, bands, S, S), with maps of the patches in them."""
+        assert context.encoder is not None
+        inputs = {"window": on_host(window)} | {f"gathered_{name}": one for name, one in gathered.items()}
+        made = self._graphs[context.encoder].run(inputs)
+        maps = tuple(made[name] for name in context.outputs)
+        return maps if context.maps else maps[0]
 
     def join(self, context: Context, features: Sequence[Features]) -> Features:
-        """The features of the one patch; a bundle whose batch is fixed has no contexts."""
-        (only,) = features
-        return only
+        """The features of the one patch, or its window as often as a bundle whose batch is fixed asks for."""
+        return features[0] if len(features) == 1 else np.concatenate([np.asarray(one) for one in features])
 
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
         """Scores (N, classes, P, P) of raw patches (N, bands, P, P)."""

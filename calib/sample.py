@@ -9,11 +9,12 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import InputError
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.segment.batches import BatchCutter, PatchBatch
+from fctl.runtime.segment.batches import BatchCutter, PatchBatch, on_host
 from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
 
@@ -124,6 +125,29 @@ def _warn_of_blank(images: Sequence[Path], others: bool) -> None:
         named = ", ".join(map(str, images))
         found = "no patches are taken there" if others else "comparing on it says little: give other images"
         log.warning("%s: nothing to see (one colour, or no data): %s", named, found)
+
+
+def shown(manifest: Manifest, batch: PatchBatch) -> NDArray[np.generic]:
+    """What a network sees of the first patch of a batch on the host: its pixels, or those of the shrunken image there.
+
+    Args:
+        manifest: How patches and contexts are cut.
+        batch: The batch.
+
+    Returns:
+        Raw pixels (bands, P, P).
+    """
+    pixels: NDArray[np.generic]
+    if manifest.sees_patch:
+        pixels = on_host(batch.patch)[0]
+        return pixels
+    name, tile = manifest.contexts[0].name, batch.tiles[0]
+    pixels, window = batch.pixels_of(name)[0], batch.scenes[name][0]
+    place = np.arange(manifest.tile) + 0.5
+    rows = ((tile.y - window.y + place) * pixels.shape[1] / window.height).astype(int).clip(0, pixels.shape[1] - 1)
+    columns = ((tile.x - window.x + place) * pixels.shape[2] / window.width).astype(int).clip(0, pixels.shape[2] - 1)
+    pixels = pixels[:, rows[:, None], columns]
+    return pixels
 
 
 class _Places:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.evaluate.metrics import Confusion
-from fctl.runtime.segment.batches import PatchBatch, on_host
+from fctl.runtime.segment.batches import PatchBatch
 from fctl.runtime.segment.network import Features
 from fctl.runtime.tiling.merge import Strip
 
@@ -26,6 +26,7 @@ from .network import GraphNetwork, LoadedGraph
 from .onnx_session import InferenceSession, load_session
 from .plain import plain
 from .quantise import quantised
+from .sample import shown
 
 Biases = Mapping[str, NDArray[np.float32]]
 """What is added to the bias of a layer, (channels,), by layer."""
@@ -213,12 +214,22 @@ class Trials:
         """What int8 makes of some patches, evenly spaced."""
         int8 = {role: load_session(self.graphs.int8(role, names, numbers)) for role, names in chosen.items() if names}
         network = self._network(int8)
-        encoded = [context.name for context in self._manifest.contexts if context.encoder in int8]
+        encoded = self._encoded_by(int8)
         for number in (index * len(self) // count for index in range(count)):
             batch = self._batches[number]
             features = self._features[number] | network.encode_contexts(batch, names=encoded)
             found = self._segment(network, batch, features)
-            yield Changed(number=number, pixels=on_host(batch.patch)[0], fp32=self._ids[number], int8=found)
+            pixels = shown(self._manifest, batch)
+            yield Changed(number=number, pixels=pixels, fp32=self._ids[number], int8=found)
+
+    def _encoded_by(self, roles: Collection[str]) -> list[str]:
+        """The contexts whose features some graphs compute, or what these gather."""
+        names = list[str]()
+        for context in self._manifest.contexts:
+            gathering = context.gathering
+            if context.encoder in roles or (gathering and {gathering.encoder, gathering.context} & {*roles, *names}):
+                names.append(context.name)
+        return names
 
     def _network(self, int8: Mapping[str, InferenceSession]) -> GraphNetwork:
         """The graphs in fp32, with some of them replaced."""

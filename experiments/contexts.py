@@ -51,6 +51,8 @@ def main() -> None:
         read = read_checkpoint(path)
         assert read.card is not None
         network = load_network(read.card.network, read.state, str(path))
+        if not isinstance(network, FCtL):
+            raise SystemExit(f"{path}: expected a network with LCF or ALE, found one of kind {network.config.kind}")
         terms = Terms(network)
         manifest = draft_manifest(path.parent.name, read.card, dict.fromkeys(network.config.context_names))
         scores = by_distance(ModuleNetwork(manifest, network, 1), arguments.data)

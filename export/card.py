@@ -76,7 +76,10 @@ def completed_card(read: Checkpoint, path: Path, options: ExportOptions) -> Card
 def _card_of_ours(card: Card, path: Path, options: ExportOptions) -> Card:
     """The card of a checkpoint of fctl, with other names of its classes where they are given."""
     if options.arch:
-        asked = _preset(options.arch, card.network.classes).network
+        found = _preset(options.arch, card.network.classes)
+        asked = found.network
+        if not asked.sees_patch and card.network.sees_patch and not card.network.contexts:
+            card, asked = _whole(card, found)
         if changed := differences(card.network, asked):
             problem = f"its network differs from {options.arch} in {', '.join(changed)}"
             raise CheckpointError(problem, subject=path, remedy="leave out `arch`")
@@ -92,6 +95,23 @@ def _card_of_ours(card: Card, path: Path, options: ExportOptions) -> Card:
             remedy="leave it out",
         )
     return card
+
+
+def _whole(card: Card, found: Preset) -> tuple[Card, NetworkConfig]:
+    """A checkpoint of a network for patches, as one that is shown the whole image at their size.
+
+    Args:
+        card: The card of the checkpoint, which knows widths and sizes.
+        found: The preset of such a network.
+
+    Returns:
+        The card that it then has, and the network that the preset asks for.
+    """
+    (context,) = found.network.contexts
+    network = replace(card.network, kind="whole", contexts=(replace(context, size=card.network.patch),))
+    serving = replace(found.serving, resampling=card.serving.resampling, merge=card.serving.merge)
+    asked = replace(network, backbone=found.network.backbone, decoder=found.network.decoder)
+    return replace(card, network=network, serving=serving), asked
 
 
 def _card_of_bare(state: Mapping[str, Tensor], path: Path, options: ExportOptions) -> Card:

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fctl.model.backbones.vgg16 import PADDING, Vgg16
+from fctl.model.encoder import Encoder
 from fctl.model.interface import ContextNetwork
 from fctl.model.network import FCtL
+from fctl.model.whole import WholeImage
 
 _ALIKE = 1e-5  # how far cells of one channel may differ, relative to the largest, to count as one value: rounding
 
@@ -69,6 +71,8 @@ def framed(network: ContextNetwork) -> None:
         network: A frozen network, whose weights do not change any more; it is changed in place. Networks with other
             backbones stay as they are.
     """
+    if isinstance(network, WholeImage):
+        _frame(network.encoder, [context.size for context in network.config.contexts])
     if not isinstance(network, FCtL):
         return
     config = network.config
@@ -76,8 +80,12 @@ def framed(network: ContextNetwork) -> None:
     patch = (config.patch, *(own.values() if config.encoders == "shared" else ()))
     sizes = dict(zip(network.encoders(), (patch, *((own[name],) for name in network.context_encoders)), strict=True))
     for encoder, sides in sizes.items():
-        if isinstance(encoder.backbone, Vgg16):
-            encoder.register_module("backbone", FramedVgg16(encoder.backbone, sides))
+        _frame(encoder, sides)
+
+
+def _frame(encoder: Encoder, sides: Iterable[int]) -> None:
+    if isinstance(encoder.backbone, Vgg16):
+        encoder.register_module("backbone", FramedVgg16(encoder.backbone, sides))
 
 
 class FramedVgg16(nn.Module):

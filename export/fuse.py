@@ -45,12 +45,15 @@ def fused_interface(bundle: Bundle, precision: Precision) -> tuple[tuple[TensorS
     Raises:
         BundleError: The bundle has no graphs of the precision.
     """
+    if only := bundle.manifest.host_only:
+        raise BundleError(f"{only}: its graphs cannot be one", subject=bundle.folder)
     _, segmenter = bundle.graph(SEGMENTER, precision)
     taken = {spec.name: spec for spec in segmenter.inputs}
     contexts = bundle.manifest.contexts
     windows = [_window(bundle, context, precision) or taken[context.input] for context in contexts]
     positions = [taken[context.positions] for context in contexts if context.cells]
-    return (taken["patch"], *windows, *positions), segmenter.outputs[0]
+    patch = [taken["patch"]] if bundle.manifest.sees_patch else []
+    return (*patch, *windows, *positions), segmenter.outputs[0]
 
 
 def fused_model(bundle: Bundle, precision: Precision = "fp32") -> onnx.ModelProto:
@@ -224,7 +227,7 @@ def _real(manifest: Manifest, places: Sequence[Path]) -> list[Arrays]:
     if not images:
         return []
     batches = sample_patches(manifest, images, _PATCHES, seed=0)
-    arrays = {"patch": np.concatenate([on_host(batch.patch) for batch in batches])}
+    arrays = {"patch": np.concatenate([on_host(batch.patch) for batch in batches])} if manifest.sees_patch else {}
     for context in manifest.contexts:
         arrays[_window_name(context)] = np.concatenate([batch.pixels_of(context.name) for batch in batches])
         if context.cells:

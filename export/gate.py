@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from fctl.calib.sample import shown
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.bundle.parity import Parity
 from fctl.runtime.bundle.store import Bundle, write_manifest
@@ -17,7 +18,7 @@ from fctl.runtime.bundle.verdicts import EngineVerdict
 from fctl.runtime.engines.base import Engine, GpuEngine
 from fctl.runtime.engines.choose import engine_version, installed_engines
 from fctl.runtime.errors import EngineError
-from fctl.runtime.segment.batches import PatchBatch, joined, on_host
+from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.opening import load_network
 from fctl.runtime.segment.selfcheck import check_batch, square_of, write_check
 
@@ -60,7 +61,7 @@ def gated(bundle: Bundle, reference: Reference, samples: Samples) -> Manifest:
             log.warning("%s will not be taken by auto for this bundle: %s", engine.name, verdict.reason)
         verdicts.append(verdict)
     draft = bundle.manifest
-    square = square_of(on_host(samples.batches[0].patch)[0])
+    square = square_of(shown(draft, samples.batches[0]))
     scores = reference.scores(check_batch(draft, square, 1))[0]
     check = write_check(bundle.folder, square, scores)
     manifest = replace(draft, parity=(parity,), engines=tuple(verdicts), check=check)

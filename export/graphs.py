@@ -7,6 +7,7 @@ only on geometry and learned constants (crop matrices, position matrices, gates)
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from fctl.model.config import NetworkConfig
 from fctl.model.decoder import SegFormerDecoder
 from fctl.model.geometry import apply_separable, crop_matrix
-from fctl.model.interface import ContextNetwork
+from fctl.model.interface import ContextNetwork, SharingNetwork
 from fctl.model.layers import ConvBn
 from fctl.model.lcf import ContextAttention, LocalityAwareContextFusion, Offsets, PositionTerm
 from fctl.model.network import FCtL, Placement
@@ -54,6 +55,62 @@ class OnceGraph(EncoderGraph):
         return self.network.encode_once(self.name, window)
 
 
+class MapsGraph(nn.Module):
+    """The encoder of one context that hands over several maps, or gathers those of patches.
+
+    Args:
+        network: A frozen network.
+        name: The name of the context.
+        gathered: Names of the maps that it gathers.
+    """
+
+    def __init__(self, network: SharingNetwork, name: str, gathered: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.name, self.gathered = network, name, gathered
+
+    def forward(self, window: Tensor, *gathered: Tensor) -> tuple[Tensor, ...]:
+        """Encode raw windows.
+
+        Args:
+            window: The windows (N, bands, S, S), of the dtype of the rasters.
+            *gathered: Maps (N, C, H, W) of the patches in them, in the order of their names.
+
+        Returns:
+            Maps (N, C, H, W) float32, or the features alone.
+        """
+        return self.network.encode_maps(self.name, window, dict(zip(self.gathered, gathered, strict=True)))
+
+
+class PatchesGraph(nn.Module):
+    """What a context gathers of patches.
+
+    Args:
+        network: A frozen network.
+        name: The context that patches are encoded with.
+        made: Names of the maps, in the order of the outputs.
+    """
+
+    def __init__(self, network: SharingNetwork, name: str, made: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.name, self.made = network, name, made
+        self.names = [f"{name}_{one}" for one in network.maps(name)] or [name]
+
+    def forward(self, patch: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+        """Encode raw patches.
+
+        Args:
+            patch: Raw patches (N, bands, P, P).
+            *rest: Maps (N, C, H, W) of the context, then positions (N, 2, h) in it.
+
+        Returns:
+            Maps (N, C, h, w) float32.
+        """
+        *features, positions = rest
+        contexts = dict(zip(self.names, features, strict=True))
+        found = self.network.maps_of_patches(patch, contexts, {self.name: positions})
+        return tuple(found[one] for one in self.made)
+
+
 class SegmenterGraph(nn.Module):
     """The segmenter: from a raw patch, the features of all contexts and positions to logits.
 
@@ -64,20 +121,22 @@ class SegmenterGraph(nn.Module):
     def __init__(self, network: ContextNetwork) -> None:
         super().__init__()
         self.network = network
-        self.contexts = network.config.context_names
+        self.contexts = feature_names(network)
         self.placed = network.config.placed
+        self.sees_patch = network.config.sees_patch
 
-    def forward(self, patch: Tensor, *rest: Tensor) -> Tensor:
+    def forward(self, first: Tensor, *rest: Tensor) -> Tensor:
         """Segment raw patches.
 
         Args:
-            patch: Raw patches (N, bands, P, P).
+            first: Raw patches (N, bands, P, P), unless the network does not look at them.
             *rest: Features (N, C, H, W) of each context, then positions (N, 2, h) of each context that is not centred
                 on its patch.
 
         Returns:
             Logits (N, classes, P, P) float32.
         """
+        patch, rest = (first, rest) if self.sees_patch else (torch.zeros(0), (first, *rest))
         features = dict(zip(self.contexts, rest[: len(self.contexts)], strict=True))
         positions = dict(zip(self.placed, rest[len(self.contexts) :], strict=True))
         return self.network.segment(patch, self.encoded(features), positions)
@@ -93,6 +152,15 @@ class FusedGraph(SegmenterGraph):
     def encoded(self, contexts: dict[str, Tensor]) -> dict[str, Tensor]:
         """The features of the contexts by name, from this graph's inputs for them: here their raw windows."""
         return {name: self.network.encode(name, window) for name, window in contexts.items()}
+
+
+def feature_names(network: ContextNetwork) -> tuple[str, ...]:
+    """The features that a network segments patches with, by context, or by context and map."""
+    names: list[str] = []
+    for name in network.config.context_names:
+        maps = network.maps(name) if isinstance(network, SharingNetwork) else ()
+        names += [f"{name}_{one}" for one in maps] or [name]
+    return tuple(names)
 
 
 def frozen(network: ContextNetwork) -> ContextNetwork:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fctl.calib.sample import sample_patches
-from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.build import build
-from fctl.model.interface import ContextNetwork
+from fctl.model.interface import ContextNetwork, SharingNetwork
 from fctl.model.mirrored import SegNetDecoder
-from fctl.model.serving.manifest import draft_manifest, shared_encoder
+from fctl.model.serving.manifest import draft_manifest, moving_cells, shared_encoder
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
 from fctl.model.weights.published import RELEASES, is_published_segformer, load_release, segformer_weights
 from fctl.runtime.atomic import atomic_write, refuse_existing
-from fctl.runtime.bundle.manifest import SEGMENTER, GraphSpec, Manifest, SharedEncoder
+from fctl.runtime.bundle.manifest import SEGMENTER, Context, GraphSpec, Manifest, SharedEncoder
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
 from fctl.runtime.segment.batches import PatchBatch
@@ -30,7 +29,17 @@ from fctl.runtime.segment.batches import PatchBatch
 from .card import ExportOptions, completed_card
 from .framing import framed
 from .gate import gated
-from .graphs import EncoderGraph, FusedGraph, OnceGraph, SegmenterGraph, encoder_roles, frozen, round_weights
+from .graphs import (
+    EncoderGraph,
+    FusedGraph,
+    MapsGraph,
+    OnceGraph,
+    PatchesGraph,
+    SegmenterGraph,
+    encoder_roles,
+    frozen,
+    round_weights,
+)
 from .patches import PARITY_PATCHES, parity_images
 from .provenance import provenance
 from .reshape import reshaped
@@ -63,6 +72,8 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     """
     refuse_existing(out, remedy="bundles are never changed: choose another `out`, or remove it")
     card, network = _load(checkpoint, options)
+    if options.graph == "fused" and any(context.gathers for context in card.network.contexts):
+        raise InputError("a network of two passes cannot be one graph", subject="`graph`", remedy="leave it out")
     exported = frozen(network)
     if options.half_weights:
         round_weights(exported)
@@ -70,9 +81,9 @@ def export_bundle(checkpoint: Path, out: Path, options: ExportOptions) -> Manife
     images, source = parity_images(card.network.bands, options.patches)
     with atomic_write(out) as folder, torch.inference_mode():
         folder.mkdir()
-        graphs = _write_graphs(exported, folder, card, options)
         files = {"": checkpoint, **options.context_files}
-        draft = _manifest(out.stem, card, {name: sha256(path) for name, path in files.items()}, graphs, options.graph)
+        draft = _manifest(out.stem, card, {name: sha256(path) for name, path in files.items()}, options.graph)
+        draft = replace(draft, graphs=_write_graphs(exported, folder, card, draft, options))
         write_manifest(folder, draft)
         samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
         manifest = gated(Bundle(folder, draft), _reference(draft, network, exported, options), samples)
@@ -99,7 +110,7 @@ def _load(path: Path, options: ExportOptions) -> tuple[Card, ContextNetwork]:
         raise InputError(problem, subject=_arguments(options.context_files))
     state = read.state
     if is_published_segformer(state):
-        if card.network.contexts:
+        if card.network.contexts and card.network.sees_patch:
             raise CheckpointError(
                 f"a SegFormer without contexts, expected weights of {options.arch}: choose `arch` segformer-b0 to "
                 "segformer-b5, or train FCtL from it",
@@ -156,30 +167,83 @@ def in_torch(manifest: Manifest, network: ContextNetwork) -> Callable[[PatchBatc
     return scores
 
 
-def _write_graphs(network: ContextNetwork, folder: Path, card: Card, options: ExportOptions) -> tuple[GraphSpec, ...]:
+def _write_graphs(
+    network: ContextNetwork, folder: Path, card: Card, manifest: Manifest, options: ExportOptions
+) -> tuple[GraphSpec, ...]:
     """Write every encoder graph once, then the segmenter; of a fused bundle the segmenter alone."""
     graphs: dict[str, GraphSpec] = {}
     config, half = card.network, options.half_weights
-    contexts: dict[str, Tensor] = {}
-    for context in config.contexts:
+    cells = moving_cells(config, config.patch).patch.count
+    positions = {f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}
+    patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
+    features: dict[str, Tensor] = {}
+    for context, served in zip(config.contexts, manifest.contexts, strict=True):
         window = torch.zeros(2, config.bands, context.size, context.size, dtype=torch.uint8)
         if options.graph == "fused":
-            contexts[f"window_{context.name}"] = window
+            features[f"window_{context.name}"] = window
             continue
-        contexts[f"features_{context.name}"] = network.encode(context.name, window)
-        role = encoder_roles(config)[context.name]
+        role = str(served.encoder)
+        gathered = _write_patches(
+            network, manifest, served, {"patch": patch} | features | positions, folder, graphs, half
+        )
+        inputs = {"window": window} | gathered
+        encoder = _encoder(network, served)
+        found = encoder(*inputs.values())
+        features |= dict(zip(served.inputs, found if isinstance(found, tuple) else (found,), strict=True))
         if role not in graphs:
-            encoder = EncoderGraph(network, context.name)
-            graphs[role] = _write_graph(folder / f"{role}.onnx", encoder, {"window": window}, "features", half)
+            graphs[role] = _write_graph(folder / f"{role}.onnx", encoder, inputs, served.outputs, half)
         sharing = shared_encoder(config, context, role)
         if sharing and sharing.encoder not in graphs:
             graphs[sharing.encoder] = _write_once(network, context.name, sharing, folder, graphs[role], half)
-    patch = torch.zeros(2, config.bands, config.patch, config.patch, dtype=torch.uint8)
-    cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
-    inputs = {"patch": patch, **contexts, **{f"positions_{name}": torch.zeros(2, 2, cells) for name in config.placed}}
     module = FusedGraph(network) if options.graph == "fused" else SegmenterGraph(network)
-    graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, inputs, "logits", half)
+    taken = ({"patch": patch} if config.sees_patch else {}) | features | positions
+    graphs[SEGMENTER] = _write_graph(folder / f"{SEGMENTER}.onnx", module, taken, "logits", half)
     return tuple(graphs.values())
+
+
+def _encoder(network: ContextNetwork, context: Context) -> torch.nn.Module:
+    """The graph that encodes a context."""
+    if not (context.maps or context.gathering):
+        return EncoderGraph(network, context.name)
+    assert isinstance(network, SharingNetwork), "no other has several maps"
+    gathered = context.gathering.maps if context.gathering else ()
+    return MapsGraph(network, context.name, [one.name for one in gathered])
+
+
+def _write_patches(
+    network: ContextNetwork,
+    manifest: Manifest,
+    context: Context,
+    inputs: dict[str, Tensor],
+    folder: Path,
+    graphs: dict[str, GraphSpec],
+    half: bool,
+) -> dict[str, Tensor]:
+    """Write the graph of what a context gathers; examples of what its encoder takes of it, by name.
+
+    Args:
+        network: The network.
+        manifest: Its draft.
+        context: The context; nothing is written where it gathers nothing.
+        inputs: Examples of what a segmenter takes, as far as contexts are encoded.
+        folder: Where the graph goes.
+        graphs: The graphs so far, to which it is added.
+        half: Whether weights are stored as fp16.
+    """
+    gathering = context.gathering
+    if gathering is None:
+        return {}
+    assert isinstance(network, SharingNetwork), "no other gathers anything"
+    base = manifest.gathered_with(context)
+    names, made = ("patch", *base.inputs, base.positions), [one.name for one in gathering.maps]
+    taken, module = {name: inputs[name] for name in names}, PatchesGraph(network, base.name, made)
+    path, outputs = folder / f"{gathering.encoder}.onnx", [f"features_{name}" for name in made]
+    graphs[gathering.encoder] = _write_graph(path, module, taken, outputs, half)
+    channels = [one.shape[1] for one in module(*taken.values())]
+    return {
+        f"gathered_{one.name}": torch.zeros(2, many, one.scene.count, one.scene.count)
+        for one, many in zip(gathering.maps, channels, strict=True)
+    }
 
 
 def _write_once(
@@ -194,28 +258,25 @@ def _write_once(
 
 
 def _write_graph(
-    path: Path, module: torch.nn.Module, inputs: dict[str, Tensor], output: str, half_weights: bool
+    path: Path, module: torch.nn.Module, inputs: dict[str, Tensor], outputs: str | Sequence[str], half_weights: bool
 ) -> GraphSpec:
     """Write one graph and describe it."""
     role = path.stem
     log.info("exporting %s", role)
-    ins, outs = export_onnx(module, path, inputs, output, half_weights=half_weights)
+    ins, outs = export_onnx(module, path, inputs, outputs, half_weights=half_weights)
     return GraphSpec(
         role=role, precision="fp32", file=path.name, sha256=sha256(path), bytes=path.stat().st_size,
         inputs=ins, outputs=outs,
     )  # fmt: skip
 
 
-def _manifest(
-    name: str, card: Card, checkpoints: Mapping[str, str], graphs: tuple[GraphSpec, ...], kind: str
-) -> Manifest:
-    """The manifest before the parity gate; `checkpoints`: SHA-256 of files by context, the main one under ""."""
+def _manifest(name: str, card: Card, checkpoints: Mapping[str, str], kind: str) -> Manifest:
+    """The manifest without graphs; `checkpoints`: SHA-256 of files by context, the main one under ""."""
     roles = encoder_roles(card.network)
     others = {context: digest for context, digest in checkpoints.items() if context}
     extensions = {"training": card.training} | {"context_checkpoints": others}
     return replace(
         draft_manifest(name, card, dict.fromkeys(roles) if kind == "fused" else roles),
-        graphs=graphs,
         provenance=provenance(checkpoints[""], card.licence),
         extensions={key: value for key, value in extensions.items() if value},
     )

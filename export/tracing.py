@@ -8,7 +8,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -23,7 +23,7 @@ _SCRIPT_OPSET = 17  # of PyTorch's former exporter
 
 
 def export_onnx(
-    module: nn.Module, path: Path, inputs: dict[str, Tensor], output: str, *, half_weights: bool
+    module: nn.Module, path: Path, inputs: dict[str, Tensor], outputs: str | Sequence[str], *, half_weights: bool
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Write a module as one ONNX file with a symbolic batch.
 
@@ -31,14 +31,14 @@ def export_onnx(
         module: The module.
         path: The file to write.
         inputs: Example inputs by name, in the order of the module's arguments, with a batch of 2 or more.
-        output: The name of its output.
+        outputs: The name of its output, or the names of several.
         half_weights: Whether weights that fp16 holds exactly are stored as fp16 and cast back on loading; no value
             changes.
 
     Returns:
         The specs of the file's inputs and of its outputs.
     """
-    model = trace(module, inputs, output)
+    model = trace(module, inputs, outputs)
     merge_pads(model)
     spell_out_softmax(model)
     if half_weights:
@@ -46,13 +46,15 @@ def export_onnx(
     return save_model(model, path)
 
 
-def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, *, symbolic_batch: bool = True) -> onnx.ModelProto:
+def trace(
+    module: nn.Module, inputs: dict[str, Tensor], outputs: str | Sequence[str], *, symbolic_batch: bool = True
+) -> onnx.ModelProto:
     """Trace a module in evaluation mode.
 
     Args:
         module: The module.
         inputs: Example inputs by name, in the order of the module's arguments.
-        output: The name of its output.
+        outputs: The name of its output, or the names of several.
         symbolic_batch: Whether the model takes any batch, or only that of the examples.
 
     Returns:
@@ -70,20 +72,20 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], output: str, *, symbolic
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             module.eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, dynamic_shapes=dynamic,
-            input_names=list(inputs), output_names=[output], verbose=False,
+            input_names=list(inputs), verbose=False,
+            output_names=[outputs] if isinstance(outputs, str) else list(outputs),
         )  # fmt: skip
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     return model
 
 
-def trace_script(module: nn.Module, image: Tensor, name: str, output: str) -> onnx.ModelProto:
+def trace_script(module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> onnx.ModelProto:
     """Export a module that holds TorchScript, with PyTorch's former exporter.
 
     Args:
         module: The module, in evaluation mode.
-        image: An example image (2, bands, H, W).
-        name: The name of its input.
+        inputs: Example inputs by name, in the order of the module's arguments, with a batch of 2.
         output: The name of its output.
 
     Returns:
@@ -95,11 +97,12 @@ def trace_script(module: nn.Module, image: Tensor, name: str, output: str) -> on
     record: Callable[..., nn.Module] = torch.jit.trace
     with warnings.catch_warnings(), _silent(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
-        traced = record(module.eval(), (image,), strict=False, check_trace=False)  # it may return dictionaries
+        images = tuple(inputs.values())
+        traced = record(module.eval(), images, strict=False, check_trace=False)  # it may return dictionaries
         path = Path(folder) / "script.onnx"
         torch.onnx.export(
-            traced, (image,), path, dynamo=False, opset_version=_SCRIPT_OPSET, input_names=[name],
-            output_names=[output], dynamic_axes={name: {0: BATCH}, output: {0: BATCH}}, verbose=False,
+            traced, images, path, dynamo=False, opset_version=_SCRIPT_OPSET, input_names=list(inputs),
+            output_names=[output], dynamic_axes={name: {0: BATCH} for name in (*inputs, output)}, verbose=False,
         )  # fmt: skip
         return onnx.load(path)
 

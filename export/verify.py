@@ -18,7 +18,7 @@ from fctl.runtime.bundle.store import Bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.errors import ParityError
 from fctl.runtime.segment.batches import PatchBatch, joined
-from fctl.runtime.segment.network import EngineNetwork, Network
+from fctl.runtime.segment.network import EngineNetwork, Features, Network, parts_of
 from fctl.runtime.segment.opening import load_network
 
 log = logging.getLogger(__name__)
@@ -205,12 +205,12 @@ class _Gathered:
 
     Attributes:
         batches: The patches, in batches; the last one is filled up.
-        features: By context, features (patches, C, H, W).
+        features: By context, features (patches, C, H, W) of each of its maps.
         patches: How many patches there are.
     """
 
     batches: tuple[PatchBatch, ...]
-    features: dict[str, Array]
+    features: dict[str, tuple[Array, ...]]
     patches: int
 
 
@@ -220,7 +220,10 @@ def _gather(network: EngineNetwork, patches: Sequence[PatchBatch]) -> _Gathered:
     batches = tuple(joined(patches[start : start + size], size) for start in range(0, len(patches), size))
     encoded = [network.encode_contexts(batch) for batch in batches]
     features = {
-        context.name: np.concatenate([np.asarray(found[context.name]) for found in encoded])[: len(patches)]
+        context.name: tuple(
+            np.concatenate([np.asarray(part) for part in one])[: len(patches)]
+            for one in zip(*(parts_of(context, found[context.name]) for found in encoded), strict=True)
+        )
         for context in network.manifest.contexts
     }
     return _Gathered(batches, features, len(patches))
@@ -228,11 +231,15 @@ def _gather(network: EngineNetwork, patches: Sequence[PatchBatch]) -> _Gathered:
 
 def _segment(network: EngineNetwork, gathered: _Gathered) -> Scores:
     """Scores (patches, classes, P, P) of all patches, from their features."""
-    parts = {name: _parts(array, network.batch) for name, array in gathered.features.items()}
+    parts = {name: [_parts(one, network.batch) for one in maps] for name, maps in gathered.features.items()}
+    several = {context.name for context in network.manifest.contexts if context.maps}
+
+    def features(index: int) -> dict[str, Features]:
+        found = {name: tuple(part[index] for part in maps) for name, maps in parts.items()}
+        return {name: maps if name in several else maps[0] for name, maps in found.items()}
+
     runs = [
-        network.on_host(
-            network.segment(batch.patch, {name: part[index] for name, part in parts.items()}, batch.positions)
-        )
+        network.on_host(network.segment(batch.patch, features(index), batch.positions))
         for index, batch in enumerate(gathered.batches)
     ]
     return np.concatenate(runs)[: gathered.patches]
@@ -248,7 +255,7 @@ def _effects(network: EngineNetwork, gathered: _Gathered, scores: Scores) -> tup
     """How much the scores change when a context's features are replaced by another patch's."""
     effects = []
     for context in network.manifest.contexts:
-        swapped = gathered.features | {context.name: _another(gathered.features[context.name])}
+        swapped = gathered.features | {context.name: tuple(map(_another, gathered.features[context.name]))}
         changed = _segment(network, replace(gathered, features=swapped))
         effects.append(ContextEffect(name=context.name, change=relative(changed - scores, scores)))
     return tuple(effects)

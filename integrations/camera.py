@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime import Segmenter
+from fctl.runtime.tiling.resampling import Pixels
 
 Frame = NDArray[np.uint8]  # (height, width, 3), red, green and blue
 
@@ -64,11 +65,11 @@ def frames_of(source: str, live: bool) -> Iterator[Frame]:
     """
     with av.open(source, format="v4l2" if live else None) as container:
         for frame in container.decode(video=0):
-            yield frame.to_ndarray(format="rgb24")
+            yield frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
 
 
-def overlaid(frame: Frame, ids: NDArray[np.uint8], colours: NDArray[np.uint8]) -> Frame:
-    """A frame (height, width, 3) under the half-transparent colours (classes, 3) of its class ids (height, width)."""
+def overlaid(frame: Pixels, ids: NDArray[np.uint8], colours: NDArray[np.uint8]) -> Frame:
+    """A frame (height, width, 3) uint8 under the half-transparent colours (classes, 3) of its ids (height, width)."""
     return ((frame.astype(np.uint16) + colours[ids]) // 2).astype(np.uint8)
 
 
@@ -76,7 +77,8 @@ class Film:
     """A video that is written frame by frame. A context manager."""
 
     def __init__(self, path: Path) -> None:
-        self._container, self._video = av.open(str(path), "w"), None
+        self._container = av.open(str(path), "w")
+        self._video: av.VideoStream | None = None
 
     def add(self, frame: Frame) -> None:
         """Append a frame (height, width, 3) of even height and width; the first one says how large all are."""

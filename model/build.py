@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .config import NetworkConfig
+from .glnet import GLNet
 from .interface import ContextNetwork
 from .network import FCtL
+from .whole import WholeImage
 
-_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL}
+_KINDS: dict[str, type[ContextNetwork]] = {"fctl": FCtL, "whole": WholeImage, "glnet": GLNet}
 
 
 def build(config: NetworkConfig) -> ContextNetwork:

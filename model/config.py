@@ -24,11 +24,14 @@ class ContextConfig:
         name: Its name.
         factor: Side of the window over the side of the patch, or "global" for the whole image (§4.2, DeepGlobe).
         size: Side, in pixels, to which the window is resampled before it enters its encoder.
+        gathers: For a global context that is encoded with what patches know, the name of the global context before it
+            that shows the same window, and with whose features these patches are encoded; None for any other.
     """
 
     name: str
     factor: float | Literal["global"]
     size: int
+    gathers: str | None = field(default=None, metadata={"optional": True})  # see `fctl.runtime.bundle.records`
 
     @property
     def centred(self) -> bool:
@@ -121,7 +124,8 @@ class NetworkConfig:
         ale: Alternating local enhancement, or None.
         decoder: Kind of the decoder.
         decoder_channels: Width of the decoder.
-        kind: What kind of network it is (`model/build.py`); checkpoints of the paper's own need not say.
+        kind: What kind of network it is (`model/build.py`): the paper's, which checkpoints need not say, or one that is
+            shown the "whole" image and no patches.
 
     Raises:
         ConfigError: There can be no such network.
@@ -143,7 +147,9 @@ class NetworkConfig:
     ale: AleConfig | None
     decoder: str
     decoder_channels: int
-    kind: Literal["fctl"] = field(default="fctl", metadata={"optional": True})  # see `fctl.runtime.bundle.records`
+    kind: Literal["fctl", "whole", "glnet"] = field(
+        default="fctl", metadata={"optional": True}
+    )  # see `fctl.runtime.bundle.records`
 
     @property
     def context_names(self) -> tuple[str, ...]:
@@ -151,8 +157,20 @@ class NetworkConfig:
         return tuple(context.name for context in self.contexts)
 
     @property
+    def sees_patch(self) -> bool:
+        """Whether it looks at patches; one of kind "whole" sees the shrunken image alone."""
+        return self.kind != "whole"
+
+    @property
     def placed(self) -> tuple[str, ...]:
-        """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets."""
+        """The global contexts in which the network must know the patch's place: for ALE, or for "ground" offsets.
+
+        A network of kind "whole" crops its scores there, and GLNet cuts maps of all of its contexts to the patch.
+        """
+        if not self.sees_patch:
+            return self.context_names
+        if self.kind == "glnet":
+            return tuple(context.name for context in self.contexts if not context.centred)
         ground = self.lcf is not None and self.lcf.position == "ground"
         enhanced = self.context_names if self.ale and not self.ale.reference else (self.ale and self.ale.reference,)
         return tuple(c.name for c in self.contexts if not c.centred and (ground or c.name in (enhanced or ())))
@@ -161,6 +179,8 @@ class NetworkConfig:
         _check_scaling(self)
         _check_contexts(self)
         _check_ale(self)
+        if self.kind == "whole":
+            _check_whole(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,9 +222,13 @@ def _check_contexts(config: NetworkConfig) -> None:
     for context in config.contexts:
         if context.centred:
             context.window(config.patch)
+    if config.kind != "fctl":  # the others check what they are made of themselves
+        return
     if config.lcf and not (config.contexts or config.lcf.self_attention):
         raise ConfigError("lcf needs a context or self_attention; set lcf to None for a network without either")
     used = set(names) if config.lcf or (config.ale and not config.ale.reference) else set()
+    if gathering := [context.name for context in config.contexts if context.gathers]:
+        raise ConfigError(f"context {gathering[0]!r}: this kind of network gathers nothing; set gathers to null")
     unused = set(names) - used - {config.ale.reference if config.ale else None}
     if unused:
         raise ConfigError(f"neither lcf nor ale uses context {min(unused)!r}; leave it out")
@@ -227,3 +251,12 @@ def _check_ale(config: NetworkConfig) -> None:
         raise ConfigError(f"ale structure {config.ale.structure!r} uses every context; set reference to None")
     if any(side % 2 == 0 for side in config.ale.windows) or not config.ale.windows:
         raise ConfigError(f"ale windows must be odd, found {config.ale.windows}")
+
+
+def _check_whole(config: NetworkConfig) -> None:
+    """Check that the whole image is all that a network of this kind is shown."""
+    if len(config.contexts) != 1 or config.contexts[0].centred:
+        found = ", ".join(f"{c.name} ({c.factor})" for c in config.contexts) or "none"
+        raise ConfigError(f"a network of kind 'whole' needs one context, of factor {GLOBAL!r}, found {found}")
+    if config.lcf or config.ale:
+        raise ConfigError("a network of kind 'whole' has nothing to fuse; set lcf and ale to None")

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from .config import NetworkConfig
 from .encoder import Encoder
+
+
+@dataclass(frozen=True)
+class TrainingScores:
+    """What the loss of a training is computed from.
+
+    Attributes:
+        logits: Logits (N, classes, P, P) as `ContextNetwork.segment` gives them.
+        auxiliary: More logits of the same patches, whose losses are added.
+        penalty: A scalar that is added; None for nothing.
+    """
+
+    logits: Tensor
+    auxiliary: tuple[Tensor, ...] = ()
+    penalty: Tensor | None = None
 
 
 class ContextNetwork(nn.Module, ABC):
@@ -22,10 +38,12 @@ class ContextNetwork(nn.Module, ABC):
 
     Attributes:
         config: The same.
+        fixed: Parts that training leaves as they are, by the start of their parameters' names.
         decoder: What computes logits; the bias of its `score` shifts them by class.
     """
 
     decoder: nn.Module
+    fixed: tuple[str, ...] = ()
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -75,6 +93,12 @@ class ContextNetwork(nn.Module, ABC):
             Logits (N, classes, P, P).
         """
 
+    def scored(
+        self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
+    ) -> TrainingScores:
+        """Segment patches in training, with all that the loss wants to know; arguments as in `segment`."""
+        return TrainingScores(self.segment(patch, contexts, positions))
+
     def forward(
         self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor] | None = None
     ) -> Tensor:
@@ -90,3 +114,62 @@ class ContextNetwork(nn.Module, ABC):
         """
         features = {name: self.encode(name, window) for name, window in contexts.items()}
         return self.segment(patch, features, positions)
+
+
+class SharingNetwork(ContextNetwork):
+    """A network of branches that hand maps to each other: contexts of several maps, encoded with what patches know.
+
+    Each map of a context is features of their own, which `segment` takes by "NAME_MAP" (`maps`).
+    """
+
+    def forward(
+        self,
+        patch: Tensor,
+        contexts: Mapping[str, Tensor],
+        positions: Mapping[str, Tensor] | None = None,
+        gathered: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> Tensor:
+        """Segment patches, see `ContextNetwork.forward`.
+
+        Args:
+            patch: As there.
+            contexts: As there.
+            positions: As there.
+            gathered: By name of the contexts that gather them, maps (N, C, H, W) of all patches in their windows.
+
+        Returns:
+            Logits (N, classes, P, P).
+        """
+        features: dict[str, Tensor] = {}
+        for name, window in contexts.items():
+            found = self.encode_maps(name, window, (gathered or {}).get(name, {}))
+            features |= zip([f"{name}_{one}" for one in self.maps(name)] or [name], found, strict=True)
+        return self.segment(patch, features, positions)
+
+    @abstractmethod
+    def maps(self, name: str) -> tuple[str, ...]:
+        """The maps that a context hands over; empty where these are features by the context's name alone."""
+
+    @abstractmethod
+    def encode_maps(self, name: str, window: Tensor, gathered: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Compute the maps of a context.
+
+        Args:
+            name: Name of the context.
+            window: Raw windows (N, bands, S, S).
+            gathered: Maps (N, C, H, W) of all patches in the windows, pasted together, by name; empty for a context
+                that gathers nothing.
+
+        Returns:
+            Maps (N, C, H, W) in the order of `maps`, or the features alone.
+        """
+
+    @abstractmethod
+    def maps_of_patches(
+        self, patch: Tensor, contexts: Mapping[str, Tensor], positions: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Compute what is gathered of patches; arguments as in `segment`, of the context they are encoded with.
+
+        Returns:
+            Maps (N, C, h, w) by name.
+        """

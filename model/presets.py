@@ -106,6 +106,13 @@ def _single(backbone: str, stage: str, channels: int, decoder: str, width: int) 
     )
 
 
+def _whole(local: Preset) -> Preset:
+    """The same network, shown the whole image at the size of its patches: Table 1's global inference."""
+    context = ContextConfig(name="whole", factor=GLOBAL, size=local.network.patch)
+    network = replace(local.network, kind="whole", contexts=(context,))
+    return Preset(network=network, serving=replace(local.serving, overlap=0, scene=_SCENE))
+
+
 def _lcc(network: NetworkConfig) -> NetworkConfig:
     """The fusion of the paper's predecessor in place of LCF and ALE."""
     return replace(network, lcf=_LCC, ale=None)
@@ -114,16 +121,23 @@ def _lcc(network: NetworkConfig) -> NetworkConfig:
 _GLOBAL = (ContextConfig(name="medium", factor=3.0, size=508), ContextConfig(name="large", factor=GLOBAL, size=508))
 _DEEPGLOBE = replace(_lcc(_VGG16), contexts=_GLOBAL, lcf=replace(_LCC, centre_query=True))
 
+_GLNET = replace(
+    _single("resnet50", "layer1", 256, "aggregate", 256),
+    kind="glnet",
+    encoders="separate",
+    contexts=(
+        ContextConfig(name="scene", factor=GLOBAL, size=512),
+        ContextConfig(name="merged", factor=GLOBAL, size=512, gathers="scene"),
+    ),
+)
+
 _TILED = ServingConfig(plan="stride", overlap=64, resampling="box", merge="cosine", scene=None)
 _PAPER = ServingConfig(plan="stride", overlap=120, resampling="pillow-bilinear", merge="uniform", scene=None)
 _RELEASE = replace(_PAPER, plan="even", overlap=50)
+_SCENE = 2448  # the side of DeepGlobe's images
 _SIZES = ("b0", "b1", "b2", "b3", "b4", "b5")
 
-PRESETS: dict[str, Preset] = {
-    "fctl-lite0": Preset(network=_LITE0, serving=_TILED),
-    "fctl-vgg16": Preset(network=_VGG16, serving=_PAPER),
-    **{f"fctl-mit-{size}": Preset(network=_mit(f"mit_{size}"), serving=_PAPER) for size in _SIZES},
-    "lcc-vgg16": Preset(network=_lcc(_VGG16), serving=_PAPER),
+_ALONE: dict[str, Preset] = {
     "fcn8s-vgg16": Preset(network=_alone(_VGG16), serving=_PAPER),
     **{f"segformer-{size}": Preset(network=_alone(_mit(f"mit_{size}")), serving=_PAPER) for size in _SIZES},
     "unet": Preset(network=_single("unet", "s16", 1024, "unet", 64), serving=_PAPER),
@@ -131,8 +145,21 @@ PRESETS: dict[str, Preset] = {
     "pspnet-r50": Preset(network=_single("resnet50_os8", "layer4", 2048, "psp", 512), serving=_PAPER),
     "deeplabv3plus-r50": Preset(network=_single("resnet50_os16", "layer4", 2048, "deeplabv3plus", 256), serving=_PAPER),
     "icnet-r50": Preset(network=_single("icnet_resnet50", "quarter", 2048, "icnet", 128), serving=_PAPER),
+}
+
+PRESETS: dict[str, Preset] = {
+    "fctl-lite0": Preset(network=_LITE0, serving=_TILED),
+    "fctl-vgg16": Preset(network=_VGG16, serving=_PAPER),
+    **{f"fctl-mit-{size}": Preset(network=_mit(f"mit_{size}"), serving=_PAPER) for size in _SIZES},
+    "lcc-vgg16": Preset(network=_lcc(_VGG16), serving=_PAPER),
+    **_ALONE,
+    **{f"{name}-whole": _whole(local) for name, local in _ALONE.items()},
+    "glnet-r50": Preset(network=_GLNET, serving=replace(_PAPER, scene=_SCENE)),
+    "glnet-r50-noshare": Preset(
+        network=replace(_GLNET, contexts=_GLNET.contexts[:1]), serving=replace(_PAPER, scene=_SCENE)
+    ),
     "release-inria": Preset(network=_lcc(_VGG16), serving=_RELEASE),
-    "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=2448)),
+    "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=_SCENE)),
 }
 
 

@@ -19,8 +19,9 @@ from fctl.export.pipeline import export_bundle
 from fctl.export.precision.half import to_half
 from fctl.model.build import build
 from fctl.model.config import NetworkConfig, ServingConfig
-from fctl.model.interface import ContextNetwork
+from fctl.model.interface import ContextNetwork, SharingNetwork
 from fctl.model.presets import narrow, preset
+from fctl.model.serving.manifest import moving_cells
 from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
 
@@ -136,10 +137,16 @@ def stirred(config: NetworkConfig) -> ContextNetwork:
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # a plain mean over all that it is shown
-    if norms:
-        contexts = {context.name: _noise(config, context.size) for context in config.contexts}
+    if isinstance(network, SharingNetwork):  # all norms are in its encoders
         with torch.no_grad():
-            network.train()(_noise(config, config.patch), contexts)
+            for encoder in network.train().encoders():
+                encoder(_noise(config, config.patch))
+    elif norms:
+        contexts = {context.name: _noise(config, context.size) for context in config.contexts}
+        cells = moving_cells(config, config.patch).patch.count
+        positions = {name: torch.zeros(2, 2, cells) for name in config.placed}
+        with torch.no_grad():
+            network.train()(_noise(config, config.patch), contexts, positions)
     return network.eval()
 
 

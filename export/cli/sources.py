@@ -14,6 +14,8 @@ from fctl.runtime.cli.groups import OptionGroup
 from fctl.runtime.cli.options import one_of
 
 from ..choices import Activation, Crop, Graph, Layout, Weights
+from .numbers import number, values
+from .windows import contexts, patch_input
 
 if TYPE_CHECKING:
     from ..card import ExportOptions
@@ -111,6 +113,19 @@ class OwnNetwork(OptionGroup):
 
     panel = "What you have: a network of your own"
 
+    input: Annotated[
+        str | None, typer.Option(metavar="patch=NAME", help="The input that takes the patch, where there are several.")
+    ] = None
+    windows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--context",
+            metavar="NAME=INPUT[,...]",
+            help="What another input shows; repeatable. medium=INPUT,window=1024: a window of 1024 pixels around the "
+            "patch, shrunk to what the input takes. wide=INPUT: the whole raster. Further: size=512, "
+            "resampling=box|pillow-bilinear, scene=2448, and scale=, mean=, std= where they are not the patch's.",
+        ),
+    ] = None
     tile: Annotated[int | None, typer.Option(min=1, help="Side of a tile in pixels. Default: what the graph says.")] = (
         None
     )
@@ -163,11 +178,13 @@ class OwnNetwork(OptionGroup):
             )
         return ForeignOptions(
             classes=described.names,
+            input=patch_input(self.input),
+            contexts=contexts(self.windows or ()),
             tile=self.tile,
             overlap=self.overlap,
-            scale=_scale(self.scale),
-            mean=_values("--mean", self.mean),
-            std=_values("--std", self.std),
+            scale=number("--scale", self.scale),
+            mean=values("--mean", self.mean),
+            std=values("--std", self.std),
             layout=self.layout,
             activation=self.activation,
             crop=self.crop,
@@ -178,32 +195,6 @@ class OwnNetwork(OptionGroup):
             licence=described.licence,
             ground_sample_distance=described.gsd,
         )
-
-
-def _scale(text: str) -> float:
-    """One number."""
-    try:
-        return _number(text)
-    except ValueError:
-        raise usage(f"--scale: expected a number as 0.00392157 or 1/255, found {text!r}") from None
-
-
-def _number(text: str) -> float:
-    """A number, or one over another as in 1/255."""
-    over, line, under = text.partition("/")
-    if not line:
-        return float(text)
-    if not float(under):
-        raise ValueError(text)
-    return float(over) / float(under)
-
-
-def _values(option: str, text: str) -> tuple[float, ...]:
-    """Numbers with commas between them."""
-    try:
-        return tuple(_number(part) for part in text.split(","))
-    except ValueError:
-        raise usage(f"{option}: expected numbers as in 0.485,0.456,0.406, found {text!r}") from None
 
 
 def _sides(option: str, text: str) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Segmenters of any origin made into bundles: scaling is put before the graph, a score for each class behind it.
 
-The network takes one image as its input. PyTorch is needed only where it is a PyTorch module.
+The network takes a patch, and any number of windows that show more. PyTorch is needed only for PyTorch modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fctl.runtime.errors import CheckpointError, InputError
 
 from .contract import OLDEST_OPSET, find_contract, read_model
 from .make import Original, check_conversion, make_bundle
-from .options import ForeignOptions
+from .options import ForeignContext, ForeignOptions
 from .reference import RunError, load_graph, run_graph
 
 _REMEDY = "bundles are never changed: choose another `out`, or remove it"
@@ -37,7 +37,7 @@ def export_foreign_onnx(path: Path, out: Path, options: ForeignOptions) -> Manif
         The manifest of the bundle.
 
     Raises:
-        CheckpointError: The graph is no segmenter of one image.
+        CheckpointError: The graph is no segmenter of images.
         InputError: The options do not fit the graph.
         RasterError: An image for the parity gate does not fit.
         OutputError: The folder exists already, or cannot be written.
@@ -49,7 +49,7 @@ def export_foreign_onnx(path: Path, out: Path, options: ForeignOptions) -> Manif
     session = _as_it_came(path, opset)
     original = Original(
         name="the ONNX file in ONNX Runtime", origin=str(path), digest=sha256(path),
-        run=lambda image: run_graph(session, contract, image),
+        run=lambda images: run_graph(session, contract, images),
     )  # fmt: skip
     if opset < OLDEST_OPSET:
         original = replace(original, check=lambda images, outputs: check_conversion(
@@ -72,8 +72,8 @@ def _as_it_came(path: Path, opset: int) -> InferenceSession:
 def export_foreign_module(factory: str, out: Path, options: ForeignOptions) -> Manifest:
     """Export a PyTorch module to a bundle, verified against the module itself.
 
-    The module takes images (N, bands, H, W) float32 and returns a tensor, something with ``out`` or ``logits``, or
-    several tensors of which the options name one.
+    The module takes images (N, bands, H, W) float32: the patch, and one for each context as an argument of its own. It
+    returns a tensor, something with ``out`` or ``logits``, or several tensors of which the options name one.
 
     Args:
         factory: What makes the module, as ``package.module:factory``; or a TorchScript file.
@@ -84,13 +84,13 @@ def export_foreign_module(factory: str, out: Path, options: ForeignOptions) -> M
         The manifest of the bundle.
 
     Raises:
-        CheckpointError: There is no such module, or it is no segmenter of one image.
+        CheckpointError: There is no such module, or it is no segmenter of images.
         InputError: The options do not fit the module.
         RasterError: An image for the parity gate does not fit.
         OutputError: The folder exists already, or cannot be written.
         ParityError: The bundle does not compute what the module computes.
     """
-    from .modules import image_network, run_module, trace_module
+    from .modules import PATCH_INPUT, image_network, of_traced, run_module, trace_module
 
     refuse_existing(out, remedy=_REMEDY)
     tile = options.tile
@@ -98,15 +98,16 @@ def export_foreign_module(factory: str, out: Path, options: ForeignOptions) -> M
         raise InputError("a PyTorch module does not say its size: give `tile`", subject=factory)
     if options.layout != "nchw":
         raise InputError("PyTorch modules take nchw", subject="`layout`", remedy="leave it out")
-    module = image_network(factory, options.output)
-    options = replace(options, output=None)  # of the traced graph, which has no other
-    model = trace_module(module, factory, options.bands or 3, tile)
+    module = image_network(factory, options)
+    options = of_traced(options)
+    sides = {PATCH_INPUT: tile, **{context.input: context.size or tile for context in options.contexts}}
+    model = trace_module(module, factory, options.bands or 3, sides)
     contract = find_contract(model, factory, options)
     digest = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     original = Original(
-        name="the PyTorch module", origin=factory, digest=digest, run=lambda image: run_module(module, image)
+        name="the PyTorch module", origin=factory, digest=digest, run=lambda images: run_module(module, images)
     )
     return make_bundle(model, contract, original, out, options)
 
 
-__all__ = ["ForeignOptions", "export_foreign_module", "export_foreign_onnx"]
+__all__ = ["ForeignContext", "ForeignOptions", "export_foreign_module", "export_foreign_onnx"]

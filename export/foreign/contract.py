@@ -15,11 +15,10 @@ import onnx.helper
 import onnx.inliner
 import onnx.version_converter
 
-from fctl.runtime.bundle.manifest import DTYPES
 from fctl.runtime.errors import CheckpointError, InputError
 
-from ..choices import Layout
 from .answers import check_scores, scores_layout
+from .inputs import find_inputs
 from .options import STRIDE, Contract, ForeignOptions, first_line, mean_and_std, sides_remedy
 from .reference import RunError, listed, load_graph, run_graph, scaled
 from .wrap import nodes_of
@@ -29,7 +28,6 @@ log = logging.getLogger(__name__)
 OLDEST_OPSET = 13
 """What is put around a graph is written for this opset and newer ones."""
 
-_FEW_BANDS = 16  # a side of an image is longer
 _LARGEST = (2 << 30) - (1 << 20)  # bytes of an ONNX file without external data
 
 
@@ -96,30 +94,24 @@ def find_contract(model: onnx.ModelProto, origin: str, options: ForeignOptions) 
         What was found out, but for what the scores of real patches show.
 
     Raises:
-        CheckpointError: The graph is no segmenter of one image, or ONNX Runtime cannot run it.
+        CheckpointError: The graph is no segmenter of images, or ONNX Runtime cannot run it.
         InputError: An option does not fit the graph.
     """
     if len(options.classes) < 2:
         raise InputError("expected the names of 2 or more classes (a binary network has two)", subject="`classes`")
     if len(set(options.classes)) < len(options.classes):
         raise InputError(subject="`classes`", expected="distinct names", found=", ".join(options.classes))
-    image = _image_input(model, origin)
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(image.type.tensor_type.elem_type)
-    bands, tile, batch = _settle_sides(image, origin, options)
+    taken = find_inputs(model, origin, options)
     found = Contract(
-        input=image.name, output=_output(model, origin, options), dtype=dtype, bands=bands, tile=tile, batch=batch,
-        raw=_raw_dtype(dtype, origin, options), scores=(), scores_layout=options.layout,
+        images=taken.images, output=_output(model, origin, options), bands=taken.bands, batch=taken.batch,
+        raw=taken.raw, scores=(), scores_layout=options.layout,
     )  # fmt: skip
-    mean_and_std(found, options)
+    for image in found.images:
+        mean_and_std(image, found.bands)
     found = _tried(model, found, origin, options)
     found = replace(found, scores_layout=scores_layout(found.scores, options))
     check_scores(found, options, origin)
     return found
-
-
-def unscaled(options: ForeignOptions) -> bool:
-    """Whether the network gets raw values, as the options have it."""
-    return (options.scale, set(options.mean), set(options.std)) == (1.0, {0.0}, {1.0})
 
 
 def _check_operators(model: onnx.ModelProto, origin: str) -> None:
@@ -134,28 +126,6 @@ def _check_operators(model: onnx.ModelProto, origin: str) -> None:
                 "standard ONNX operators (TensorRT plugins and custom operators cannot be verified)",
                 subject=origin,
             )
-
-
-def _image_input(model: onnx.ModelProto, origin: str) -> onnx.ValueInfoProto:
-    """The one input of a graph, which must be an image."""
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in constants]
-    if len(inputs) != 1:
-        names = ", ".join(value.name for value in inputs) or "none"
-        raise CheckpointError(
-            subject=origin,
-            expected="one input, an image",
-            found=f"{len(inputs)} ({names}): networks with contexts come from checkpoints of fctl",
-            remedy="make other inputs constants before you export",
-        )
-    image: onnx.ValueInfoProto = inputs[0]
-    if not image.type.tensor_type.elem_type:
-        found = "no type of its elements"
-        raise CheckpointError(subject=origin, expected=f"a tensor as input {image.name!r}", found=found)
-    if (rank := len(image.type.tensor_type.shape.dim)) != 4:
-        expected = f"an image of 4 axes as input {image.name!r}"
-        raise CheckpointError(subject=origin, expected=expected, found=f"{rank} axes")
-    return image
 
 
 def _output(model: onnx.ModelProto, origin: str, options: ForeignOptions) -> str:
@@ -173,78 +143,29 @@ def _output(model: onnx.ModelProto, origin: str, options: ForeignOptions) -> str
     return names[0]
 
 
-def _settle_sides(image: onnx.ValueInfoProto, origin: str, options: ForeignOptions) -> tuple[int, int, int | None]:
-    """Write bands and tile into the input's open axes; returns bands, tile and the batch if it is fixed."""
-    axes = image.type.tensor_type.shape.dim
-    channels, rows, columns = (axes[1], axes[2], axes[3]) if options.layout == "nchw" else (axes[3], axes[1], axes[2])
-    sides = [axis.dim_value for axis in (rows, columns) if axis.dim_value]
-    tile = options.tile or (sides[0] if sides else None)
-    if tile is None:
-        raise InputError("takes images of any size: give the side of a tile with `tile`", subject=origin)
-    bands = options.bands or channels.dim_value or 3
-    wrong = [side for side in sides if side != tile]
-    if wrong or (channels.dim_value and channels.dim_value != bands):
-        found = " x ".join(str(axis.dim_value or "any") for axis in (channels, rows, columns))
-        raise InputError(
-            subject=origin,
-            expected=f"input {image.name!r} of {bands} bands x {tile} x {tile} in {options.layout}",
-            found=found,
-            remedy=_shape_remedy([axis.dim_value for axis in axes[1:]], options.layout),
-        )
-    channels.dim_value, rows.dim_value, columns.dim_value = bands, tile, tile
-    batch = axes[0].dim_value if axes[0].HasField("dim_value") and axes[0].dim_value > 0 else None
-    return bands, tile, batch
-
-
-def _shape_remedy(sides: list[int], layout: Layout) -> str:
-    """What to do about an image whose sides without the batch are these, 0 where they are open."""
-    likely: Layout = "nhwc" if sides[0] == sides[1] else "nchw"
-    if len(set(sides)) == 2 and likely != layout and all(sides):
-        return f"give `layout` {likely}"
-    height, width = sides[1:] if layout == "nchw" else sides[:2]
-    if height and width and height != width and min(height, width) > _FEW_BANDS:
-        return "tiles are square: export the network for a square image, or with open sides and give `tile`"
-    return "see `tile`, `bands` and `layout`"
-
-
-def _raw_dtype(dtype: np.dtype[np.generic], origin: str, options: ForeignOptions) -> str:
-    """The dtype of the rasters."""
-    floating = dtype in (np.dtype(np.float32), np.dtype(np.float16))
-    if not floating and dtype.name not in DTYPES:
-        expected = f"an image of {', '.join(DTYPES)} or float16"
-        raise CheckpointError(subject=origin, expected=expected, found=dtype.name)
-    raw = options.dtype or ("uint8" if floating else dtype.name)
-    if raw not in DTYPES:
-        raise InputError(subject="`dtype`", expected=", ".join(DTYPES), found=repr(raw))
-    if not floating and (raw != dtype.name or not unscaled(options)):
-        raise InputError(
-            f"takes raw {dtype.name} and scales by itself: leave out `scale`, `mean`, `std`, `dtype`", subject=origin
-        )
-    return raw
-
-
 def _tried(model: onnx.ModelProto, contract: Contract, origin: str, options: ForeignOptions) -> Contract:
     """Run the model on different images, one and two at once where the batch is open, and learn its output's shape."""
     random = np.random.default_rng(0)
-    shape = (2, contract.bands, contract.tile, contract.tile)
-    images = [np.zeros(shape, contract.raw), random.integers(0, 255, shape).astype(contract.raw)]
-    images = [scaled(image, contract, options) for image in images]
+    shapes_of_raw = [(2, contract.bands, image.side, image.side) for image in contract.images]
+    black = [np.zeros(shape, contract.raw) for shape in shapes_of_raw]
+    noise = [random.integers(0, 255, shape).astype(contract.raw) for shape in shapes_of_raw]
+    runs = [scaled(raw, contract, options) for raw in (black, noise)]
     try:
         session = load_graph(model)
-        shapes = {run_graph(session, contract, image).shape for image in images}
+        shapes = {run_graph(session, contract, images).shape for images in runs}
     except RunError as error:
         failure = _failure(error, origin, _sides_remedy(model, contract, options))
         if contract.batch is not None:
             raise failure from error
         contract = replace(contract, batch=1)
         try:
-            shapes = {run_graph(load_graph(model), contract, image).shape for image in images}
+            shapes = {run_graph(load_graph(model), contract, images).shape for images in runs}
         except RunError:
             raise failure from error
         log.warning("%s takes one image at a time, though its batch is open: the bundle's is fixed", origin)
     else:
         try:
-            run_graph(session, contract, images[0][:1])
+            run_graph(session, contract, [image[:1] for image in runs[0]])
         except RunError as error:
             raise _failure(error, origin) from error
     if len(shapes) > 1 or len(next(iter(shapes))) < 3:
@@ -266,17 +187,19 @@ def _failure(error: RunError, origin: str, remedy: str | None = None) -> Checkpo
 
 def _sides_remedy(model: onnx.ModelProto, contract: Contract, options: ForeignOptions) -> str | None:
     """A tile that works, where a graph of any size does not run with the one that was given; None where none does."""
+    if contract.images[1:]:
+        return "see `tile`, and the size of each `context`"
     if options.tile is None or not options.tile % STRIDE:
         return None
     side = -(-contract.tile // STRIDE) * STRIDE
-    sample = replace(contract, tile=side, batch=contract.batch or 1)
+    sample = replace(contract, images=(replace(contract.patch, side=side),), batch=contract.batch or 1)
     resized = copy.deepcopy(model)
-    axes = next(value for value in resized.graph.input if value.name == contract.input).type.tensor_type.shape.dim
+    axes = next(value for value in resized.graph.input if value.name == contract.patch.name).type.tensor_type.shape.dim
     for axis in axes[2:4] if options.layout == "nchw" else axes[1:3]:
         axis.dim_value = side
     image = np.zeros((1, contract.bands, side, side), contract.raw)
     try:
-        run_graph(load_graph(resized), sample, scaled(image, sample, options))
+        run_graph(load_graph(resized), sample, scaled([image], sample, options))
     except RunError:
         return None
     return sides_remedy(side)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,9 +15,10 @@ import onnx.shape_inference
 from fctl.calib.sample import sample_patches
 from fctl.runtime.atomic import atomic_write
 from fctl.runtime.bundle.manifest import SCHEMA, SEGMENTER, ClassInfo, Context, GraphSpec, InputSpec, Manifest, Scaling
+from fctl.runtime.bundle.records import encode
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
 from fctl.runtime.errors import CheckpointError, InputError
-from fctl.runtime.segment.batches import PatchBatch, on_host
+from fctl.runtime.segment.batches import PatchBatch, joined, on_host
 from fctl.runtime.tiling.windows import TilePlan
 
 from ..gate import gated
@@ -27,16 +28,16 @@ from ..patches import PARITY_PATCHES, parity_images
 from ..provenance import provenance
 from ..verify import MAX_ERROR, MIN_AGREEMENT, Reference, Samples, Scores
 from .answers import settled
-from .contract import OLDEST_OPSET, unscaled
+from .contract import OLDEST_OPSET
 from .crop import margin_of
-from .options import Array, Contract, ForeignOptions, first_line, mean_and_std
+from .options import Array, Contract, ForeignOptions, ImageInput, first_line, mean_and_std
 from .reference import scaled, scores_of
 from .wrap import SURROUND, wrapped
 
 log = logging.getLogger(__name__)
 
 
-def _unchecked(images: Array, outputs: Array) -> None:
+def _unchecked(images: Sequence[Array], outputs: Array) -> None:
     """No conversion to check."""
 
 
@@ -48,15 +49,15 @@ class Original:
         name: What runs it, in words.
         origin: Its name in error messages.
         digest: Its SHA-256.
-        run: From scaled images (N, ...), as it takes them, to its output (N, ...).
+        run: From scaled images (N, ...), for each of its inputs as it takes them, to its output (N, ...).
         check: Raises an error if a graph that was made of it gives another output for such images.
     """
 
     name: str
     origin: str
     digest: str
-    run: Callable[[Array], Array]
-    check: Callable[[Array, Array], None] = _unchecked
+    run: Callable[[Sequence[Array]], Array]
+    check: Callable[[Sequence[Array], Array], None] = _unchecked
 
 
 def make_bundle(
@@ -82,18 +83,16 @@ def make_bundle(
     """
     images, source = parity_images(contract.bands, options.patches, contract.raw)
     draft = _manifest(out.stem, contract, options, original.digest)
-    patches = np.concatenate([
-        on_host(batch.patch) for batch in sample_patches(draft, images, PARITY_PATCHES, seed=0)
-    ])  # fmt: skip
-    taken = scaled(patches, contract, options)
+    raw = _raw_images(joined(sample_patches(draft, images, PARITY_PATCHES, seed=0)), contract)
+    taken = scaled(raw, contract, options)
     outputs = original.run(taken)
     original.check(taken, outputs)
     options = replace(options, activation=settled(outputs, contract, options, original.origin))
 
-    def run(raw: Array) -> Array:
-        return original.run(scaled(raw, contract, options))
+    def run(patches: Array) -> Array:
+        return original.run(scaled([patches, *_plain(raw[1:], len(patches))], contract, options))
 
-    margin = margin_of(run, patches[:2], contract, options, original.origin)
+    margin = margin_of(run, raw[0][:2], contract, options, original.origin)
     contract = replace(contract, margin=margin)
     with atomic_write(out) as folder:
         folder.mkdir()
@@ -102,9 +101,22 @@ def make_bundle(
         write_manifest(folder, draft)
         samples = Samples(batches=sample_patches(draft, images, PARITY_PATCHES, seed=0), source=source)
         manifest = gated(Bundle(folder, draft), _reference(original, contract, options), samples)
-    if contract.dtype.kind == "f" and unscaled(options):
+    if contract.patch.floating and contract.patch.unscaled:
         log.warning("no `scale`, `mean` or `std`: the network gets raw %s values as they are", contract.raw)
     return manifest
+
+
+def _raw_images(batch: PatchBatch, contract: Contract) -> list[Array]:
+    """Raw pixels (N, bands, side, side) for each image that a network takes."""
+    contexts = [image.context.name for image in contract.images if image.context]
+    patch = batch.contexts[SURROUND] if contract.margin else batch.patch
+    return [on_host(patch), *(batch.pixels_of(name) for name in contexts)]
+
+
+def _plain(windows: Sequence[Array], count: int) -> list[Array]:
+    """Windows in one colour, the mean one: they look the same wherever the patch lies."""
+    means = [window.mean((0, 2, 3), keepdims=True, dtype=np.float64).astype(window.dtype) for window in windows]
+    return [np.broadcast_to(mean, (count, *window.shape[1:])) for mean, window in zip(means, windows, strict=True)]
 
 
 def check_conversion(before: Array, after: Array, opset: int, origin: str) -> None:
@@ -134,8 +146,7 @@ def _reference(original: Original, contract: Contract, options: ForeignOptions) 
     """What the bundle must compute: what the network does as it came, with scaling and scores in NumPy."""
 
     def scores(batch: PatchBatch) -> Scores:
-        raw = on_host(batch.contexts[SURROUND] if contract.margin else batch.patch)
-        return scores_of(original.run(scaled(raw, contract, options)), contract, options)
+        return scores_of(original.run(scaled(_raw_images(batch, contract), contract, options)), contract, options)
 
     return Reference(name=original.name, scores=scores, original=None)
 
@@ -162,7 +173,6 @@ def _manifest(name: str, contract: Contract, options: ForeignOptions, digest: st
     distance = options.ground_sample_distance
     if distance is not None and not distance > 0:
         raise InputError(subject="`gsd`", expected="metres above 0", found=f"{distance:g}")
-    mean, std = mean_and_std(contract, options)
     return Manifest(
         schema=SCHEMA,
         name=name,
@@ -174,7 +184,7 @@ def _manifest(name: str, contract: Contract, options: ForeignOptions, digest: st
         input=InputSpec(
             bands=contract.bands,
             dtype=contract.raw,
-            scaling=Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std))),
+            scaling=_scaling(contract.patch, contract),
             ground_sample_distance=distance,
         ),
         tile=tile,
@@ -184,15 +194,35 @@ def _manifest(name: str, contract: Contract, options: ForeignOptions, digest: st
         graphs=(),
         parity=(),
         provenance=provenance(digest, options.licence),
-        extensions={},
+        extensions=_extensions(contract),
     )
 
 
+def _scaling(image: ImageInput, contract: Contract) -> Scaling:
+    """What a network's image is scaled by, in words of raw pixels."""
+    mean, std = mean_and_std(image, contract.bands)
+    return Scaling(mean=tuple(map(float, mean)), std=tuple(map(float, std)))
+
+
+def _extensions(contract: Contract) -> dict[str, object]:
+    """The scaling of contexts that are scaled otherwise than the patch: for documentation, as the graph does it."""
+    patch = _scaling(contract.patch, contract)
+    found = {image.context.name: _scaling(image, contract) for image in contract.images if image.context}
+    others = {name: encode(scaling) for name, scaling in found.items() if scaling != patch}
+    return {"context_scaling": others} if others else {}
+
+
 def _contexts(contract: Contract) -> tuple[Context, ...]:
-    """Where a network scores only the middle of its image, that image is a window around the patch."""
-    if not contract.margin:
-        return ()
-    return (Context(
-        name=SURROUND, factor=contract.tile / contract.scored, size=contract.tile, resampling="box", scene=None,
-        encoder=None, cells=None,
-    ),)  # fmt: skip
+    """The contexts; where a network scores only the middle of its image, that image is a window around the patch."""
+    tile, named = contract.scored, [(image, image.context) for image in contract.images if image.context]
+    surround = Context(
+        name=SURROUND, factor=contract.tile / tile, size=contract.tile, resampling="box", scene=None, encoder=None,
+        cells=None,
+    )  # fmt: skip
+    return (*((surround,) if contract.margin else ()), *(
+        Context(
+            name=context.name, factor="global" if context.window == "global" else context.window / tile,
+            size=image.side, resampling=context.resampling, scene=context.scene, encoder=None, cells=None,
+        )
+        for image, context in named
+    ))  # fmt: skip

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.errors import InputError
+from fctl.runtime.tiling.resampling import Resampling
 
 from ..choices import Activation, Crop, Layout
 
@@ -22,11 +24,41 @@ STRIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForeignContext:
+    """A window that a foreign network takes beside the patch.
+
+    Attributes:
+        name: What the bundle calls it.
+        input: The graph's input, or the argument of the module's forward, that takes it.
+        window: Side in pixels of the raster of a window with the patch's centre; "global" for the whole raster.
+        scene: Of a global one, the side in pixels of the training images, which the network saw whole; None if it is
+            not known.
+        size: Side in pixels after resampling; None for what the graph states, else the tile's.
+        resampling: The filter that shrinks the window.
+        scale: As in `ForeignOptions`; None for the patch's.
+        mean: As in `ForeignOptions`; None for the patch's.
+        std: As in `ForeignOptions`; None for the patch's.
+    """
+
+    name: str
+    input: str
+    window: int | Literal["global"] = "global"
+    scene: int | None = None
+    size: int | None = None
+    resampling: Resampling = "box"
+    scale: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForeignOptions:
     """What a foreign network takes and gives.
 
     Attributes:
         classes: The names of the classes, in the order of the network's outputs.
+        input: The input that takes the patch; None for the only one that no context has.
+        contexts: The windows that the network takes beside the patch.
         tile: Side of a patch, in pixels; None where the graph states it.
         overlap: Overlap of neighbouring tiles, in pixels; None for an eighth of the tile.
         scale: The network takes (raw * scale - mean) / std.
@@ -46,6 +78,8 @@ class ForeignOptions:
     """
 
     classes: tuple[str, ...]
+    input: str | None = None
+    contexts: tuple[ForeignContext, ...] = ()
     tile: int | None = None
     overlap: int | None = None
     scale: float = 1.0
@@ -63,32 +97,71 @@ class ForeignOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """An image that a graph takes: the patch, or a context's window.
+
+    Attributes:
+        name: The name of the input.
+        side: Its side, in pixels.
+        dtype: Its dtype.
+        scale: The graph takes (raw * scale - mean) / std.
+        mean: One value, or one per band.
+        std: One value, or one per band.
+        context: The context that it shows; None for the patch.
+    """
+
+    name: str
+    side: int
+    dtype: np.dtype[np.generic]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    context: ForeignContext | None = None
+
+    @property
+    def floating(self) -> bool:
+        """Whether it takes scaled values, rather than raw integers."""
+        return self.dtype.kind == "f"
+
+    @property
+    def unscaled(self) -> bool:
+        """Whether its values are the raw ones."""
+        return (self.scale, set(self.mean), set(self.std)) == (1.0, {0.0}, {1.0})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """What was found out about a graph.
 
     Attributes:
-        input: The name of its image.
+        images: The images that it takes, the patch first.
         output: The name of its output.
-        dtype: The dtype of its image.
         raw: The dtype of the rasters.
-        bands: The bands of its image.
-        tile: The side of its image, in pixels.
+        bands: The bands of its images.
         batch: The batch that it takes; None where it takes any.
         scores: The shape of its output, without the batch.
         scores_layout: The order of the axes of its scores.
-        margin: How many pixels at each edge of its image it gives no scores for.
+        margin: How many pixels at each edge of the patch's image it gives no scores for.
     """
 
-    input: str
+    images: tuple[ImageInput, ...]
     output: str
-    dtype: np.dtype[np.generic]
     raw: str
     bands: int
-    tile: int
     batch: int | None
     scores: tuple[int, ...]
     scores_layout: Layout
     margin: int = 0
+
+    @property
+    def patch(self) -> ImageInput:
+        """The image of the patch."""
+        return self.images[0]
+
+    @property
+    def tile(self) -> int:
+        """The side of the patch's image, in pixels."""
+        return self.patch.side
 
     @property
     def scored(self) -> int:
@@ -96,12 +169,12 @@ class Contract:
         return self.tile - 2 * self.margin
 
 
-def mean_and_std(contract: Contract, options: ForeignOptions) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean_and_std(image: ImageInput, bands: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Express the scaling of raw pixels as (raw - mean) / std.
 
     Args:
-        contract: What was found out about the graph.
-        options: What the user states about the network.
+        image: What takes them.
+        bands: How many bands they have.
 
     Returns:
         The mean and the standard deviation of raw pixels, each (bands,) float64.
@@ -109,16 +182,16 @@ def mean_and_std(contract: Contract, options: ForeignOptions) -> tuple[NDArray[n
     Raises:
         InputError: The values are not one, nor one per band; or one of them is out of range.
     """
-    values = []
-    for name, given in (("mean", options.mean), ("std", options.std)):
-        if len(given) not in (1, contract.bands):
-            raise InputError(
-                subject=f"`{name}`", expected=f"one value or {contract.bands}, one per band", found=len(given)
-            )
-        values.append(np.broadcast_to(np.array(given, np.float64), (contract.bands,)))
-    if not np.isfinite(values).all() or not 0 < options.scale < np.inf or not (values[1] > 0).all():
-        raise InputError("expected numbers above 0, and a finite `mean`", subject="`scale` and `std`")
-    return values[0] / options.scale, values[1] / options.scale
+    values, where = [], f"`context` {image.context.name}: " if image.context else ""
+    for name, given in (("mean", image.mean), ("std", image.std)):
+        if len(given) not in (1, bands):
+            subject = f"{where}{name}" if where else f"`{name}`"
+            raise InputError(subject=subject, expected=f"one value or {bands}, one per band", found=len(given))
+        values.append(np.broadcast_to(np.array(given, np.float64), (bands,)))
+    if not np.isfinite(values).all() or not 0 < image.scale < np.inf or not (values[1] > 0).all():
+        subject = f"{where}scale and std" if where else "`scale` and `std`"
+        raise InputError("expected numbers above 0, and a finite `mean`", subject=subject)
+    return values[0] / image.scale, values[1] / image.scale
 
 
 def channels_of(shape: tuple[int, ...], layout: Layout) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 from fctl.calib.onnx_session import InferenceSession, load_session
 from fctl.runtime.errors import CheckpointError, InputError
 
-from .options import Array, Contract, ForeignOptions, first_line
+from .options import Array, Contract, ForeignOptions, ImageInput, first_line
 
 
 class RunError(CheckpointError):
@@ -37,13 +38,13 @@ def load_graph(graph: Path | onnx.ModelProto) -> InferenceSession:
         raise _refusal(error) from error
 
 
-def run_graph(session: InferenceSession, contract: Contract, images: Array) -> Array:
+def run_graph(session: InferenceSession, contract: Contract, images: Sequence[Array]) -> Array:
     """Run a foreign graph, in batches of the size that it takes.
 
     Args:
         session: The graph.
         contract: What was found out about it.
-        images: Images (N, ...) in the graph's layout and dtype, scaled.
+        images: For each of its inputs, images (N, ...) in its layout and dtype, scaled.
 
     Returns:
         The output (N, ...) of the graph.
@@ -51,12 +52,13 @@ def run_graph(session: InferenceSession, contract: Contract, images: Array) -> A
     Raises:
         RunError: ONNX Runtime cannot run it, or it does not give one output for each image.
     """
-    size = contract.batch or len(images)
-    padded = np.concatenate([images, np.repeat(images[-1:], -len(images) % size, axis=0)])
+    count, names = len(images[0]), [image.name for image in contract.images]
+    size = contract.batch or count
+    padded = [np.concatenate([one, np.repeat(one[-1:], -count % size, axis=0)]) for one in images]
     try:
         runs = [
-            np.asarray(session.run([contract.output], {contract.input: part})[0])
-            for part in np.split(padded, len(padded) // size)
+            np.asarray(session.run([contract.output], dict(zip(names, parts, strict=True)))[0])
+            for parts in zip(*(np.split(one, len(one) // size) for one in padded), strict=True)
         ]
     except Exception as error:
         raise _refusal(error) from error
@@ -70,24 +72,29 @@ def run_graph(session: InferenceSession, contract: Contract, images: Array) -> A
             found=listed(shapes),
             remedy=remedy,
         )
-    return np.concatenate(runs)[: len(images)]
+    return np.concatenate(runs)[:count]
 
 
-def scaled(patch: Array, contract: Contract, options: ForeignOptions) -> Array:
-    """Scale raw patches as the graph takes them.
+def scaled(raw: Sequence[Array], contract: Contract, options: ForeignOptions) -> list[Array]:
+    """Scale raw patches and windows as the graph takes them.
 
     Args:
-        patch: Raw patches (N, bands, P, P).
+        raw: For each of its inputs, raw pixels (N, bands, side, side).
         contract: What was found out about the graph.
         options: What the user states about the network.
 
     Returns:
-        Images of the graph's dtype, (N, bands, P, P) or (N, P, P, bands) by its layout.
+        Images of the inputs' dtypes, (N, bands, side, side) or (N, side, side, bands) by the layout.
     """
-    if contract.dtype.kind == "f":
-        mean, std = (np.array(values).reshape(-1, 1, 1) for values in (options.mean, options.std))
-        patch = ((patch.astype(np.float64) * options.scale - mean) / std).astype(contract.dtype)
-    return np.ascontiguousarray(patch if options.layout == "nchw" else patch.transpose(0, 2, 3, 1))
+    return [_scaled(pixels, image, options) for pixels, image in zip(raw, contract.images, strict=True)]
+
+
+def _scaled(pixels: Array, image: ImageInput, options: ForeignOptions) -> Array:
+    """Raw pixels (N, bands, side, side) as one of the graph's inputs takes them."""
+    if image.floating:
+        mean, std = (np.array(values).reshape(-1, 1, 1) for values in (image.mean, image.std))
+        pixels = ((pixels.astype(np.float64) * image.scale - mean) / std).astype(image.dtype)
+    return np.ascontiguousarray(pixels if options.layout == "nchw" else pixels.transpose(0, 2, 3, 1))
 
 
 def scores_of(output: Array, contract: Contract, options: ForeignOptions) -> NDArray[np.float32]:

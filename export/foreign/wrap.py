@@ -14,7 +14,10 @@ import onnx.shape_inference
 
 from fctl.runtime.bundle.manifest import BATCH, SEGMENTER
 
-from .options import Array, Contract, ForeignOptions, channels_of, mean_and_std, side_of
+from .options import Array, Contract, ForeignOptions, ImageInput, channels_of, mean_and_std, side_of
+
+PATCH = "patch"
+"""The input of a bundle's graph that takes the patch."""
 
 SURROUND = "surround"
 """The context that shows a patch with its surroundings, for networks that score only the middle of their image."""
@@ -31,9 +34,9 @@ def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions)
         options: What the user states about the network.
 
     Returns:
-        A graph from raw ``patch`` (N, bands, P, P) to ``logits`` or ``probabilities`` (N, classes, P, P) float32. Where
-        the network scores only the middle of its image, there is ``window_surround`` (N, bands, S, S) besides, whose
-        middle is the patch.
+        A graph from raw ``patch`` (N, bands, P, P), and ``window_NAME`` (N, bands, S, S) for each context, to
+        ``logits`` or ``probabilities`` (N, classes, P, P) float32. Where the network scores only the middle of its
+        image, there is ``window_surround`` besides, whose middle is the patch.
 
     Raises:
         onnx.shape_inference.InferenceError: Types or shapes of the graph contradict each other.
@@ -42,8 +45,8 @@ def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions)
     del inner.graph.value_info[:]  # shapes of another batch
     inner = onnx.compose.add_prefix(inner, _PREFIX)
     around = _Around()
-    image = around.scaling(contract, options)
-    around.add("Identity", [image], _PREFIX + contract.input)
+    for image in contract.images:
+        around.add("Identity", [around.scaling(image, contract, options)], _PREFIX + image.name)
     before, after = around.nodes, _Around()
     scores = after.scores(_PREFIX + contract.output, contract, options)
     name = "logits" if options.activation == "logits" else "probabilities"
@@ -51,9 +54,8 @@ def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions)
     batch = contract.batch or BATCH
     sides, raw = (contract.scored, contract.scored), np.dtype(contract.raw)
     taken = [
-        _value(name, raw, (batch, contract.bands, side, side))
-        for name, side in zip(inputs_of(contract), (contract.scored, contract.tile), strict=False)
-    ]
+        _value(name, raw, (batch, contract.bands, side, side)) for name, side in inputs_of(contract).items()
+    ]  # fmt: skip
     graph = onnx.helper.make_graph(
         [*before, *inner.graph.node, *after.nodes],
         SEGMENTER,
@@ -67,9 +69,18 @@ def wrapped(model: onnx.ModelProto, contract: Contract, options: ForeignOptions)
     return onnx.shape_inference.infer_shapes(made)
 
 
-def inputs_of(contract: Contract) -> list[str]:
-    """The names of the bundle's inputs: the patch, and the window around it where the network scores only a middle."""
-    return ["patch", f"window_{SURROUND}"] if contract.margin else ["patch"]
+def inputs_of(contract: Contract) -> dict[str, int]:
+    """The bundle's inputs, and their sides in pixels.
+
+    They are the patch, the window around it where the network scores only a middle, and the windows of contexts.
+    """
+    surround = {f"window_{SURROUND}": contract.tile} if contract.margin else {}
+    return {PATCH: contract.scored, **surround, **{_raw(image): image.side for image in contract.images[1:]}}
+
+
+def _raw(image: ImageInput) -> str:
+    """The bundle's input that is scaled for an image."""
+    return f"window_{image.context.name}" if image.context else PATCH
 
 
 class _Around:
@@ -92,26 +103,27 @@ class _Around:
         self.constants.append(onnx.numpy_helper.from_array(values, name))
         return name
 
-    def scaling(self, contract: Contract, options: ForeignOptions) -> str:
-        """Scale the raw image (N, bands, P, P); returns the name of the image that the network takes."""
-        image, floating = "patch", contract.dtype.kind == "f"
-        if contract.margin:
-            image = self.surrounded(onnx.TensorProto.FLOAT if floating else onnx.TensorProto.INT32, contract)
-            if not floating:
-                image = self.add("Cast", [image], to=onnx.helper.np_dtype_to_tensor_dtype(contract.dtype))
-        elif floating and contract.raw != "float32":
-            image = self.add("Cast", [image], to=onnx.TensorProto.FLOAT)
-        if floating:
-            mean, std = (values.astype(np.float32) for values in mean_and_std(contract, options))
+    def scaling(self, image: ImageInput, contract: Contract, options: ForeignOptions) -> str:
+        """Scale a raw image (N, bands, side, side); returns the name of the image that the network takes."""
+        raw = pixels = _raw(image)
+        of = f"_of_{raw}" if image.context else ""
+        if contract.margin and not image.context:
+            pixels = self.surrounded(onnx.TensorProto.FLOAT if image.floating else onnx.TensorProto.INT32, contract)
+            if not image.floating:
+                pixels = self.add("Cast", [pixels], to=onnx.helper.np_dtype_to_tensor_dtype(image.dtype))
+        elif image.floating and contract.raw != "float32":
+            pixels = self.add("Cast", [pixels], to=onnx.TensorProto.FLOAT)
+        if image.floating:
+            mean, std = (values.astype(np.float32) for values in mean_and_std(image, contract.bands))
             if mean.any():
-                image = self.add("Sub", [image, self.constant("mean", mean.reshape(-1, 1, 1))])
+                pixels = self.add("Sub", [pixels, self.constant(f"mean{of}", mean.reshape(-1, 1, 1))])
             if (std != 1).any():
-                image = self.add("Div", [image, self.constant("std", std.reshape(-1, 1, 1))])
-            if contract.dtype == np.float16:
-                image = self.add("Cast", [image], "half_patch", to=onnx.TensorProto.FLOAT16)
+                pixels = self.add("Div", [pixels, self.constant(f"std{of}", std.reshape(-1, 1, 1))])
+            if image.dtype == np.float16:
+                pixels = self.add("Cast", [pixels], f"half_{raw}", to=onnx.TensorProto.FLOAT16)
         if options.layout == "nhwc":
-            image = self.add("Transpose", [image], perm=[0, 2, 3, 1])
-        return image
+            pixels = self.add("Transpose", [pixels], perm=[0, 2, 3, 1])
+        return pixels
 
     def surrounded(self, kind: int, contract: Contract) -> str:
         """The window around a patch as the image (N, bands, S, S), of an ONNX type; returns its name.
@@ -119,7 +131,7 @@ class _Around:
         The window's middle is the patch, so that their maximum is either of them. It is taken because engines drop
         inputs that nothing reads.
         """
-        patch, window = (self.add("Cast", [name], to=kind) for name in inputs_of(contract))
+        patch, window = (self.add("Cast", [name], to=kind) for name in (PATCH, f"window_{SURROUND}"))
         first, last, end = contract.margin, contract.tile - contract.margin, contract.tile
         top, middle, bottom = (self.cut(window, *rows, 2) for rows in ((0, first), (first, last), (last, end)))
         left, centre, right = (self.cut(middle, *columns, 3) for columns in ((0, first), (first, last), (last, end)))

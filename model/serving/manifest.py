@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from fctl.runtime.bundle.gathering import GatheredMap, Gathering
 from fctl.runtime.bundle.manifest import (
     SCHEMA,
     ClassInfo,
@@ -23,7 +24,11 @@ from fctl.runtime.tiling.windows import TilePlan
 
 from ..backbones import Backbone, Stage, backbone_class, stage_of
 from ..config import ContextConfig, NetworkConfig, ServingConfig
+from ..glnet import LEVELS, MAPS, maps_of
 from ..weights.checkpoints import Card
+
+PATCHES = "patches"
+"""Role of the graph that computes what a context gathers."""
 
 
 def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) -> Manifest:
@@ -45,7 +50,7 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
         classes=tuple(ClassInfo(name=label.name, colour=label.colour) for label in card.classes),
         input=input_spec(config, card.ground_sample_distance),
         tile=config.patch,
-        plan=TilePlan(kind=serving.plan, overlap=serving.overlap),
+        plan=tile_plan(config, serving),
         contexts=served_contexts(config, serving, encoders),
         merge=serving.merge,
         graphs=(),
@@ -53,6 +58,21 @@ def draft_manifest(name: str, card: Card, encoders: Mapping[str, str | None]) ->
         provenance=Provenance(checkpoint_sha256="", licence=card.licence, created="", tools={}),
         extensions={},
     )
+
+
+def tile_plan(config: NetworkConfig, serving: ServingConfig) -> TilePlan:
+    """How tiles cover a raster: as the serving says, or side by side where the network does not look at them.
+
+    Args:
+        config: The network.
+        serving: How it is run.
+
+    Returns:
+        The plan.
+    """
+    if not config.sees_patch:
+        return TilePlan(kind="whole", overlap=0)
+    return TilePlan(kind=serving.plan, overlap=serving.overlap)
 
 
 def input_spec(config: NetworkConfig, ground_sample_distance: float | None) -> InputSpec:
@@ -85,6 +105,9 @@ def served_contexts(
 
     Returns:
         The contexts, in order.
+
+    Raises:
+        InputError: A context gathers what patches know, and nobody says how large a scene is.
     """
     return tuple(
         Context(
@@ -94,15 +117,54 @@ def served_contexts(
             resampling=serving.resampling,
             scene=None if context.centred else serving.scene,
             encoder=encoders[context.name],
-            cells=_moving_cells(config, context.size) if context.name in config.placed else None,
+            cells=moving_cells(config, context.size) if context.name in config.placed else None,
             sharing=shared_encoder(config, context, encoders[context.name]),
+            maps=maps_of(config, context.name),
+            gathering=_gathering(config, serving, context),
         )
         for context in config.contexts
     )
 
 
-def _moving_cells(config: NetworkConfig, size: int) -> MovingCells:
-    """Where the cells of the patch and of a global context lie."""
+def _gathering(config: NetworkConfig, serving: ServingConfig, context: ContextConfig) -> Gathering | None:
+    """How a context is encoded with what patches know: those that are scored, and all of their maps."""
+    if context.gathers is None:
+        return None
+    if serving.scene is None:
+        raise InputError(
+            "a network of two passes must know the side of its training images", subject="`scene_size`",
+            remedy="give it in pixels: larger rasters are shown to it in blocks of that size",
+        )  # fmt: skip
+    kind = backbone_class(config.backbone)
+    stages = dict(zip(LEVELS, kind.stages, strict=True))
+    return Gathering(
+        context=context.gathers,
+        encoder=PATCHES,
+        plan=TilePlan(kind=serving.plan, overlap=serving.overlap),
+        maps=tuple(
+            GatheredMap(
+                name=name,
+                patch=_cells(kind, stages[name[1:]], config.patch),
+                scene=_cells(kind, stages[name[1:]], context.size),
+            )
+            for name in MAPS
+        ),
+    )
+
+
+def moving_cells(config: NetworkConfig, size: int) -> MovingCells:
+    """Where the cells of the patch and of a global context lie.
+
+    Args:
+        config: The network.
+        size: Side of the context in pixels.
+
+    Returns:
+        Their grids: of the enhanced stage, or of the scores where these are all that there is.
+    """
+    if not config.sees_patch:
+        patch, context = (Cells(stride=1, offset=0.0, count=side) for side in (config.patch, size))
+        return MovingCells(patch=patch, context=context)
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
     return MovingCells(patch=_cells(kind, stage, config.patch), context=_cells(kind, stage, size))
 

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fctl.runtime.bundle.manifest import Context, Manifest
 from fctl.runtime.segment.batches import Positions, on_host
-from fctl.runtime.segment.network import Cut, Features, Network, Scores
+from fctl.runtime.segment.network import Cut, Features, Network, Scores, parts_of
+from fctl.runtime.segment.passes import Maps
 from fctl.runtime.tiling.turns import Windows
 
-from ..interface import ContextNetwork
+from ..interface import ContextNetwork, SharingNetwork
 
 
 class ModuleNetwork(Network):
@@ -32,15 +33,38 @@ class ModuleNetwork(Network):
         self._network, parameter = network, next(network.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
 
-    def encode(self, context: Context, windows: Windows) -> Tensor:
+    def encode(self, context: Context, windows: Windows) -> Features:
         """Features (N, C, H, W) of raw windows (N, bands, S, S)."""
+        if context.maps:
+            return self.encode_gathered(context, windows, {})
         with torch.inference_mode():
             return self._network.encode(context.name, self._tensor(on_host(windows)))
 
-    def join(self, context: Context, features: Sequence[Features]) -> Tensor:
+    def join(self, context: Context, features: Sequence[Features]) -> Features:
         """Features (1, C, H, W), one for each patch, as features (N, C, H, W)."""
+        maps = zip(*(parts_of(context, part) for part in features), strict=True)
         with torch.inference_mode():
-            return torch.cat([_tensor_of(part) for part in features])
+            joined = tuple(torch.cat([_tensor_of(part) for part in one]) for one in maps)
+        return joined if context.maps else joined[0]
+
+    def maps_of_patches(
+        self, context: Context, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
+    ) -> Maps:
+        """Maps (N, C, h, w) of raw patches (N, bands, P, P), by name, on the host."""
+        assert isinstance(self._network, SharingNetwork), "no other gathers them"
+        with torch.inference_mode():
+            found = self._network.maps_of_patches(
+                self._tensor(on_host(patch)), self._named(features), self._places(positions)
+            )
+        return {name: one.float().cpu().numpy() for name, one in found.items()}
+
+    def encode_gathered(self, context: Context, window: Windows, gathered: Maps) -> Features:
+        """Features (N, C, H, W) of raw windows (N, bands, S, S), with maps of the patches in them."""
+        assert isinstance(self._network, SharingNetwork), "no other takes them"
+        maps = {name: self._tensor(one).to(self._dtype) for name, one in gathered.items()}
+        with torch.inference_mode():
+            found = self._network.encode_maps(context.name, self._tensor(on_host(window)), maps)
+        return found if context.maps else found[0]
 
     def encode_once(self, context: Context, window: Windows) -> Tensor:
         """Features (1, C, H, W) of a raw window (1, bands, S, S) of the context's lattice."""
@@ -54,10 +78,8 @@ class ModuleNetwork(Network):
 
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Tensor:
         """Logits (N, classes, P, P) of raw patches (N, bands, P, P); on a GPU they are still on their way."""
-        tensors = {name: _tensor_of(value) for name, value in features.items()}
         with torch.inference_mode():
-            places = {name: self._tensor(place).to(self._dtype) for name, place in positions.items()}
-            return self._network.segment(self._tensor(on_host(patch)), tensors, places)
+            return self._network.segment(self._tensor(on_host(patch)), self._named(features), self._places(positions))
 
     def on_host(self, scores: Scores) -> NDArray[np.float32]:
         """Scores as an array (N, classes, P, P); waits for them."""
@@ -69,6 +91,21 @@ class ModuleNetwork(Network):
         vars(self).pop("_network", None)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    def _named(self, features: Mapping[str, Features]) -> dict[str, Tensor]:
+        """Features as a module takes them: several maps of a context by its name and theirs."""
+        maps = {context.name: context.maps for context in self.manifest.contexts}
+        found: dict[str, Tensor] = {}
+        for name, value in features.items():
+            if isinstance(value, tuple):
+                parts = zip(maps[name], value, strict=True)
+                found |= {f"{name}_{one}": _tensor_of(part) for one, part in parts}
+            else:
+                found[name] = _tensor_of(value)
+        return found
+
+    def _places(self, positions: Mapping[str, Positions]) -> dict[str, Tensor]:
+        return {name: self._tensor(place).to(self._dtype) for name, place in positions.items()}
 
     def _tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

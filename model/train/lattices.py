@@ -22,9 +22,11 @@ from fctl.runtime.tiling.resampling import Pixels, Resampling, resample
 from fctl.runtime.tiling.sources import ArraySource, read_padded
 from fctl.runtime.tiling.windows import Window
 
+from ..backbones import backbone_class, stage_of
 from ..config import NetworkConfig, ServingConfig
 from ..serving.manifest import served_contexts
 from ..serving.module_network import gathered
+from .gathering import GatheringWindow
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,8 @@ class LatticeWindows:
         return LatticePlace(self.lattice, self.resampling, y, x)
 
 
-Windows: TypeAlias = Mapping[str, ContextWindow | LatticeWindows]
-"""By name of the contexts, how each is cut: for each patch, or once a raster."""
+Windows: TypeAlias = Mapping[str, ContextWindow | LatticeWindows | GatheringWindow]
+"""By name of the contexts, how each is cut: for each patch, once a raster, or with all patches in it."""
 
 
 def context_windows(config: NetworkConfig, serving: ServingConfig, *, once: bool) -> Windows:
@@ -135,14 +137,15 @@ def context_windows(config: NetworkConfig, serving: ServingConfig, *, once: bool
     Returns:
         By name, how each context is cut.
     """
-    names, step, found = (
-        config.context_names,
-        config.patch - serving.overlap,
-        dict[str, ContextWindow | LatticeWindows](),
-    )
+    names, step = config.context_names, config.patch - serving.overlap
+    found: dict[str, ContextWindow | LatticeWindows | GatheringWindow] = {}
+    stage = stage_of(config.backbone, config.stage)
     for context in served_contexts(config, serving, dict(zip(names, names, strict=True))):
         window = found[context.name] = context.window
         if once and context.sharing and isinstance(window, CentredContext):
             lattice = context.sharing.lattice(config.patch, window.side(config.patch), context.size)
             found[context.name] = LatticeWindows.of(lattice, context.resampling, step)
+        elif context.gathering:
+            cells = backbone_class(config.backbone).grid(config.patch, stage)
+            found[context.name] = GatheringWindow(window, context.gathering, config.patch, stage, cells)
     return found

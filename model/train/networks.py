@@ -10,8 +10,9 @@ from typing import TypeVar
 from fctl.runtime.bundle.records import RecordError, decode, encode
 from fctl.runtime.errors import InputError
 
-from ..backbones import stage_of
+from ..backbones import backbone_class, stage_of
 from ..config import ConfigError, NetworkConfig, ServingConfig
+from ..glnet import branch_of
 from ..presets import Preset, preset
 from .config import stage_settings
 from .lattices import LatticeWindows, context_windows
@@ -47,6 +48,9 @@ def network_of(config: TrainingConfig, classes: int) -> Preset:
     _check_scene(config, network, serving)
     if not 0 <= serving.overlap < network.patch:
         raise InputError(subject="network.serving.overlap", expected=f"0 to {network.patch - 1}", found=serving.overlap)
+    if serving.overlap and not network.sees_patch:
+        expected = "0: a network that is shown the whole image has the same scores in every patch"
+        raise InputError(subject="network.serving.overlap", expected=expected, found=serving.overlap)
     _check_stages(config, network)
     _check_contexts(config, network, serving)
     return Preset(network=network, serving=serving)
@@ -61,14 +65,31 @@ def part_of(network: NetworkConfig, part: str) -> NetworkConfig:
 
     Returns:
         The network itself, the patch alone without contexts, or the patch with one context and a shared encoder, as
-        the public release trains encoders of contexts.
+        the public release trains encoders of contexts. Of GLNet, the global branch and the aggregation, the local
+        branch with maps of the global one, or the global branch alone.
     """
     if part == WHOLE:
         return network
+    if network.kind == "glnet":
+        return branch_of(network, "local" if part == PATCH else "global")
     if part == PATCH:
-        return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
+        return replace(network, kind="fctl", contexts=(), encoders="shared", lcf=None, ale=None)
     contexts = tuple(context for context in network.contexts if context.name == part)
     return replace(network, contexts=contexts, encoders="shared", ale=None if network.lcf else network.ale)
+
+
+def side_of(model: Preset, part: str) -> int:
+    """How much of an image is labelled in one patch, or in one image that is shown whole.
+
+    Args:
+        model: The network, and how it is run.
+        part: What a stage trains of it (`part_of`).
+
+    Returns:
+        A side in pixels.
+    """
+    network = part_of(model.network, part)
+    return network.patch if network.sees_patch else model.serving.scene or network.patch
 
 
 def _changed(record: T, changes: Mapping[str, object], path: str) -> T:
@@ -85,6 +106,11 @@ def _merged(old: object, new: object) -> object:
 
 def _check_scene(config: TrainingConfig, network: NetworkConfig, serving: ServingConfig) -> None:
     """Check that the blocks that a global context shows of large images hold the largest patches."""
+    if serving.scene is None and any(context.gathers for context in network.contexts):
+        raise InputError(
+            subject="network.serving.scene", expected="the side of the training images, for a network of two passes",
+            found="null",
+        )  # fmt: skip
     if serving.scene is None or all(context.centred for context in network.contexts):
         return
     scale = max(stage_settings(config, index)[1].scale for index in range(len(config.stages)))
@@ -110,7 +136,8 @@ def _check_contexts(config: TrainingConfig, network: NetworkConfig, serving: Ser
 
 def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:
     """Check that the network has the parts that stages train."""
-    known = (WHOLE, PATCH, *(network.context_names if network.encoders == "separate" else ()))
+    own = [context.name for context in network.contexts if network.encoders == "separate" and not context.gathers]
+    known = (WHOLE, PATCH, *own)
     for index, stage in enumerate(config.stages):
         if stage.network not in known:
             raise InputError(
@@ -119,7 +146,9 @@ def _check_stages(config: TrainingConfig, network: NetworkConfig) -> None:
                 found=repr(stage.network),
             )
         try:
-            part_of(network, stage.network)
+            part = part_of(network, stage.network)
+            if part.sees_patch and not network.sees_patch:
+                backbone_class(network.backbone).check_size(network.patch)
             if stage.stem:
                 stage_of(network.backbone, stage.stem)
         except ConfigError as error:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from fctl.runtime.evaluate.metrics import IGNORE
 
-from ..interface import ContextNetwork
+from ..interface import ContextNetwork, SharingNetwork
+from .gathering import GatheredPatches
 from .lattices import LatticePlace
 from .losses import weighted_focal_loss
 from .recipe import Recipe
@@ -102,9 +103,14 @@ class Training:
         device = next(self.network.parameters()).device
         lower = torch.float16 if self.recipe.precision == "fp16" else torch.bfloat16
         with torch.autocast(device.type, lower, enabled=self.recipe.precision != "fp32"):
-            logits = predict(self.network, batch, self.recipe.colour)
+            scores = self.network.scored(*_encoded_batch(self.network, batch, self.recipe.colour))
         labels, weights = batch.labels.to(device), self.recipe.class_weights
-        return weighted_focal_loss(logits.float(), labels, weights, gamma=self.recipe.gamma, ignore=IGNORE)
+        losses = [
+            weighted_focal_loss(logits.float(), labels, weights, gamma=self.recipe.gamma, ignore=IGNORE)
+            for logits in (scores.logits, *scores.auxiliary)
+        ]
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return total if scores.penalty is None else total + scores.penalty.float()
 
     def state(self) -> dict[str, Any]:
         """All that later steps depend on, as tensors and plain values."""
@@ -130,7 +136,7 @@ class Training:
 
 
 def freeze(network: ContextNetwork, recipe: Recipe) -> None:
-    """Freeze the parameters that a recipe does not train.
+    """Freeze the parameters that a recipe does not train, or that the network keeps.
 
     Args:
         network: The network; it is changed.
@@ -140,7 +146,7 @@ def freeze(network: ContextNetwork, recipe: Recipe) -> None:
         for encoder in network.encoders():
             encoder.backbone.freeze(recipe.stem)
     for name, parameter in network.named_parameters():
-        if any(f"{name}.".startswith(f"{part}.") for part in recipe.frozen):
+        if any(f"{name}.".startswith(f"{part}.") for part in (*recipe.frozen, *network.fixed)):
             parameter.requires_grad_(False)
 
 
@@ -171,22 +177,62 @@ def predict(network: ContextNetwork, batch: TrainingBatch, colour: float) -> Ten
     Returns:
         Logits (N, classes, P, P).
     """
+    logits: Tensor = network.segment(*_encoded_batch(network, batch, colour))
+    return logits
+
+
+def _encoded_batch(
+    network: ContextNetwork, batch: TrainingBatch, colour: float
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Patches, features of contexts and positions, as a network segments them."""
     device = next(network.parameters()).device
     windows = {name: _windows_of(batch, name) for name in batch.contexts}
     images = [image.to(device) for image in (batch.patch, *itertools.chain(*windows.values()))]
     patch, *rest = jitter(images, colour)
     left, features = iter(rest), dict[str, Tensor]()
     for name, many in windows.items():
-        features[name] = _encoded(network, name, list(itertools.islice(left, len(many))), batch.places.get(name))
-    positions = {name: place.to(device) for name, place in batch.positions.items()}
-    logits: Tensor = network.segment(patch, features, positions)
-    return logits
+        found = list(itertools.islice(left, len(many)))
+        if isinstance(network, SharingNetwork):
+            features |= _maps(network, name, found, batch.scenes.get(name), features)
+        else:
+            features[name] = _encoded(network, name, found, batch.places.get(name))
+    return patch, features, {name: place.to(device) for name, place in batch.positions.items()}
 
 
 def _windows_of(batch: TrainingBatch, name: str) -> list[Tensor]:
-    """The windows (N, bands, S, S) of a context: one for each patch, or several of its lattice."""
+    """The windows (N, bands, S, S) of a context: one for each patch, or several of its lattice.
+
+    The patches in a window follow, where it is encoded with what they know.
+    """
     found = batch.contexts[name]
-    return list(found.unbind(dim=1)) if name in batch.places else [found]
+    patches = batch.scenes[name].patches.unbind(dim=1) if name in batch.scenes else ()
+    return [*(found.unbind(dim=1) if name in batch.places else [found]), *patches]
+
+
+def _maps(
+    network: SharingNetwork,
+    name: str,
+    images: list[Tensor],
+    scene: GatheredPatches | None,
+    features: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """Features of a context by its name, or by its name and those of its maps.
+
+    Args:
+        network: The network.
+        name: The context.
+        images: Its windows (N, bands, S, S), and the patches in them, of `_windows_of`.
+        scene: Where these patches lie, if the context is encoded with what they know.
+        features: Features of the contexts before.
+
+    Returns:
+        Features (N, C, H, W).
+    """
+    window, *patches = images
+    gathered = scene.gathered(network, patches, features) if scene else {}
+    found = network.encode_maps(name, window, gathered)
+    names = [f"{name}_{one}" for one in network.maps(name)] or [name]
+    return dict(zip(names, found, strict=True))
 
 
 def _encoded(network: ContextNetwork, name: str, windows: list[Tensor], place: LatticePlace | None) -> Tensor:

@@ -66,13 +66,13 @@ class Recipe:
     context_dropout: float = 0.0
 
 
-def recipe_of(config: TrainingConfig, index: int, patch: int, names: Sequence[str], pixels: Sequence[int]) -> Recipe:
+def recipe_of(config: TrainingConfig, index: int, side: int, names: Sequence[str], pixels: Sequence[int]) -> Recipe:
     """The recipe of one stage.
 
     Args:
         config: The training.
         index: Index of the stage.
-        patch: Side of a patch in pixels.
+        side: Side in pixels of what one patch shows of the labels.
         names: Names of the classes.
         pixels: Labelled pixels to train on, by class.
 
@@ -85,7 +85,7 @@ def recipe_of(config: TrainingConfig, index: int, patch: int, names: Sequence[st
     stage = config.stages[index]
     optimisation, augmentation = stage_settings(config, index)
     patches = optimisation.batch * optimisation.accumulate
-    epoch = config.epoch or math.ceil(sum(pixels) / (patch**2 * patches))
+    epoch = config.epoch or math.ceil(sum(pixels) / (side**2 * patches))
     return Recipe(
         steps=stage.epochs * epoch,
         batch=optimisation.batch,

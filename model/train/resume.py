@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fctl.runtime.bundle.records import encode
+from fctl.runtime.bundle.records import decode, encode
 from fctl.runtime.errors import InputError, OutputError
 
 from .records import LOG, STATE
@@ -45,6 +45,7 @@ def saved_state(out: Path, config: TrainingConfig, resume: bool) -> dict[str, An
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         known = state["format"] == FORMAT
+        trained = encode(decode(TrainingConfig, state["config"]), complete=True) if known else None
     except Exception as error:  # garbage can fail anywhere in unpickling
         raise InputError(
             subject=path, expected="the state of a training", found=f"none ({type(error).__name__})"
@@ -53,7 +54,7 @@ def saved_state(out: Path, config: TrainingConfig, resume: bool) -> dict[str, An
         raise InputError(
             subject=path, expected=FORMAT, found=repr(state["format"]), remedy="resume with a matching fctl"
         )
-    if changed := _difference(state["config"], encode(config)):
+    if changed := _difference(trained, encode(config, complete=True)):
         raise InputError(
             f"{changed} is not what it was trained with",
             subject=out,

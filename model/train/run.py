@@ -31,7 +31,7 @@ from .config import read_config
 from .finish import fit_class_offsets, recalibrate
 from .images import Images, check_images, class_labels, open_images
 from .lattices import Windows, context_windows
-from .networks import network_of, part_of
+from .networks import network_of, part_of, side_of
 from .optimise import Training
 from .recipe import Recipe, recipe_of
 from .records import Best, Records
@@ -74,11 +74,14 @@ class _Job:
     progress: StageProgress | None
 
 
-def run_training(path: Path, *, resume: bool = False, progress: StageProgress | None = None) -> Outcome:
+def run_training(
+    path: Path, *, changes: Sequence[str] = (), resume: bool = False, progress: StageProgress | None = None
+) -> Outcome:
     """Train a network as a configuration says.
 
     Args:
         path: The configuration, a JSON file.
+        changes: Fields that differ from the file's, as "network.overrides.ale=null" (`config.with_changes`).
         resume: Whether to go on from the state that the training's folder holds, if it holds one. On the CPU an
             interrupted training then ends, bit by bit, as one that was never interrupted.
         progress: Called with the stage, the steps that are done and how many there are in all.
@@ -94,7 +97,7 @@ def run_training(path: Path, *, resume: bool = False, progress: StageProgress | 
         EngineError: A package is not installed.
         DeviceMemoryError: The GPU's memory is too small.
     """
-    config = read_config(path)
+    config = read_config(path, changes)
     check_matplotlib()
     out = path.parent / config.out
     saved = saved_state(out, config, resume)
@@ -114,7 +117,9 @@ def run_training(path: Path, *, resume: bool = False, progress: StageProgress | 
         plans = plan_scenes(images.training, config.data.mosaic)
         pixels = check_images(images, spec, config.data.bands, progress, config.data.scale_range)
         names = images.description.class_names
-        recipes = [recipe_of(config, i, model.network.patch, names, pixels) for i in range(len(config.stages))]
+        recipes = [
+            recipe_of(config, i, side_of(model, stage.network), names, pixels) for i, stage in enumerate(config.stages)
+        ]
         check_trainable(config, model, recipes)
     scenes = decode_scenes(
         images.training, plans, spec, config.data.bands, out / SCENES, progress, config.data.scale_range
@@ -148,7 +153,7 @@ def _train(job: _Job, weights: State, saved: dict[str, Any] | None) -> Outcome:
                 set_random_state(saved["random"])
                 saved = None
             _train_stage(job, index, training, weights, records)
-            weights = merged_weights(weights, training.averaged.state_dict(), part)
+            weights = merged_weights(weights, training.averaged.state_dict(), part, job.model.network)
         _finish(job, training, records)
         assert records.best is not None  # the last stage trains the whole network
         shutil.rmtree(job.out / SCENES, ignore_errors=True)
@@ -175,8 +180,8 @@ def _train_stage(job: _Job, index: int, training: Training, weights: State, reco
         if training.done % epoch == 0:
             _end_epoch(job, index, number, training, records)
             records.save_state({
-                "format": FORMAT, "config": encode(job.config), "images": job.images.names, "stage": index,
-                "weights": dict(weights), "training": training.state(), "random": random_state(),
+                "format": FORMAT, "config": encode(job.config, complete=True), "images": job.images.names,
+                "stage": index, "weights": dict(weights), "training": training.state(), "random": random_state(),
             })  # fmt: skip
 
 
@@ -239,7 +244,7 @@ def _card(job: _Job, stage: str, part: str, epoch: int, training: Training) -> C
         training={
             "data": job.images.description.name,
             "images": len(job.images.training.samples),
-            "config": encode(config),
+            "config": encode(config, complete=True),
             "stage": stage,
             "epoch": epoch,
             "step": training.done,

@@ -21,6 +21,8 @@ from fctl.runtime.tiling.windows import Window
 from ..backbones import backbone_class, stage_of
 from ..config import NetworkConfig
 from ..geometry import cells_of_patch
+from ..whole import PIXELS
+from .gathering import DrawnScene, GatheredPatches, GatheringWindow
 from .lattices import LatticePlace, LatticeWindows, Windows
 from .recipe import Recipe
 from .scenes import Scene
@@ -31,12 +33,13 @@ class TrainingBatch:
     """A batch of patches.
 
     Attributes:
-        patch: Patches (N, bands, P, P) uint8.
+        patch: Patches (N, bands, P, P) uint8; black where the network does not look at them.
         contexts: By name the contexts' windows (N, bands, S, S) uint8; (N, windows, bands, S, S) of those in `places`.
         positions: By name of the contexts that are placed (`NetworkConfig.placed`), positions (N, 2, h) float32 of the
             patch's cells, rows then columns, in cells of the context.
-        labels: Class ids (N, P, P) int64, 255 where unlabelled.
+        labels: Class ids (N, P, P) int64, 255 where unlabelled; of the whole image where that is what the network sees.
         places: By name of the contexts that are encoded once a raster, where the patches lie on the context's lattice.
+        scenes: By name of the contexts that are encoded with what patches know, the patches in their windows.
     """
 
     patch: Tensor
@@ -44,16 +47,21 @@ class TrainingBatch:
     positions: dict[str, Tensor]
     labels: Tensor
     places: dict[str, LatticePlace] = field(default_factory=dict)
+    scenes: dict[str, GatheredPatches] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P)."""
+    """One patch (P, P, bands) of a batch: contexts (..., S, S, bands) and positions (2, h) by name, labels (P, P).
+
+    And by name, the patches in the windows of contexts that are encoded with what patches know.
+    """
 
     patch: Pixels
     contexts: dict[str, Pixels]
     positions: dict[str, Tensor]
     labels: NDArray[np.uint8]
+    scenes: dict[str, DrawnScene]
 
 
 class Sampler:
@@ -91,7 +99,7 @@ class Sampler:
         items = [self._patch(random, places) for _ in range(self.recipe.batch)]
         for item in items:
             for name, context in item.contexts.items():
-                if dropped.random() < self.recipe.context_dropout:
+                if dropped.random() < self.recipe.context_dropout and self.config.sees_patch:
                     item.contexts[name] = np.zeros_like(context)
         return TrainingBatch(
             patch=_stack([item.patch for item in items]),
@@ -99,6 +107,11 @@ class Sampler:
             positions={name: torch.stack([item.positions[name] for item in items]) for name in self.config.placed},
             labels=torch.from_numpy(np.stack([item.labels for item in items]).astype(np.int64)),
             places=places,
+            scenes={
+                name: GatheredPatches.of(window.gathering.context, [item.scenes[name] for item in items])
+                for name, window in self.windows.items()
+                if isinstance(window, GatheringWindow)
+            },
         )
 
     def batches(self, seeds: Sequence[int], workers: int = 1) -> Iterator[TrainingBatch]:
@@ -126,6 +139,8 @@ class Sampler:
         side = round(self.config.patch * self.recipe.scale ** random.uniform(-1, 1) / 2) * 2
         y, x = self._corner(random, labels, side)
         tile = Window(y, x, side, side)
+        if not self.config.sees_patch:
+            return self._whole(source, labels, tile)
         return _Drawn(
             patch=resample(read_padded(source, tile), self.config.patch, "box"),
             contexts={
@@ -134,6 +149,24 @@ class Sampler:
             },
             positions={name: self._positions(tile, source, _of(self.windows[name])) for name in self.config.placed},
             labels=_cut_labels(labels, tile, self.config.patch),
+            scenes={
+                name: window.draw(source, tile)
+                for name, window in self.windows.items()
+                if isinstance(window, GatheringWindow)
+            },
+        )
+
+    def _whole(self, source: ArraySource, labels: NDArray[np.uint8], tile: Window) -> _Drawn:
+        """The whole image, or the scene block around a tile, with the labels of all of it, as large as a patch."""
+        ((name, context),) = self.windows.items()
+        side, size, window = self.config.patch, _of(context).size, _of(context).around(tile, source)
+        place = cells_of_patch(side, PIXELS, start=0, window=side, size=size)
+        return _Drawn(
+            patch=np.zeros((side, side, source.pixels.shape[2]), source.pixels.dtype),
+            contexts={name: cut_context(source, tile, _of(context))},
+            positions={name: torch.stack([place, place])},
+            labels=_cut_labels(labels, window, side),
+            scenes={},
         )
 
     def _positions(self, tile: Window, source: ArraySource, context: ContextWindow) -> Tensor:
@@ -172,16 +205,17 @@ def _pixels_of(labels: NDArray[np.uint8], index: int) -> NDArray[np.int64]:
 
 def _cut_labels(labels: NDArray[np.uint8], tile: Window, side: int) -> NDArray[np.uint8]:
     """Nearest labels (side, side) of a tile, 255 beyond the scene."""
-    index = ((np.arange(side) + 0.5) * tile.height / side).astype(int)
-    rows, columns = tile.y + index, tile.x + index
+    place = (np.arange(side) + 0.5) / side
+    rows, columns = tile.y + (place * tile.height).astype(int), tile.x + (place * tile.width).astype(int)
     cut = np.full((side, side), IGNORE, np.uint8)
     inside = np.ix_(rows < labels.shape[0], columns < labels.shape[1])
     cut[inside] = labels[np.ix_(rows[rows < labels.shape[0]], columns[columns < labels.shape[1]])]
     return cut
 
 
-def _of(window: ContextWindow | LatticeWindows) -> ContextWindow:
+def _of(window: ContextWindow | LatticeWindows | GatheringWindow) -> ContextWindow:
     """A context that is cut for each patch."""
+    window = window.window if isinstance(window, GatheringWindow) else window
     assert isinstance(window, ContextWindow), "the places of the others were drawn"
     return window
 

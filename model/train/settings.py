@@ -1,4 +1,7 @@
-"""The configuration of a training as frozen records: what its JSON file holds."""
+"""The configuration of a training as frozen records: what its JSON file holds.
+
+What these docstrings say of the fields is what `fctl-train --init` says of them, so it speaks to people who train.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +20,17 @@ class NetworkSettings:
     """Which network is trained, and from which weights.
 
     Attributes:
-        preset: Name of a preset.
-        overrides: Fields of `NetworkConfig`, nested at will, that differ from the preset's.
-        serving: Fields of `ServingConfig` that differ from the preset's.
+        preset: Name of a preset (docs/presets.md).
+        overrides: Fields of the network, nested at will, that differ from the preset's, as {"patch": 384}.
+        serving: How the network is run, where that differs from the preset's: plan, overlap, resampling, merge, scene.
         weights: Initial weights: "imagenet" (EfficientNet-Lite0), the path of an fctl checkpoint or of published
             weights of the backbone, or None for random ones.
     """
 
     preset: str
-    overrides: dict[str, object]
-    serving: dict[str, object]
-    weights: str | None
+    overrides: dict[str, object] = field(default_factory=dict, metadata=OPTIONAL)
+    serving: dict[str, object] = field(default_factory=dict, metadata=OPTIONAL)
+    weights: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +54,23 @@ class DataSettings:
 
     Attributes:
         root: Folder of the data set.
-        form: Layout of the folder; "auto" recognises it.
-        description: Path of the data set's description, or None for ``dataset.json`` in its folder.
-        training: A split, or None for all images that validation leaves.
+        form: Layout of the folder (docs/evaluation.md); "auto" recognises it.
+        description: Path of the data set's description, or None for dataset.json in its folder.
+        training: A split: a file of names, "every=N:K" or a pattern; or None for all images that validation leaves.
         validation: A split.
         bands: Bands from 1 in the network's order, or None for all but alpha.
-        mosaic: How images form scenes, or None where every image is a scene.
+        mosaic: How numbered images form scenes, as {"columns": 3, "first": 1}, or None where every image is a scene.
         scale_range: Which values of images of another depth become the lowest and the highest of uint8, as in serving:
             "MIN,MAX", "percentile:LOW,HIGH" or "metadata". None takes uint8 as it is.
     """
 
     root: str
-    form: Form
-    description: str | None
-    training: str | None
+    form: Form = field(default="auto", metadata=OPTIONAL)
+    description: str | None = field(default=None, metadata=OPTIONAL)
+    training: str | None = field(default=None, metadata=OPTIONAL)
     validation: str
-    bands: tuple[int, ...] | None
-    mosaic: Mosaic | None
+    bands: tuple[int, ...] | None = field(default=None, metadata=OPTIONAL)
+    mosaic: Mosaic | None = field(default=None, metadata=OPTIONAL)
     scale_range: str | None = field(default=None, metadata=OPTIONAL)
 
 
@@ -76,32 +79,32 @@ class Optimisation:
     """How weights are fitted (§4.2).
 
     Attributes:
-        optimiser: Adam, as in the paper, or AdamW.
+        optimiser: "adam", as in the paper, or "adamw".
         rate: Initial learning rate of new layers.
         encoder_rate: Initial learning rate of backbones.
-        position_rate: Initial learning rate of the position terms (W_r and z of Eq. 2).
+        position_rate: Initial learning rate of the position terms (W_r and z of Eq. 2), which are a few numbers each.
         weight_decay: Weight decay of all but the position terms.
-        power: Exponent of the polynomial decay of the rates.
+        power: Exponent of the polynomial decay of the rates: all fall with (1 - step / steps)^power in each stage.
         batch: Patches of a batch.
         accumulate: Batches of a step.
         average: Decay of the running average of the weights, which is what is validated and kept; 0 for none.
-        gamma: Focusing parameter of the focal loss (§3.5).
-        class_weights: Weights of classes in the loss by name, where others weigh 1; "balanced" for the inverse root of
-            each class's share of the pixels; or None.
-        statistics: Whether batch statistics of backbones are trained.
+        gamma: Focusing parameter of the focal loss (§3.5); 0 makes it the cross entropy.
+        class_weights: Weights of classes in the loss by name, as {"road": 2}, where others weigh 1; "balanced" for the
+            inverse root of each class's share of the pixels; or None.
+        statistics: Whether batch statistics of backbones are trained: without pretrained weights, they should be.
     """
 
     optimiser: Literal["adam", "adamw"]
     rate: float
     encoder_rate: float
-    position_rate: float
+    position_rate: float = field(default=0.02, metadata=OPTIONAL)
     weight_decay: float
-    power: float
+    power: float = field(default=0.9, metadata=OPTIONAL)
     batch: int
-    accumulate: int
-    average: float
+    accumulate: int = field(default=1, metadata=OPTIONAL)
+    average: float = field(default=0.0, metadata=OPTIONAL)
     gamma: float
-    class_weights: dict[str, float] | Literal["balanced"] | None
+    class_weights: dict[str, float] | Literal["balanced"] | None = field(default=None, metadata=OPTIONAL)
     statistics: bool
 
 
@@ -114,14 +117,14 @@ class Augmentation:
         colour: Strength of the jitter of brightness, contrast and saturation, from 0 to 1.
         scale: Windows of patches have from 1/scale to scale times the patch's side; contexts likewise.
         balance: Share of patches that are drawn by class.
-        context_dropout: Share of contexts that are shown black.
+        context_dropout: Share of contexts that are shown black; none of a network that sees nothing else.
     """
 
-    turns: bool
-    colour: float
-    scale: float
-    balance: float
-    context_dropout: float
+    turns: bool = field(default=True, metadata=OPTIONAL)
+    colour: float = field(default=0.0, metadata=OPTIONAL)
+    scale: float = field(default=1.0, metadata=OPTIONAL)
+    balance: float = field(default=0.0, metadata=OPTIONAL)
+    context_dropout: float = field(default=0.0, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,19 +134,22 @@ class Stage:
     Attributes:
         name: Its name in the logs.
         network: What is trained: "whole"; the name of a context, for the patch together with that context, whose
-            encoder both share and the context keeps; or "patch", for the patch alone, which keeps encoder and decoder.
+            encoder both share and the context keeps; or "patch", for the patch alone, which keeps encoder and decoder
+            (of a network that is shown whole images: its weights, trained on patches first).
+            Of GLNet: the global branch with what the local one hands over, and the aggregation; the global branch
+            alone; or the local branch with what the global one hands over.
         epochs: Number of epochs.
         stem: Stage of the backbone up to which weights are frozen, or None.
         frozen: Further parts of the network that are not trained, by the start of their parameters' names.
-        changes: Fields of `Optimisation` and `Augmentation` that differ in this stage.
+        changes: Fields of optimisation and augmentation that differ in this stage.
     """
 
     name: str
-    network: str
+    network: str = field(default=WHOLE, metadata=OPTIONAL)
     epochs: int
-    stem: str | None
-    frozen: tuple[str, ...]
-    changes: dict[str, object]
+    stem: str | None = field(default=None, metadata=OPTIONAL)
+    frozen: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    changes: dict[str, object] = field(default_factory=dict, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +161,8 @@ class Finish:
         class_offsets: Whether the score of each class is shifted for the highest mIoU.
     """
 
-    recalibrate: bool
-    class_offsets: bool
+    recalibrate: bool = field(default=False, metadata=OPTIONAL)
+    class_offsets: bool = field(default=False, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,15 +173,15 @@ class TrainingConfig:
         out: Folder for logs and checkpoints.
         seed: Seed of weights, patches and jitter.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: Precision of the forward pass.
+        precision: Precision of the forward pass: "fp32", "bf16", or "fp16" on a GPU.
         workers: Threads that cut patches.
         epoch: Steps of an epoch, or None for as many as show every labelled pixel once.
-        network: The network.
-        data: The images.
+        network: Which network is trained, and from which weights.
+        data: Which labelled images are used, as fctl-eval takes them.
         optimisation: How weights are fitted.
-        augmentation: How patches are drawn.
-        stages: The stages, in order.
-        finish: What follows the last stage.
+        augmentation: How patches are drawn and changed.
+        stages: What is trained, one stage after the other; the last one trains the whole network.
+        finish: What is set after the last stage, on training patches as serving sees them.
         licence: Licence of the weights, for the checkpoint, or None.
         ground_sample_distance: Metres per pixel of the images, for the checkpoint, or None.
         contexts: Whether contexts are encoded for each patch ("exact") or, where they can be, in windows from which
@@ -183,17 +189,17 @@ class TrainingConfig:
     """
 
     out: str
-    seed: int
-    device: str
-    precision: Literal["fp32", "bf16", "fp16"]
-    workers: int
-    epoch: int | None
+    seed: int = field(default=0, metadata=OPTIONAL)
+    device: str = field(default="auto", metadata=OPTIONAL)
+    precision: Literal["fp32", "bf16", "fp16"] = field(default="fp32", metadata=OPTIONAL)
+    workers: int = field(default=1, metadata=OPTIONAL)
+    epoch: int | None = field(default=None, metadata=OPTIONAL)
     network: NetworkSettings
     data: DataSettings
     optimisation: Optimisation
-    augmentation: Augmentation
+    augmentation: Augmentation = field(default=Augmentation(), metadata=OPTIONAL)
     stages: tuple[Stage, ...]
-    finish: Finish
-    licence: str | None
-    ground_sample_distance: float | None
+    finish: Finish = field(default=Finish(), metadata=OPTIONAL)
+    licence: str | None = field(default=None, metadata=OPTIONAL)
+    ground_sample_distance: float | None = field(default=None, metadata=OPTIONAL)
     contexts: Literal["exact", "shared"] = field(default="exact", metadata=OPTIONAL)

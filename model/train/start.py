@@ -71,13 +71,15 @@ def network_of_stage(config: NetworkConfig, part: str, weights: State) -> Contex
     return network
 
 
-def merged_weights(weights: State, trained: State, part: str) -> dict[str, Tensor]:
+def merged_weights(weights: State, trained: State, part: str, config: NetworkConfig | None = None) -> dict[str, Tensor]:
     """Weights of the whole network after a stage.
 
     Args:
         weights: Weights of the whole network before the stage.
         trained: Weights of the network that the stage trained.
         part: What the stage trained (`part_of`).
+        config: The whole network. An encoder that will be given what patches know starts as that of the context they
+            are encoded with, where the stage trained this one.
 
     Returns:
         The weights, on the CPU: all of them from the stage, or only those of the patch, or of one context's encoder.
@@ -85,9 +87,15 @@ def merged_weights(weights: State, trained: State, part: str) -> dict[str, Tenso
     trained = {key: value.cpu() for key, value in trained.items()}
     if part == WHOLE:
         return trained
+    start = f"context_encoders.{part}."
     if part == PATCH:
         return {**weights, **trained}
-    start = f"context_encoders.{part}."
+    if any(key.startswith(start) for key in trained):  # a branch of its own
+        followers = [c.name for c in config.contexts if c.gathers == part] if config else []
+        for name in followers:
+            own = f"context_encoders.{name}."
+            trained |= {own + key.removeprefix(start): one for key, one in trained.items() if key.startswith(start)}
+        return {**weights, **trained}
     return {
         key: trained[f"encoder.{key.removeprefix(start)}"] if key.startswith(start) else value
         for key, value in weights.items()

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import BundleError, InputError
 from ..tiling.contexts import CentredContext
 from ..tiling.temperature import COOLEST, HOTTEST
+from .gathering import GatheredMap
 from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, TensorSpec
 
 _LARGEST = 1 << 16  # pixels of a tile or a window: beyond any use, and safe to reckon with
@@ -54,7 +55,19 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
     expect(1 <= manifest.tile <= _LARGEST, "tile", f"1 to {_LARGEST} pixels", manifest.tile)
     overlap = manifest.plan.overlap
     expect(0 <= overlap < manifest.tile, "plan.overlap", f"0 to {manifest.tile - 1}", overlap)
+    if not manifest.sees_patch:
+        _check_whole(manifest, expect)
     _check_graphs(manifest, expect)
+
+
+def _check_whole(manifest: Manifest, expect: Expect) -> None:
+    """A network that sees whole images and no patches has such contexts, and is told where patches lie in them."""
+    expect(manifest.plan.overlap == 0, "plan.overlap", "0 with a plan of kind 'whole'", manifest.plan.overlap)
+    expect(bool(manifest.contexts), "contexts", "a global context, which a plan of kind 'whole' shows", "none")
+    for index, context in enumerate(manifest.contexts):
+        fits = context.factor == "global" and context.cells is not None
+        found = "none" if context.factor == "global" else f"factor {context.factor:g}"
+        expect(fits, f"contexts[{index}]", "a global context with cells, for a plan of kind 'whole'", found)
 
 
 def _check_graphs(manifest: Manifest, expect: Expect) -> None:
@@ -73,9 +86,9 @@ def _check_graphs(manifest: Manifest, expect: Expect) -> None:
         tensors = (*graph.inputs, *graph.outputs)
         _check_tensors(tensors, f"graphs[{index}]", expect)
         batches = {tensor.shape[:1] for tensor in tensors}
-        encoded = any(context.encoder or context.window.shared for context in manifest.contexts)
+        encoded = any(context.encoder for context in manifest.contexts)
         fixed = not encoded and all(b and isinstance(b[0], int) and b[0] >= 1 for b in batches)
-        batch = f"one batch in all tensors, {BATCH} or, without contexts, a number from 1"
+        batch = f"one batch in all tensors, {BATCH} or, without encoders, a number from 1"
         expect(batches == {(BATCH,)} or (fixed and len(batches) == 1), f"graphs[{index}]", batch, batches)
         small = all(isinstance(b[0], str) or b[0] <= _LARGEST_BATCH for b in batches)
         expect(small, f"graphs[{index}]", f"a batch of at most {_LARGEST_BATCH}", batches)
@@ -103,23 +116,27 @@ def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect
     for index, context in enumerate(manifest.contexts):
         _check_context(manifest, roles, context, f"contexts[{index}]", expect)
     segmenter = roles[SEGMENTER]
-    names = ["patch", *(c.input for c in manifest.contexts), *(c.positions for c in manifest.contexts if c.cells)]
+    names = [name for c in manifest.contexts for name in c.inputs]
+    names += [c.positions for c in manifest.contexts if c.cells]
+    names = ["patch", *names] if manifest.sees_patch else names
     found = {tensor.name: tensor for tensor in segmenter.inputs}
     expect(set(found) == set(names), "graphs: inputs of the segmenter", ", ".join(names), ", ".join(found))
     bands, tile = manifest.input.bands, manifest.tile
     for context in manifest.contexts:
-        taken, field = found[context.input], f"graphs: {context.input}"
-        batch = taken.shape[0] if taken.shape and not context.encoder else BATCH
-        window = TensorSpec(name="", dtype=manifest.input.dtype, shape=(batch, bands, context.size, context.size))
-        given = roles[context.encoder].outputs if context.encoder else (window,)
-        made = next((tensor for tensor in given if tensor.name in ("features", "")), None)
-        source = f"that {context.encoder} gives" if context.encoder else "as it is cut"
-        expect(made is not None and made.shape == taken.shape, field, f"{made and made.shape} {source}", taken.shape)
-        expect(made is not None and made.dtype == taken.dtype, field, f"{made and made.dtype} {source}", taken.dtype)
-        if context.cells:
-            positions, place = found[context.positions], (BATCH, 2, context.cells.patch.count)
-            expect(positions.shape == place, f"graphs: {positions.name}", place, positions.shape)
-    patch = found["patch"].shape
+        for name, output in zip(context.inputs, context.outputs, strict=True):
+            taken, field = found[name], f"graphs: {name}"
+            batch = taken.shape[0] if taken.shape and not context.encoder else BATCH
+            window = TensorSpec(
+                name=output, dtype=manifest.input.dtype, shape=(batch, bands, context.size, context.size)
+            )
+            given = roles[context.encoder].outputs if context.encoder else (window,)
+            made = next((tensor for tensor in given if tensor.name == output), None)
+            source = f"that {context.encoder} gives" if context.encoder else "as it is cut"
+            shape, dtype = (made.shape, made.dtype) if made else ((), "")
+            expect(made is not None and shape == taken.shape, field, f"{shape} {source}", taken.shape)
+            expect(made is not None and dtype == taken.dtype, field, f"{dtype} {source}", taken.dtype)
+        _check_positions(context, found, expect)
+    patch = found["patch"].shape if manifest.sees_patch else (BATCH, bands, tile, tile)
     expect(patch[1:] == (bands, tile, tile), "graphs: patch", (BATCH, bands, tile, tile), patch)
     names = [tensor.name for tensor in segmenter.outputs]
     expect(
@@ -129,6 +146,13 @@ def _check_roles(manifest: Manifest, roles: dict[str, GraphSpec], expect: Expect
     shape, scores = (len(manifest.classes), tile, tile), segmenter.outputs[0]
     expect(scores.shape[1:] == shape, f"graphs: {scores.name} of the segmenter", (BATCH, *shape), scores.shape)
     expect(scores.dtype == "float32", f"graphs: {scores.name} of the segmenter", "float32", scores.dtype)
+
+
+def _check_positions(context: Context, found: dict[str, TensorSpec], expect: Expect) -> None:
+    """A graph's positions in a context are as many as the manifest says."""
+    if context.cells:
+        positions, place = found[context.positions], (BATCH, 2, context.cells.patch.count)
+        expect(positions.shape == place, f"graphs: {positions.name}", place, positions.shape)
 
 
 def _check_context(
@@ -157,8 +181,75 @@ def _check_context(
         expect(side <= _LARGEST, f"{field}.factor", f"a window of at most {_LARGEST} pixels", factor)
         fits = abs(side - factor * tile) <= 1e-6 * tile and side >= tile and (side - tile) % 2 == 0
         expect(fits, f"{field}.factor", pixels, factor)
+    _check_maps(roles, context, f"{field}.maps", expect)
     if context.sharing:
         _check_sharing(manifest, roles, context, f"{field}.sharing", expect)
+    if context.gathering:
+        _check_gathering(manifest, roles, context, f"{field}.gathering", expect)
+
+
+def _check_maps(roles: dict[str, GraphSpec], context: Context, field: str, expect: Expect) -> None:
+    """The maps of a context have names of their own, and its encoder takes what the manifest says."""
+    _check_names(context.maps, field, expect)
+    alone = context.encoder is not None and context.sharing is None
+    expect(not context.maps or alone, field, "none: they take an encoder, and no sharing", ", ".join(context.maps))
+    if context.encoder:
+        gathered = context.gathering.maps if context.gathering else ()
+        names = ["window", *(f"gathered_{one.name}" for one in gathered)]
+        taken = [tensor.name for tensor in roles[context.encoder].inputs]
+        expect(set(names) == set(taken), f"graphs: inputs of {context.encoder}", ", ".join(names), ", ".join(taken))
+
+
+def _check_names(names: Sequence[str], field: str, expect: Expect) -> None:
+    """Names of maps, of which names of tensors are made."""
+    expect(len(names) <= _MOST, field, f"at most {_MOST}", len(names))
+    fits = len(set(names)) == len(names) and all(_ROLE.fullmatch(name) for name in names)
+    expect(fits, field, "distinct names of letters", ", ".join(map(repr, names)))
+
+
+def _check_gathering(
+    manifest: Manifest, roles: dict[str, GraphSpec], context: Context, field: str, expect: Expect
+) -> None:
+    """What a context gathers comes from a graph of patches, and goes into its encoder."""
+    gathering, bands, tile = context.gathering, manifest.input.bands, manifest.tile
+    assert gathering is not None
+    bounded = context.factor == "global" and context.scene is not None and context.encoder is not None
+    expect(bounded, field, "null: it takes a global context with a scene and an encoder", context.factor)
+    earlier = manifest.contexts[: manifest.contexts.index(context)]
+    known = {c.name: c for c in earlier if c.window == context.window and c.encoder and not c.gathering}
+    expect(gathering.context in known, f"{field}.context", "an earlier one of the same windows", gathering.context)
+    overlap = gathering.plan.overlap
+    expect(0 <= overlap < tile, f"{field}.plan.overlap", f"0 to {tile - 1}", overlap)
+    expect(gathering.plan.kind in ("stride", "even"), f"{field}.plan.kind", "stride or even", gathering.plan.kind)
+    expect(gathering.encoder in roles, f"{field}.encoder", "the role of a graph", gathering.encoder)
+    _check_names([one.name for one in gathering.maps], f"{field}.maps", expect)
+    expect(bool(gathering.maps), f"{field}.maps", "at least one", "none")
+    graph, base, segmenter = roles[gathering.encoder], known[gathering.context], roles[SEGMENTER]
+    found = {tensor.name: tensor for tensor in graph.inputs}
+    names = ["patch", *base.inputs, *([base.positions] if base.cells else [])]
+    expect(set(found) == set(names), f"graphs: inputs of {graph.role}", ", ".join(names), ", ".join(found))
+    expect(found["patch"].shape[1:] == (bands, tile, tile), f"graphs: patch of {graph.role}", tile, found["patch"])
+    same = all(tensor in segmenter.inputs for tensor in graph.inputs)
+    expect(same, f"graphs: inputs of {graph.role}", "those of the segmenter", "others")
+    outputs = {tensor.name: tensor for tensor in graph.outputs}
+    taken = {tensor.name: tensor for tensor in roles[context.encoder or ""].inputs}
+    for index, one in enumerate(gathering.maps):
+        made, given = outputs.get(f"features_{one.name}"), taken.get(f"gathered_{one.name}")
+        _check_gathered(one, made, given, f"{field}.maps[{index}]", expect)
+
+
+def _check_gathered(
+    one: GatheredMap, made: TensorSpec | None, given: TensorSpec | None, field: str, expect: Expect
+) -> None:
+    """One map fits the graph that makes it of a patch, and the encoder that takes it of a window."""
+    for cells, tensor in ((one.patch, made), (one.scene, given)):
+        safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
+        expect(safe, field, f"cells with values of 1 to {_LARGEST}", cells)
+        shape = tensor.shape[2:] if tensor else ()
+        expect(shape == (cells.count, cells.count), field, f"{shape} of the graph", cells.count)
+    channels = (made.shape[1], given.shape[1]) if made and given else (0, 1)
+    expect(channels[0] == channels[1], field, "as many channels of patches as of the window", channels)
+    expect(given is not None and given.dtype == "float32", field, "float32 of the window", given and given.dtype)
 
 
 def _check_sharing(

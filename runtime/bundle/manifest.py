@@ -4,6 +4,8 @@ Tensors have fixed names. An encoder graph turns ``window`` (N, bands, S, S) int
 segmenter graph takes ``patch`` (N, bands, P, P), ``features_NAME`` for each context, ``window_NAME`` where it encodes
 the context itself, and ``positions_NAME`` (N, 2, h) where it must know the patch's place in a shared context. It
 gives ``logits`` or ``probabilities`` (N, classes, P, P). N, the batch, is symbolic; without encoders it may be fixed.
+With a plan of kind "whole" there is no ``patch``.
+A context of several maps has ``features_MAP`` of its encoder, and ``features_NAME_MAP`` of the segmenter, for each map.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from ..tiling.contexts import Cells, CentredContext, ContextWindow, context_wind
 from ..tiling.lattice import Lattice
 from ..tiling.resampling import Resampling
 from ..tiling.windows import TilePlan
+from .gathering import Gathering
 from .parity import Parity
 from .records import OPTIONAL
 from .verdicts import Bf16Verdict, EngineVerdict, SelfCheck, SharedVerdict
@@ -149,6 +152,8 @@ class Context:
         cells: For a context whose window many patches share, the grids from which the patch's place is computed; None
             where the segmenter does not need it.
         sharing: How it is encoded once for a whole raster; None where it cannot be, and in bundles before 1.2.
+        maps: Names of the maps of features that its encoder hands over, where they are several; empty for one.
+        gathering: How a global context is encoded with what the patches in it know; None where it is not.
     """
 
     name: str
@@ -159,6 +164,8 @@ class Context:
     encoder: str | None
     cells: MovingCells | None
     sharing: SharedEncoder | None = field(default=None, metadata=OPTIONAL)
+    maps: tuple[str, ...] = field(default=(), metadata=OPTIONAL)
+    gathering: Gathering | None = field(default=None, metadata=OPTIONAL)
 
     @property
     def window(self) -> ContextWindow:
@@ -169,6 +176,16 @@ class Context:
     def input(self) -> str:
         """The segmenter's input for this context: its features, or its raw window."""
         return f"features_{self.name}" if self.encoder else f"window_{self.name}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The segmenter's inputs for this context but for positions: `input`, or one for each of its maps."""
+        return tuple(f"{self.input}_{name}" for name in self.maps) or (self.input,)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The outputs of its encoder, in the order of `inputs`."""
+        return tuple(f"features_{name}" for name in self.maps) or ("features",)
 
     @property
     def positions(self) -> str:
@@ -292,6 +309,11 @@ class Manifest:
         return next(graph for graph in self.graphs if graph.role == SEGMENTER)
 
     @property
+    def sees_patch(self) -> bool:
+        """Whether the segmenter takes the pixels of patches; else it crops what contexts tell of the whole image."""
+        return self.plan.kind != "whole"
+
+    @property
     def fixed_batch(self) -> int | None:
         """The only batch size that the segmenter takes; None where it takes any."""
         batch = self.segmenter.inputs[0].shape[0]
@@ -305,6 +327,18 @@ class Manifest:
             for context in self.contexts
             if context.sharing and isinstance(window := context.window, CentredContext)
         }
+
+    def gathered_with(self, context: Context) -> Context:
+        """The context with whose features the patches are encoded that another one gathers."""
+        assert context.gathering is not None
+        name = context.gathering.context
+        return next(other for other in self.contexts if other.name == name)
+
+    @property
+    def host_only(self) -> str | None:
+        """Why engines that keep everything on a GPU cannot run the network; None where they can."""
+        several = next((context.name for context in self.contexts if context.maps or context.gathering), None)
+        return f"context {several!r} has several maps, or is encoded with what patches know" if several else None
 
     @property
     def shared_roles(self) -> frozenset[str]:

@@ -1,9 +1,10 @@
 """Frozen dataclasses to plain JSON values and back, strictly.
 
 Nothing is skipped: a missing key, an unknown key or a value of another type is an error that names the field, what was
-expected and what was found. Only a field that is marked as `OPTIONAL` may be missing, so that a format can grow and
-its older documents stay readable. Fields may be dataclasses, numbers, texts, truth values, tuples, unions, literals and
-dictionaries by text; a field of type `object` takes any value as it is.
+expected and what was found; of several such, up to twenty are named at once. Only a field that is marked as `OPTIONAL`
+may be missing, so that a format can grow and its older documents stay readable. Fields may be dataclasses, numbers,
+texts, truth values, tuples, unions, literals and dictionaries by text; a field of type `object` takes any value as it
+is.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import types
 import typing
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
 
@@ -28,30 +29,47 @@ without this, as that of an argument that callers may leave out, does not make a
 """
 
 _LONGEST_KEY = 60  # characters of a key that errors show
+_MOST = 20  # problems, and keys of one object, that errors show
 _NOT_ON_A_LINE = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of pairs, separators of lines and paragraphs
 
 
 class RecordError(ValueError):
-    """A value that does not fit its field."""
+    """Values that do not fit their fields.
+
+    Args:
+        problems: For each of them: its field, what was expected and what was found.
+
+    Attributes:
+        problems: The same.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        self.problems = problems
+        shown = [f"({number}) {problem}" for number, problem in enumerate(problems[:_MOST], 1)]
+        count = f"more than {_MOST}" if len(problems) > _MOST else str(len(problems))
+        several = f"{count} fields do not fit: {'; '.join(shown)}"
+        super().__init__(problems[0] if len(problems) == 1 else several)
 
 
-def encode(record: object) -> Any:
+def encode(record: object, *, complete: bool = False) -> Any:
     """Turn a dataclass into plain values.
 
     Args:
         record: A dataclass, or a list, tuple or dictionary of such, nested at will; other values stay as they are.
+        complete: Whether optional fields at their default are there too.
 
     Returns:
         The same as dictionaries, lists and scalars, in the order of the fields. Optional fields at their default are
-        left out.
+        left out, unless all are wanted.
     """
     if is_dataclass(record) and not isinstance(record, type):
         values = ((one, getattr(record, one.name)) for one in fields(record))
-        return {one.name: encode(value) for one, value in values if not (_may_lack(one) and value == one.default)}
+        told = {one: value for one, value in values if complete or not (_may_lack(one) and value == one.default)}
+        return {one.name: encode(value, complete=complete) for one, value in told.items()}
     if isinstance(record, (list, tuple)):
-        return [encode(item) for item in record]
+        return [encode(item, complete=complete) for item in record]
     if isinstance(record, dict):
-        return {key: encode(value) for key, value in record.items()}
+        return {key: encode(value, complete=complete) for key, value in record.items()}
     return record
 
 
@@ -67,7 +85,7 @@ def decode(kind: type[T], value: object, path: str = "") -> T:
         The dataclass.
 
     Raises:
-        RecordError: The value does not fit.
+        RecordError: The value does not fit; the error names all fields that do not.
     """
     return typing.cast("T", _decode(kind, value, path))
 
@@ -87,8 +105,9 @@ def _decode(kind: object, value: object, path: str) -> object:
     if origin is tuple:
         return _tuple(arguments, value, path)
     if origin is dict:
-        items = _object(value, path).items()
-        return {_scalar(str, key, path): _decode(arguments[1], item, _join(path, key)) for key, item in items}
+        items = {str(_scalar(str, key, path)): item for key, item in _object(value, path).items()}
+        parts = ((arguments[1], item, _join(path, key)) for key, item in items.items())
+        return dict(zip(items, _together(parts), strict=True))
     return _scalar(kind, value, path)
 
 
@@ -97,13 +116,54 @@ def _record(kind: type[DataclassInstance], value: object, path: str) -> Dataclas
     found = _object(value, path)
     hints = typing.get_type_hints(kind)
     names = [one.name for one in fields(kind)]
-    for key in found:
-        if key not in names:
-            raise RecordError(f"{_join(path, key)}: unknown key; expected only {', '.join(names)}")
-    for one in fields(kind):
-        if one.name not in found and not _may_lack(one):
-            raise RecordError(f"{_join(path, one.name)}: expected a value, found none")
-    return kind(**{name: _decode(hints[name], found[name], _join(path, name)) for name in names if name in found})
+    problems = unknown_keys(found, names, path)
+    problems += [
+        f"{_join(path, one.name)}: expected a value, found none"
+        for one in fields(kind)
+        if one.name not in found and not _may_lack(one)
+    ]
+    told = [name for name in names if name in found]
+    values = _together(((hints[name], found[name], _join(path, name)) for name in told), problems)
+    return kind(**dict(zip(told, values, strict=True)))
+
+
+def unknown_keys(found: Iterable[str], known: Sequence[str], path: str) -> list[str]:
+    """What is wrong with the keys of an object.
+
+    Args:
+        found: Its keys.
+        known: The keys that it may have.
+        path: Its name.
+
+    Returns:
+        One problem that names all keys that are not known, or none.
+    """
+    unknown = [_join(path, key) for key in found if key not in known]
+    if not unknown:
+        return []
+    more = f" and {len(unknown) - _MOST} more" if len(unknown) > _MOST else ""
+    shown = f"{', '.join(unknown[:_MOST])}{more}: unknown key{'s' * (len(unknown) > 1)}"
+    return [f"{shown}; expected only {', '.join(known)}"]
+
+
+def _together(parts: Iterable[tuple[object, object, str]], problems: Sequence[str] = ()) -> list[object]:
+    """Values as their types want them, or one error with all problems, and those that were found before.
+
+    Args:
+        parts: A type, a value and its name, for each.
+        problems: What is wrong already.
+    """
+    found, wrong = list[object](), list(problems)
+    for kind, value, path in parts:
+        try:
+            found.append(_decode(kind, value, path))
+        except RecordError as error:
+            wrong += error.problems
+            if len(wrong) > _MOST:  # a stranger's file may have millions
+                break
+    if wrong:
+        raise RecordError(*wrong)
+    return found
 
 
 def _may_lack(one: Field[Any]) -> bool:
@@ -135,7 +195,7 @@ def _tuple(kinds: Sequence[object], value: object, path: str) -> tuple[object, .
     if len(kinds) == 2 and kinds[1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     _expect(len(value) == len(kinds), value, f"a list of {len(kinds)}", path)
-    return tuple(_decode(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
+    return tuple(_together((kinds[index], item, f"{path}[{index}]") for index, item in enumerate(value)))
 
 
 def _scalar(kind: object, value: object, path: str) -> object:

@@ -130,6 +130,13 @@ def _context_summary(context: Context, tile: int) -> str:
     encoder = context.encoder or "encoded by the segmenter itself"
     if context.sharing:
         encoder += f", or once a raster by {context.sharing.encoder} in windows of {context.sharing.size} pixels"
+    if context.maps:
+        encoder += f" as {len(context.maps)} maps"
+    if gathering := context.gathering:
+        encoder += (
+            f", in a second pass with {len(gathering.maps)} maps that {gathering.encoder} makes of all patches in it "
+            f"and of {gathering.context}"
+        )
     return f"{context.window.describe(tile)}, at {context.size} pixels ({context.resampling}); {encoder}"
 
 

@@ -162,6 +162,8 @@ def _try(name: str, request: Request) -> Engine | str:
     entry = _ENGINES[name]
     if importlib.util.find_spec(entry.package) is None:
         return _missing(name, entry)
+    if entry.gpu and request.bundle and (only := request.bundle.manifest.host_only):
+        return f"{name} keeps everything on the GPU: {only}"
     if entry.gpu and (reason := driver.missing()):  # before the library is touched: some crash without a driver
         return f"{name}: {reason}"
     try:

@@ -21,6 +21,19 @@ from ..tiling.windows import Grid, Window
 Positions = NDArray[np.float32]
 
 
+@dataclass(frozen=True, slots=True)
+class ScenePatches:
+    """Patches that cover a window, for a network that encodes it with what they know.
+
+    Attributes:
+        grid: Where they lie, in pixels of the window: patches in reading order.
+        pixels: The raw patches (n, bands, P, P).
+    """
+
+    grid: Grid
+    pixels: Windows
+
+
 @dataclass(frozen=True, eq=False)
 class SharedWindow:
     """A window that is cut and encoded once for all patches that need it.
@@ -29,11 +42,13 @@ class SharedWindow:
         window: The window, in pixels of the raster.
         pixels: Its pixels (1, bands, size, size), resampled; None where an earlier batch of the raster had them.
         serial: A number that no other shared window has, of whatever image.
+        patches: The patches in it, where it is encoded with what they know.
     """
 
     window: Window
     pixels: Windows | None
     serial: int = field(default_factory=itertools.count().__next__)
+    patches: ScenePatches | None = None
 
 
 Scenes = Mapping[tuple[str, Window], Windows]
@@ -62,7 +77,7 @@ class PatchBatch:
 
     Attributes:
         tiles: Where the patches lie in the raster; at most N.
-        patch: Raw patches (N, bands, P, P).
+        patch: Raw patches (N, bands, P, P); black where the network does not look at them (`Manifest.sees_patch`).
         contexts: By name, the raw windows (N, bands, S, S) of contexts that are centred on their patch.
         shared: By name, the windows of shared contexts: one for each tile, the same object for tiles that share it.
         positions: By name, where the cells of each patch lie in a shared context, (N, 2, h) float32 (§3.3).
@@ -170,11 +185,18 @@ class BatchCutter:
             if not c.window.shared and c.name not in self._lattices
         }
         lattices = {c.name: self._lattice(c, tiles) for c in manifest.contexts if c.name in self._lattices}
-        patch = source.stack(tiles, manifest.tile, "box", size)  # at its own size: nothing is resampled
+        patch = self._patch(tiles, size)
         batch = PatchBatch(
             tiles=tiles, patch=patch, contexts=contexts, shared=shared, positions={}, lattices=lattices
         )  # fmt: skip
         return replace(batch, positions=_positions(manifest, batch, UPRIGHT))
+
+    def _patch(self, tiles: tuple[Window, ...], size: int) -> Windows:
+        """Cut patches; where the network does not look at them, nothing is read."""
+        spec, tile = self._manifest.input, self._manifest.tile
+        if self._manifest.sees_patch:
+            return self._source.stack(tiles, tile, "box", size)  # at its own size: nothing is resampled
+        return np.broadcast_to(np.zeros((), spec.dtype), (size, spec.bands, tile, tile))
 
     def _stack(self, windows: Sequence[Window], side: int, resampling: Resampling, count: int) -> Windows:
         """Cut and shrink windows that overlap; where it makes no difference, each part of the raster is shrunk once."""
@@ -230,9 +252,12 @@ class BatchCutter:
         key = (context.name, window)
         if key not in self._scenes:
             pixels = self._given.get(key)
-            self._scenes[key] = SharedWindow(
-                window, cut_scene(self._source, window, context) if pixels is None else pixels
-            )
+            if pixels is None and context.gathering:  # which shows what that other one shows
+                pixels = self._scenes[context.gathering.context, window].pixels
+            if pixels is None:
+                pixels = cut_scene(self._source, window, context)
+            patches = cut_patches(self._source, window, context, self._manifest.tile)
+            self._scenes[key] = SharedWindow(window, pixels, patches=patches)
         return self._scenes[key]
 
 
@@ -252,6 +277,25 @@ def cut_batch(
 def cut_scene(source: Source, window: Window, context: Context) -> Windows:
     """Cut one window of a shared context: pixels (1, bands, size, size)."""
     return source.stack([window], context.size, context.resampling, 1)
+
+
+def cut_patches(source: Source, window: Window, context: Context, tile: int) -> ScenePatches | None:
+    """Cut the patches in one window of a shared context; None where it is encoded without them.
+
+    Args:
+        source: The raster.
+        window: The window, in pixels of the raster.
+        context: The context.
+        tile: Side of a patch in pixels of the raster.
+
+    Returns:
+        The patches.
+    """
+    if context.gathering is None:
+        return None
+    grid = Grid.over(window.height, window.width, tile, context.gathering.plan)
+    places = [place.moved(window.y, window.x) for place in grid]
+    return ScenePatches(grid, source.stack(places, tile, "box", len(places)))
 
 
 def turned(manifest: Manifest, batch: PatchBatch, turn: Turn) -> PatchBatch:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ..raster.source import RasterSource, open_raster
 from ..tiling.sources import Source
+from ..tiling.windows import Window
 from .frame import Frame, frame_of
 from .jobs import FileJob, Worker
 from .memory import Footprint, Load, fitting, footprint
@@ -14,7 +15,7 @@ from .outputs import check_outputs
 from .results import Estimate
 from .shards.plan import ShardPlan
 from .sinks import memory_of
-from .trial import Trial, tried_on, try_part, warm_up, windows_of
+from .trial import Trial, scenes_of, tried_on, try_part, warm_up, windows_of
 
 _TRIED = 3  # batches
 _TRIED_BYTES = 64 << 20  # of working pixels that a trial holds
@@ -45,7 +46,9 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
             source = _tried(raster, frame, manifest.tile, spool=foreseen.spool)
 
             def try_it(network: Network) -> None:
-                windows.append(windows_of(network.lattices, foreseen.plan.whole, worker.turns))
+                extent, regions = Window(0, 0, frame.rescale.rows, frame.rescale.columns), foreseen.plan.whole
+                scenes = scenes_of(network.manifest, extent, regions, worker.turns)
+                windows.append(windows_of(network.lattices, regions, worker.turns) + scenes)
                 tried.append(try_part(network, source, worker.turns, job, grid, _TRIED))
 
             worker.retried(try_it)

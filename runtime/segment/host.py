@@ -14,7 +14,8 @@ from ..engines.base import HostEngine, Session
 from ..tiling.lattice import Place
 from ..tiling.turns import Windows
 from .batches import Positions, on_host
-from .network import Cut, EngineNetwork, Features, segmenter_inputs
+from .network import Cut, EngineNetwork, Features, gathering_inputs, parts_of, segmenter_inputs
+from .passes import Maps
 
 
 class HostNetwork(EngineNetwork):
@@ -34,17 +35,34 @@ class HostNetwork(EngineNetwork):
                 self._shared_session(context)
             elif context.encoder:
                 self._session(context.encoder, self.batch_of(context))
+            if context.gathering:
+                self._session(context.gathering.encoder, self.batch)
 
-    def encode(self, context: Context, windows: Windows) -> NDArray[np.generic]:
+    def encode(self, context: Context, windows: Windows) -> Features:
         """Features (N, C, H, W) of raw windows (N, bands, S, S)."""
-        pixels = on_host(windows)
-        if context.encoder is None:
-            return pixels
-        return self._session(context.encoder, self.batch_of(context)).run({"window": pixels})["features"]
+        return self.encode_gathered(context, windows, {}) if context.encoder else on_host(windows)
 
-    def join(self, context: Context, features: Sequence[Features]) -> NDArray[np.generic]:
+    def join(self, context: Context, features: Sequence[Features]) -> Features:
         """Features (1, C, H, W), one for each patch, as features (N, C, H, W)."""
-        return np.concatenate([_array(part) for part in features])
+        maps = zip(*(parts_of(context, part) for part in features), strict=True)
+        return _features(context, [np.concatenate([_array(part) for part in one]) for one in maps])
+
+    def maps_of_patches(
+        self, context: Context, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
+    ) -> Maps:
+        """Maps (N, C, h, w) of raw patches (N, bands, P, P), by name."""
+        assert context.gathering is not None
+        inputs = gathering_inputs(self.manifest, context, patch, features, positions)
+        arrays = {name: _array(value) for name, value in inputs.items()}
+        made = self._session(context.gathering.encoder, self.batch).run(arrays)
+        return {one.name: made[f"features_{one.name}"] for one in context.gathering.maps}
+
+    def encode_gathered(self, context: Context, window: Windows, gathered: Maps) -> Features:
+        """Features (N, C, H, W) of raw windows (N, bands, S, S), with maps of the patches in them."""
+        assert context.encoder is not None
+        inputs = {"window": on_host(window)} | {f"gathered_{name}": one for name, one in gathered.items()}
+        made = self._session(context.encoder, self.batch_of(context)).run(inputs)
+        return _features(context, [made[name] for name in context.outputs])
 
     def encode_once(self, context: Context, window: Windows) -> NDArray[np.generic]:
         """Features (1, C, H, W) of a raw window (1, bands, S, S) of the context's lattice."""
@@ -72,6 +90,11 @@ class HostNetwork(EngineNetwork):
         if (graph.role, batch) not in self._sessions:
             self._sessions[graph.role, batch] = self._host.session(path, graph, batch)
         return self._sessions[graph.role, batch]
+
+
+def _features(context: Context, maps: Sequence[NDArray[np.generic]]) -> Features:
+    """The maps of a context as its features; one alone where it has no several."""
+    return tuple(maps) if context.maps else maps[0]
 
 
 def _array(value: object) -> NDArray[np.generic]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from ..bundle.manifest import Context, Manifest
 from ..errors import InputError
 from ..raster.cog import MEMORY as COPYING
@@ -78,6 +80,31 @@ class Load:
                 rows = -(-(lattice.cells.count + 1) // lattice.kept) + 2  # a batch may begin in one row of tiles
                 columns = -(-(width + lattice.window) // int(lattice.step)) + 1
                 found += 4 * int(channels) * lattice.own.count**2 * rows * columns * self.turns
+        return found
+
+    def scenes(self, width: int, raster: Extent) -> int:
+        """Bytes of what is held of contexts that patches share, for so many columns of a raster.
+
+        These are the features of two rows of scene blocks, in each turn, with the patches that are gathered, and a copy
+        of the features for each patch of a batch.
+        """
+        manifest, found = self.manifest, 0
+        sizes = {tensor.name: math.prod(map(int, tensor.shape[1:])) for tensor in manifest.segmenter.inputs}
+        for context in manifest.contexts:
+            if not (context.encoder and context.window.shared):
+                continue
+            rows, across = context.window.blocks(manifest.tile, raster)
+            columns = min(across, -(-width // (context.scene - manifest.tile)) + 1) if context.scene else across
+            features = 4 * sum(sizes[name] for name in context.inputs)
+            found += features * (min(rows, 2) * columns * self.turns + self.batch)
+            if gathering := context.gathering:
+                block = context.window.around(Window(0, 0, manifest.tile, manifest.tile), raster)
+                patches = len(Grid.over(block.height, block.width, manifest.tile, gathering.plan)) + self.batch
+                pixel = manifest.input.bands * np.dtype(manifest.input.dtype).itemsize
+                found += patches * pixel * manifest.tile**2 * min(rows, 2) * columns
+                taken = next(graph for graph in manifest.graphs if graph.role == context.encoder).inputs
+                pasted = (tensor for tensor in taken if tensor.name != "window")
+                found += 3 * 4 * sum(math.prod(map(int, tensor.shape[1:])) for tensor in pasted)
         return found
 
 
@@ -166,8 +193,8 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     part = rescale.covering(span if rescale.is_identity else span.aligned(SIDE, rescale.rows, rescale.columns))
     rows = min(rows, span.height)
     pixel = raster.bands * raster.sample_bytes
-    held = _touched(working_extent, (SIDE, SIDE), rows, columns)
-    working = 0 if rescale.is_identity else held * SIDE * SIDE * (pixel + 1)
+    squares = _touched(working_extent, (SIDE, SIDE), rows, columns)
+    working = 0 if rescale.is_identity else squares * SIDE * SIDE * (pixel + 1)
     read = (rows, columns) if rescale.is_identity else _read_again(raster, rescale, rows, columns)
     spool = needs_spooling(raster, read[1], read[0], _MOST_CACHE, part)
     block, block_bytes = ((BLOCK, BLOCK), BLOCK * BLOCK * pixel) if spool else (raster.block_shape, raster.block_bytes)
@@ -184,6 +211,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
     sides = [manifest.tile, *(context.size for context in manifest.contexts)]
     sides += [lattice.side for lattice in load.lattices.values()]
     batches = load.batch * (3 * pixel * sum(side * side for side in sides) + 12 * classes * manifest.tile**2)
+    held = load.features(columns) + load.scenes(columns, working_extent)
     picture = PictureScale.of(box).size if load.picture else (0, 0)
     drawn = 40 * math.prod(picture)
     ids = 2 * manifest.tile * box.width
@@ -194,10 +222,7 @@ def footprint(load: Load, raster: RasterSource, plan: ShardPlan) -> Footprint:
         spool=spool,
         cache=cache,
         working=working,
-        segmenting=int(
-            _SLACK
-            * (2 * sums + piece + batches + 2 * scene + shrunken + cache + working + load.features(columns) + outlines)
-        )
+        segmenting=int(_SLACK * (2 * sums + piece + batches + 2 * scene + shrunken + cache + working + held + outlines))
         + (0 if rescale.is_identity else resampling_memory(rescale, raster.bands, classes if load.probabilities else 0))
         + (raster.block_memory if spool else 0),
         spooling=spool_memory(raster) + _stored_block(raster) if spool else 0,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -22,9 +23,13 @@ from ..tiling.merge import FinishedRows, Merger
 from ..tiling.turns import UPRIGHT, Turn, Windows
 from ..tiling.windows import Region, Window
 from .batches import LatticeWindows, PatchBatch, Positions, SharedWindow, turned
+from .passes import Maps, gathered_maps
 
 Features: TypeAlias = object
-"""Features (N, C, H, W) of a context. They lie where their network works, and only that network looks inside."""
+"""Features (N, C, H, W) of a context, or a tuple of such where it has several maps.
+
+They lie where their network works, and only that network looks inside.
+"""
 
 _Item = TypeVar("_Item")
 
@@ -154,6 +159,28 @@ class Network(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} encodes each context once a patch")
 
+    def maps_of_patches(
+        self, context: Context, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
+    ) -> Maps:
+        """Maps of raw patches, which a context gathers.
+
+        This and `encode_gathered` are asked only for contexts with `gathering`.
+
+        Args:
+            context: The context.
+            patch: Patches (N, bands, P, P).
+            features: Features of the context that patches are encoded with, of `join`.
+            positions: Where the patches lie in it, (N, 2, h) float32, if it wants to know.
+
+        Returns:
+            Maps (N, C, h, w) on the host, by name.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot encode a window with what patches know")
+
+    def encode_gathered(self, context: Context, window: Windows, gathered: Maps) -> Features:
+        """Features (1, C, H, W) of a raw window (1, bands, S, S), with maps (1, C, H, W) of the patches in it."""
+        raise NotImplementedError(f"{type(self).__name__} cannot encode a window with what patches know")
+
     @abstractmethod
     def segment(self, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]) -> Scores:
         """Scores of raw patches.
@@ -261,10 +288,41 @@ class Network(ABC):
             windows = batch.lattices[context.name]
             encoded = {numbers: of(scene, self.encode_once) for numbers, scene in windows.windows.items()}
             return self.gather(context, self._filled([_cut(windows, encoded, tile, turn) for tile in batch.tiles]))
+        if context.gathering:
+            base = self.manifest.gathered_with(context)
+            scenes = zip(batch.shared[base.name], batch.shared[context.name], strict=True)
+            found = [
+                of(scene, partial(self._encode_again, scene=scene, base=(base, first), turn=turn, cache=cache))
+                for first, scene in scenes
+            ]
+            return self.join(context, self._filled(found))
         if context.window.shared:
             return self.join(context, self._filled([of(scene, self.encode) for scene in batch.shared[context.name]]))
         with stopwatch.stage("encode"):
             return self.encode(context, batch.contexts[context.name])
+
+    def _encode_again(
+        self,
+        context: Context,
+        window: Windows,
+        *,
+        scene: SharedWindow,
+        base: tuple[Context, SharedWindow],
+        turn: Turn,
+        cache: FeatureCache,
+    ) -> Features:
+        """Features of a window, from maps of the patches in it. base: The context they are encoded with, its window."""
+        first, its = base
+        key = FeatureKey(first.name, its.window, its.serial, turn)
+        if key not in cache:
+            assert its.pixels is not None, "windows of a context that others gather with keep their pixels"
+            cache[key] = self.encode(first, turn.windows(its.pixels))
+        features = {first.name: self.join(first, [cache[key]] * self.batch)}
+        maps = gathered_maps(
+            self.manifest, context, scene, turn, self.batch,
+            lambda patch, positions: self.maps_of_patches(context, patch, features, positions),
+        )  # fmt: skip
+        return self.encode_gathered(context, window, maps)
 
     def _filled(self, items: list[_Item]) -> list[_Item]:
         """One item for each patch of a full batch: the last one again for those that are missing."""
@@ -313,12 +371,37 @@ def segmenter_inputs(
     manifest: Manifest, patch: Windows, features: Mapping[str, Features], positions: Mapping[str, Positions]
 ) -> dict[str, object]:
     """What a segmenter graph takes, by the names of its inputs; arguments as in `Network.segment`."""
-    inputs: dict[str, object] = {"patch": patch}
+    inputs: dict[str, object] = {"patch": patch} if manifest.sees_patch else {}
     for context in manifest.contexts:
-        inputs[context.input] = features[context.name]
-        if context.cells:
-            inputs[context.positions] = positions[context.name]
+        inputs |= _context_inputs(context, features, positions)
     return inputs
+
+
+def gathering_inputs(
+    manifest: Manifest,
+    context: Context,
+    patch: Windows,
+    features: Mapping[str, Features],
+    positions: Mapping[str, Positions],
+) -> dict[str, object]:
+    """What the graph takes whose maps a context gathers; arguments as in `Network.maps_of_patches`."""
+    return {"patch": patch} | _context_inputs(manifest.gathered_with(context), features, positions)
+
+
+def _context_inputs(
+    context: Context, features: Mapping[str, Features], positions: Mapping[str, Positions]
+) -> dict[str, object]:
+    """What a graph takes of one context."""
+    inputs = dict(zip(context.inputs, parts_of(context, features[context.name]), strict=True))
+    return inputs | ({context.positions: positions[context.name]} if context.cells else {})
+
+
+def parts_of(context: Context, features: Features) -> tuple[object, ...]:
+    """The features of each map of a context; those of a context without several are the only ones."""
+    if not context.maps:
+        return (features,)
+    assert isinstance(features, tuple), "a context of several maps"
+    return features
 
 
 class HostAccumulator:

@@ -80,6 +80,6 @@ def warn_of_scene_blocks(manifest: Manifest, source: Source, warned: set[str]) -
             f"context {context.name} was the whole of images of about {context.scene} pixels, this raster is "
             f"{source.height} x {source.width}: it is cut into {rows} x {columns} scene blocks (`scene_size`)"
         )
-        if rows * columns > 1 and warning not in warned:
+        if rows * columns > 1 and warning not in warned and not context.gathering:
             warned.add(warning)
             log.warning("%s", warning)

@@ -12,7 +12,7 @@ from ..bundle.store import Bundle, bundle_argument, read_bundle
 from ..choices import ContextEncoding
 from ..engines.base import Engine, GpuEngine, HostEngine, RunPrecision
 from ..engines.choose import choose_engine
-from ..errors import DeviceMemoryError, InputError
+from ..errors import DeviceMemoryError, EngineError, InputError
 from .host import HostNetwork
 from .network import EngineNetwork
 from .selfcheck import self_check
@@ -37,6 +37,11 @@ def load_network(bundle: Bundle, engine: Engine, batch: int, *, once: bool = Fal
         DeviceMemoryError: The batch is too large for the GPU's memory.
     """
     if isinstance(engine, GpuEngine):
+        if only := bundle.manifest.host_only:
+            raise EngineError(
+                f"{engine.name} keeps everything on the GPU: {only}", subject=bundle.folder,
+                remedy="choose `backend` openvino or onnxruntime",
+            )  # fmt: skip
         from .gpu.network import DeviceNetwork  # only here, so that a machine without a GPU never loads it
 
         return DeviceNetwork(bundle, engine, batch, once=once)

@@ -6,14 +6,17 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bundle.manifest import Manifest
 from ..raster.georeference import NOWHERE
 from ..raster.source import RasterSource
+from ..tiling.contexts import Extent
 from ..tiling.lattice import Lattice
 from ..tiling.sources import ArraySource, Source
 from ..tiling.turns import UPRIGHT, Turn
@@ -35,7 +38,7 @@ class Trial:
 
     Attributes:
         tile: Seconds for each tile, once the engine is warm.
-        window: Seconds for each window of a context that is encoded once a raster.
+        window: Seconds for each window of a context that many patches share, or that is encoded once a raster.
         pixel: Seconds for each pixel of the outputs.
         memory: Most bytes of memory that the process took.
     """
@@ -107,7 +110,8 @@ def try_part(
     blocks = list(pipeline.blocks(region))
     segmenting = time.monotonic() - started
     encoding = _seconds_of_encoding(network, source, tuple(region)[: network.batch])
-    segmenting = max(segmenting - encoding * windows_of(network.lattices, [region], turns), 0)
+    windows = windows_of(network.lattices, [region], turns) + scenes_of(network.manifest, source, [region], turns)
+    segmenting = max(segmenting - encoding * windows, 0)
     memory = max(memory, resident())
     once, often = (_seconds_of_writing(blocks[0], times, network, job.sinks) for times in (1, _TIMES))
     pixels = (_TIMES - 1) * blocks[0].ids.size  # what a file takes however small it is does not grow with the raster
@@ -135,9 +139,34 @@ def windows_of(lattices: Mapping[str, Lattice], regions: Sequence[Region], turns
     return len(turns) * found
 
 
+def scenes_of(manifest: Manifest, raster: Extent, regions: Sequence[Region], turns: tuple[Turn, ...]) -> int:
+    """How many windows of contexts that patches share some regions encode, one after the other.
+
+    Args:
+        manifest: How contexts are cut.
+        raster: The raster, as the network sees it.
+        regions: The regions.
+        turns: As in `windows_of`.
+
+    Returns:
+        The number of windows.
+    """
+    found, tile = 0, manifest.tile
+    for context in (context for context in manifest.contexts if context.encoder and context.window.shared):
+        seen = set[tuple[int, int]]()
+        for region in regions:
+            y, x = region.tile_rows[0], region.tile_columns[0]
+            rows = {context.window.around(Window(start, x, tile, tile), raster).y for start in region.tile_rows}
+            columns = {context.window.around(Window(y, start, tile, tile), raster).x for start in region.tile_columns}
+            seen |= set(product(rows, columns))
+        found += len(seen)
+    return len(turns) * found
+
+
 def _seconds_of_encoding(network: Network, source: Source, tiles: tuple[Window, ...]) -> float:
-    """Seconds for each window of a context that is encoded once a raster: those that a batch takes the first time."""
-    if not network.lattices:
+    """Seconds for each window that is encoded for more than one patch: those that a batch takes the first time."""
+    shared = any(context.encoder and context.window.shared for context in network.manifest.contexts)
+    if not network.lattices and not shared:
         return 0.0
     batch = cut_batch(network.manifest, source, tiles, network.batch, network.lattices)
     cache, seconds = FeatureCache(), list[float]()

@@ -78,11 +78,12 @@ class TilePlan:
     Attributes:
         kind: "stride": neighbours overlap by exactly `overlap` pixels, and the last tile is flush with the end. "even":
             as few tiles as overlap by at least `overlap` pixels, spread evenly, as in the public release (508-pixel
-            patches that overlap by 50 or more).
+            patches that overlap by 50 or more). "whole": tiles lie side by side, as with "stride" and no overlap, and
+            networks do not look at their pixels, but at the whole image (`Manifest.sees_patch`).
         overlap: Overlap of neighbours in pixels.
     """
 
-    kind: Literal["stride", "even"]
+    kind: Literal["stride", "even", "whole"]
     overlap: int
 
     def starts(self, side: int, tile: int) -> tuple[int, ...]:

@@ -9,10 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fctl.calib.sample import find_images, sample_patches, shipped_images
+from fctl.calib.sample import cut_each, find_images, sample_patches, shipped_images, shown
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.errors import InputError, RasterError
+from fctl.runtime.segment.batches import on_host
+from fctl.runtime.tiling.sources import ArraySource
+from fctl.runtime.tiling.windows import Window
 from tests.conftest import write_geotiff
 from tests.runtime import tiny
 
@@ -141,3 +144,17 @@ def test_an_image_that_does_not_fit_is_refused(manifest: Manifest, tmp_path: Pat
     path = write_geotiff(tmp_path / "four.tif", np.zeros((20, 20, 5), np.uint8))
     with pytest.raises(RasterError, match="expected 3 bands"):
         sample_patches(manifest, [path], 1, seed=1)
+
+
+def test_what_a_network_of_whole_images_is_shown_of_a_patch() -> None:
+    """The pixels of the shrunken image there: patches themselves are not cut."""
+    manifest = read_bundle(tiny.TINY_WHOLE).manifest
+    image = np.kron(np.arange(24, dtype=np.uint8)[:, None] + 3 * np.arange(24, dtype=np.uint8), np.ones((4, 4)))
+    source = ArraySource(np.dstack([image] * 3).astype(np.uint8))  # 96 pixels: whole squares of 4 in each of 24
+    (batch,) = cut_each(manifest, source, [Window(16, 40, 16, 16)])
+    found = shown(manifest, batch)
+    assert found.shape == (3, 16, 16) and not on_host(batch.patch).any()
+    np.testing.assert_array_equal(found[1], image[16:32, 40:56])
+    plain = read_bundle(tiny.TINY).manifest
+    (batch,) = cut_each(plain, source, [Window(16, 40, 16, 16)])
+    np.testing.assert_array_equal(shown(plain, batch), on_host(batch.patch)[0])

@@ -54,6 +54,7 @@ def main() -> None:
     _make_tiny_plain(tiny.TINY_FIXED, 3, "logits")
     _make_tiny_plain(tiny.TINY_SHARES, BATCH, "probabilities")
     _make_tiny_float(tiny.TINY_FLOAT)
+    _make_tiny_whole(tiny.TINY_WHOLE)
 
 
 def _make_tiny(folder: Path, tile: int, fused: bool, once: bool = False) -> None:
@@ -179,6 +180,40 @@ def _make_tiny_float(folder: Path) -> None:
     graph = _graph(folder, SEGMENTER, nodes, constants, specs[:1], specs[1])
     spec = InputSpec(bands=3, dtype="float32", scaling=None, ground_sample_distance=None)
     _write(folder, spec, TilePlan(kind="stride", overlap=4), "uniform", (), (graph,))
+
+
+def _make_tiny_whole(folder: Path) -> None:
+    """Scores of the whole image, shrunk, which the segmenter enlarges where patches lie: a hat around each position."""
+    _fresh(folder)
+    side, tile = 24, 16
+    encoder = _Encoder("whole", side, 1, tiny.WHOLE)
+    nodes = [
+        onnx.helper.make_node("Clip", ["positions_whole", "first", "last"], ["inside"]),
+        onnx.helper.make_node("Unsqueeze", ["inside", "axis"], ["places"]),
+        onnx.helper.make_node("Sub", ["places", "cells"], ["offsets"]),
+        onnx.helper.make_node("Abs", ["offsets"], ["distances"]),
+        onnx.helper.make_node("Sub", ["one", "distances"], ["hats"]),
+        onnx.helper.make_node("Relu", ["hats"], ["weights"]),
+        onnx.helper.make_node("Split", ["weights"], ["rows", "columns"], axis=1),
+        onnx.helper.make_node("Transpose", ["columns"], ["across"], perm=[0, 1, 3, 2]),
+        onnx.helper.make_node("MatMul", ["features_whole", "across"], ["wide"]),
+        onnx.helper.make_node("MatMul", ["rows", "wide"], ["logits"]),
+    ]
+    constants: Constants = {
+        "first": np.float32(0), "last": np.float32(side - 1), "axis": np.array([3], np.int64),
+        "cells": np.arange(side, dtype=np.float32), "one": np.float32(1),
+    }  # fmt: skip
+    inputs = (encoder.features("features_whole"), _spec("positions_whole", "float32", 2, tile))
+    segmenter = _graph(folder, SEGMENTER, nodes, constants, inputs, _spec("logits", "float32", 3, tile, tile))
+    cells = MovingCells(
+        patch=Cells(stride=1, offset=0.0, count=tile), context=Cells(stride=1, offset=0.0, count=side)
+    )  # fmt: skip
+    context = Context(
+        name="whole", factor="global", size=side, resampling="box", scene=None, encoder=encoder.role, cells=cells
+    )
+    spec = InputSpec(bands=3, dtype="uint8", scaling=None, ground_sample_distance=None)
+    graphs = (encoder.graph(folder), segmenter)
+    _write(folder, spec, TilePlan(kind="whole", overlap=0), "uniform", (context,), graphs)
 
 
 @dataclass(frozen=True)

@@ -453,7 +453,7 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], tuple[str, ...], str]] =
     "two images": (
         lambda: parse("scores = Add(image, other)", SCORES, taken="float[N,3,64,64] image, float[N,3,64,64] other"),
         PLAIN,
-        "expected one input, an image, found 2 (image, other)",
+        "expected one input, an image, or contexts that take the others, found 2 (image, other)",
     ),
     "three axes": (
         lambda: parse("scores = Neg(image)", "float[3,64,64] scores", taken="float[3,64,64] image"),

@@ -22,8 +22,8 @@ from fctl.export.card import ExportOptions
 from fctl.export.graphs import frozen
 from fctl.export.pipeline import export_bundle, in_torch
 from fctl.export.verify import Reference, Samples, Scores, verify
+from fctl.model.build import build
 from fctl.model.config import GLOBAL
-from fctl.model.network import FCtL
 from fctl.model.presets import PRESETS, narrow, preset
 from fctl.model.weights.checkpoints import load_network, read_checkpoint, save_checkpoint
 from fctl.runtime.bundle.manifest import Precision
@@ -36,7 +36,8 @@ from ..model.helpers import inputs, lively, small_card, small_preset
 from . import builds
 
 SINGLE = ("unet", "segnet-vgg16", "pspnet-r50", "deeplabv3plus-r50", "icnet-r50")
-KINDS = ("fctl-vgg16", "fctl-mit-b0", "fcn8s-vgg16", "segformer-b0", *SINGLE)  # test_release.py has the others
+WHOLE = ("fcn8s-vgg16-whole", "unet-whole")
+KINDS = ("fctl-vgg16", "fctl-mit-b0", "fcn8s-vgg16", "segformer-b0", *SINGLE, *WHOLE)  # test_release.py has the others
 FUSED = ("fctl-vgg16",)
 
 
@@ -55,7 +56,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
         if name == "segformer-b0":  # at its own width: narrower heads are not fused into attention kernels
             network = replace(preset(name, classes=3).network, patch=128, decoder_channels=32)
         network = lively(network)
-        serving = replace(preset(name, classes=3).serving, overlap=16, scene=None)
+        serving = replace(preset(name, classes=3).serving, overlap=16 if network.config.sees_patch else 0, scene=None)
         folder = tmp_path_factory.mktemp(name)
         save_checkpoint(folder / "net.pt", replace(small_card(network.config), serving=serving), network.state_dict())
         export_bundle(folder / "net.pt", folder / "net.fctl", ExportOptions(graph=graph))  # type: ignore[arg-type]
@@ -114,11 +115,13 @@ def test_every_context_matters(name: str, export: Export) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_no_batch_norm_pad_or_shape_is_left(name: str, export: Export) -> None:
     """But for the pads that put the cells of VGG16's last stages into their frames (export/framing.py)."""
+    decoding = "encoder.onnx" if name in WHOLE else "segmenter.onnx"
     for path in export(name, "staged").glob("*.onnx"):
         kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
         assert not kinds.keys() & {"BatchNormalization", "Shape", "Identity"}, (path.name, kinds)
-        frames = 2 if path.name == "segmenter.onnx" else 1
-        assert kinds["Pad"] == (frames if _is_framed(name) and not _is_once(path) else 0), (path.name, kinds)
+        frames = 2 if path.name == decoding else 1
+        framed = _is_framed(name) and not _is_once(path) and (name not in WHOLE or path.name == decoding)
+        assert kinds["Pad"] == (frames if framed else 0), (path.name, kinds)
 
 
 def test_scores_of_segnet_may_jump_and_those_of_others_may_not(export: Export) -> None:
@@ -198,6 +201,6 @@ def test_deeper_stages_can_be_computed_from_the_enhanced_one(stage: str) -> None
 def test_every_preset_can_be_built_narrow(name: str) -> None:
     network = preset(name, classes=4).network
     with torch.device("meta"):
-        built, thin = FCtL(network), FCtL(narrow(network, 1 / 8))
+        built, thin = build(network), build(narrow(network, 1 / 8))
     assert {key for key in built.state_dict() if "neck" not in key} == set(thin.state_dict())
     assert sum(p.numel() for p in thin.parameters()) < sum(p.numel() for p in built.parameters()) / 10

@@ -45,8 +45,9 @@ BUNDLES = {
     "tiny_plain": tiny.TINY_PLAIN,
     "tiny_fixed": tiny.TINY_FIXED,
     "tiny_shares": tiny.TINY_SHARES,
+    "tiny_whole": tiny.TINY_WHOLE,
 }
-STAGED = ("default", "tiny", "tiny_global")
+STAGED = ("default", "tiny", "tiny_global", "tiny_whole")
 AS_THEY_ARE = ("tiny_fused", "tiny_global_fused", "tiny_plain", "tiny_fixed", "tiny_shares")
 WHOLE_GRAPHS = {"tiny": tiny.TINY_FUSED, "tiny_global": tiny.TINY_GLOBAL_FUSED}
 TYPES = {"uint8": "TYPE_UINT8", "uint16": "TYPE_UINT16", "float32": "TYPE_FP32"}
@@ -96,7 +97,7 @@ def raw_inputs(bundle: Bundle, batch: int) -> Arrays:
         random = np.random.default_rng(0)
         return {"patch": random.integers(0, 4096, (batch, 4, manifest.tile, manifest.tile), np.uint16)}
     batches = sample_patches(manifest, shipped_images(), batch, seed=1)
-    arrays = {"patch": np.concatenate([one.patch for one in batches])}
+    arrays = {"patch": np.concatenate([one.patch for one in batches])} if manifest.sees_patch else {}
     for context in manifest.contexts:
         arrays[f"window_{context.name}"] = np.concatenate([one.pixels_of(context.name) for one in batches])
         if context.cells:
@@ -104,8 +105,12 @@ def raw_inputs(bundle: Bundle, batch: int) -> Arrays:
     return arrays
 
 
+def batch_of(inputs: Arrays) -> int:
+    return len(next(iter(inputs.values())))
+
+
 def run(path: Path, graph: GraphSpec, inputs: Arrays) -> NDArray[Any]:
-    session = choose_engine("onnxruntime", "fp32").session(path, graph, len(inputs["patch"]))
+    session = choose_engine("onnxruntime", "fp32").session(path, graph, batch_of(inputs))
     return session.run(inputs)[graph.outputs[0].name]
 
 
@@ -117,14 +122,14 @@ def run_fused(path: Path, bundle: Bundle, inputs: Arrays) -> NDArray[Any]:
 
 def run_staged(bundle: Bundle, inputs: Arrays) -> NDArray[Any]:
     """As the runtime does: contexts that move are encoded one by one."""
-    staged = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), len(inputs["patch"]))
+    staged = HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), batch_of(inputs))
     features = {}
     for context in bundle.manifest.contexts:
         windows = inputs[f"window_{context.name}"]
         parts = np.split(windows, len(windows)) if context.window.moves else [windows]
         features[context.name] = np.concatenate([staged.encode(context, part) for part in parts])
     positions = {name.removeprefix("positions_"): at for name, at in inputs.items() if name.startswith("positions_")}
-    return staged.segment(inputs["patch"], features, positions)
+    return staged.segment(inputs.get("patch", np.zeros(0)), features, positions)
 
 
 @pytest.mark.parametrize("name", STAGED)
@@ -302,6 +307,7 @@ def test_the_config_says_what_the_manifest_does(served: Served, schema: ModuleTy
             if context.cells
         },
     }
+    expected = expected if manifest.sees_patch else dict(list(expected.items())[1:])
     scores = (manifest.scores, "TYPE_FP32", (len(manifest.classes), manifest.tile, manifest.tile))
     if manifest.fixed_batch is None:
         assert config.max_batch_size == 8

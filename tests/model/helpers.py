@@ -10,13 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fctl.model.ale import GroupDepthConv
-from fctl.model.backbones import backbone_class, stage_of
+from fctl.model.backbones import stage_of
+from fctl.model.build import build as build_any
 from fctl.model.config import GLOBAL, AleConfig, ContextConfig, LcfConfig, NetworkConfig, ServingConfig
 from fctl.model.geometry import cells_of_patch
+from fctl.model.interface import ContextNetwork
 from fctl.model.lcf import PositionTerm, WeightedFusion
 from fctl.model.network import FCtL
 from fctl.model.presets import narrow, preset
+from fctl.model.serving.manifest import moving_cells
 from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
+from fctl.model.whole import PIXELS
 
 PATCH = 64
 MEDIUM = ContextConfig(name="medium", factor=2.0, size=PATCH)
@@ -65,13 +69,14 @@ def build(config: NetworkConfig, seed: int = 0) -> FCtL:
     return FCtL(config).eval()
 
 
-def lively(config: NetworkConfig, seed: int = 0) -> FCtL:
+def lively(config: NetworkConfig, seed: int = 0) -> ContextNetwork:
     """A random network in which everything matters, as in a trained one.
 
     Batch statistics are measured, else 50 layers fade to nothing; position terms, gates and fusion weights are drawn
     away from where they start, and ALE's maps and the value projections are large enough for contexts to be felt.
     """
-    network = build(config, seed)
+    torch.manual_seed(seed)
+    network = build_any(config)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # a plain mean over what it sees
@@ -115,8 +120,8 @@ def images(batch: int, bands: int, size: int) -> Tensor:
 
 
 def _random_positions(config: NetworkConfig, context: ContextConfig, batch: int) -> Tensor:
-    stage = stage_of(config.backbone, config.stage)
-    count = backbone_class(config.backbone).grid(config.patch, stage)
+    stage = stage_of(config.backbone, config.stage) if config.sees_patch else PIXELS
+    count = moving_cells(config, context.size).patch.count
     return torch.stack(
         [
             torch.stack(
@@ -148,7 +153,7 @@ def small_card(config: NetworkConfig) -> Card:
     )
 
 
-def save_small(path: Path, network: FCtL) -> Path:
+def save_small(path: Path, network: ContextNetwork) -> Path:
     """Save a network of `small_config` as a checkpoint."""
     save_checkpoint(path, small_card(network.config), network.state_dict())
     return path

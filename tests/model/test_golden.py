@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from fctl.model.backbones import BACKBONES, Backbone, backbone_class, stage_of
 from fctl.model.backbones.vgg16 import Vgg16
+from fctl.model.build import build
 from fctl.model.config import ConfigError, NetworkConfig
 from fctl.model.decoder import Fcn8sDecoder, SegFormerDecoder
 from fctl.model.network import FCtL
@@ -117,6 +118,15 @@ def test_every_published_tensor_is_loaded_once(segformer: Published) -> None:
     loaded = segformer_weights(FCtL(segformer.config), segformer.state, "file.bin")
     assert contents(loaded) == contents(segformer.state)
     assert max(contents(loaded).values()) == 1
+
+
+def test_a_network_that_is_shown_the_whole_image_reads_the_same_file(b0: Published) -> None:
+    whole = preset("segformer-b0-whole", classes=CLASSES).network
+    with torch.device("meta"):
+        network = build(whole)
+    loaded, expected = (segformer_weights(one, b0.state, "file.bin") for one in (network, FCtL(b0.config)))
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.items())
 
 
 def test_biases_of_keys_find_their_place(segformer: Published) -> None:

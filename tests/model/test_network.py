@@ -15,7 +15,9 @@ from torch.nn import functional as F
 
 from fctl.model.backbones import BACKBONES, backbone_class, stage_of
 from fctl.model.backbones.lite0 import EfficientNetLite0
-from fctl.model.config import GLOBAL, ConfigError, ContextConfig
+from fctl.model.build import build as built
+from fctl.model.config import GLOBAL, ConfigError, ContextConfig, NetworkConfig
+from fctl.model.glnet import MAPS
 from fctl.model.layers import ConvBn
 from fctl.model.network import FCtL, Placement
 from fctl.model.presets import PRESETS, preset
@@ -215,9 +217,18 @@ def test_every_preset_builds_for_any_number_of_classes(name: str) -> None:
         patch = torch.zeros(1, config.bands, config.patch, config.patch)
         contexts = {c.name: torch.zeros(1, config.bands, c.size, c.size) for c in config.contexts}
         positions = {c.name: torch.zeros(1, 2, cells) for c in config.contexts if c.factor == GLOBAL}
-        logits = FCtL(config).eval()(patch, contexts, positions)
+        network = built(config).eval()
+        gathered = {c.name: {one: _map(config, one) for one in MAPS} for c in config.contexts if c.gathers}
+        logits = network(patch, contexts, positions, *([gathered] if gathered else []))
     assert logits.shape == (1, 7, config.patch, config.patch)
     assert 0 <= found.serving.overlap < config.patch
+
+
+def _map(config: NetworkConfig, name: str) -> torch.Tensor:
+    """A map of all patches in a window of GLNet."""
+    kind, level = backbone_class(config.backbone), int(name[1:])
+    channels = kind.stages[level - 2].channels if name[0] == "c" else config.decoder_channels
+    return torch.zeros(1, channels, 512 >> level, 512 >> level)
 
 
 KINDS = [name for name in BACKBONES if not re.fullmatch("mit_b[1-5]", name)]  # those are mit_b0, wider or deeper

@@ -27,6 +27,7 @@ TINY_GLOBAL_FUSED = DATA / "tiny_global_fused.fctl"  # tiny_global.fctl in one g
 TINY_FIXED = DATA / "tiny_fixed.fctl"  # tiny_plain.fctl in batches of 3 and no other
 TINY_FLOAT = DATA / "tiny_float.fctl"  # three bands of float32; scores are NaN where a band is below -1
 TINY_SHARES = DATA / "tiny_shares.fctl"  # tiny_plain.fctl with its softmax in the graph
+TINY_WHOLE = DATA / "tiny_whole.fctl"  # a mix of the bands of the whole image, shrunk to 24 pixels; sees no patch
 
 # Weights of cells, not symmetric in any way: a context that is not turned with its patch must show.
 CELLS = np.array([[4, 1, 0, 2], [1, 2, 0, 0], [3, 0, 1, 0], [1, 0, 1, 0]]) / 16
@@ -41,6 +42,9 @@ MEDIUM = np.array([[16, -9], [-7, 12], [5, 3]]) / 64
 LARGE = np.array([[-11, 20], [13, 6], [2, -17]]) / 64
 GLOBAL = np.array([[2, -2, 3], [-5, 4, 4], [2, 1, -4]]) / 64
 POSITIONS = np.array([[40, -90], [-70, 30], [20, 110]]) / 64
+
+# Of tiny_whole.fctl.
+WHOLE = np.array([[9, -4, 2], [-3, 8, 1], [-2, 1, 10]]) / 64
 
 # Of tiny_plain.fctl.
 PLAIN_PATCH = np.array([[3, -1, 2, -4], [-2, 4, -3, 1]]) / 64

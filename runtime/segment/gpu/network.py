@@ -220,7 +220,8 @@ class DeviceNetwork(EngineNetwork):
         positions: dict[str, Positions] = {
             c.name: segmenter.blank(c.positions).astype(np.float32) for c in self.manifest.contexts if c.cells
         }
-        self.segment(segmenter.blank("patch"), features, positions)
+        patch = segmenter.blank("patch") if self.manifest.sees_patch else np.zeros(0)
+        self.segment(patch, features, positions)
 
 
 def _input(value: object) -> Input:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch
 from fctl.model.train.checks import choose_device
 from fctl.model.train.config import read_config
 from fctl.model.train.run import run_training
+from fctl.runtime.bundle.records import encode
 from fctl.runtime.errors import FctlError, InputError
 
-from .helpers import CONFIG, ROOT, stage, write_config
+from .helpers import CONFIG, ROOT, Train, stage, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -107,14 +109,106 @@ def test_a_config_that_cannot_be_names_the_field(tmp_path: Path, name: str) -> N
 
 def test_a_missing_field_and_a_missing_config_are_told(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
-    path.write_text(json.dumps({key: value for key, value in CONFIG.items() if key != "seed"}))
-    with pytest.raises(InputError, match="seed: expected a value, found none"):
+    path.write_text(json.dumps({key: value for key, value in CONFIG.items() if key != "out"}))
+    with pytest.raises(InputError, match="out: expected a value, found none"):
         read_config(path)
     path.write_text("{")
     with pytest.raises(InputError, match=r"config\.json: expected JSON, found a mistake in line 1, column"):
         read_config(path)
     with pytest.raises(InputError, match="found no such file"):
         read_config(tmp_path / "other.json")
+
+
+def test_all_that_does_not_fit_is_told_at_once(tmp_path: Path) -> None:
+    config = CONFIG | {"sead": 3, "epochs": 5, "seed": "3", "stages": [{"name": "all", "network": 1}]}
+    config["optimisation"] = {key: value for key, value in CONFIG["optimisation"].items() if key != "rate"}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError) as error:
+        read_config(path)
+    found = str(error.value)
+    assert found.startswith(f"{path}: 5 fields do not fit: (1) sead, epochs: unknown keys; expected only out, seed, ")
+    assert (
+        "(2) seed: expected a whole number, found '3'; (3) optimisation.rate: expected a value, found none; " in found
+    )
+    assert "(4) stages[0].epochs: expected a value, found none; (5) stages[0].network: expected text, found 1" in found
+
+
+def test_all_that_is_out_of_range_is_told_at_once(tmp_path: Path) -> None:
+    changes = {
+        "seed": -1, "data": {"scale_range": "bright"}, "optimisation": {"rate": 0, "batch": 0},
+        "stages": [
+            stage(name="best", epochs=0), stage(changes={"gamma": -1, "steps": 2}), stage(name="b", network="c"),
+        ],
+    }  # fmt: skip
+    with pytest.raises(InputError) as error:
+        read_config(write_config(tmp_path, changes))
+    places = re.findall(r"\(\d\) ([^:]+): ", str(error.value))
+    assert places == [
+        "seed", "data.scale_range", "optimisation.rate", "optimisation.batch", "stages[0].name", "stages[0].epochs",
+        "stages[1].changes.steps", "stages[2].network",
+    ]  # fmt: skip
+
+
+def test_what_has_a_natural_default_may_be_left_out(tmp_path: Path) -> None:
+    optimisation = {"optimiser", "rate", "encoder_rate", "weight_decay", "batch", "gamma", "statistics"}
+    least = {
+        "out": "run",
+        "network": {"preset": "fctl-lite0"},
+        "data": {"root": "data", "validation": "2"},
+        "optimisation": {key: CONFIG["optimisation"][key] for key in optimisation},
+        "stages": [{"name": "all", "epochs": 2}],
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(least))
+    config = read_config(path)
+    assert (config.stages[0].network, config.data.form, config.augmentation.turns) == ("whole", "auto", True)
+    path.write_text(json.dumps(encode(config, complete=True)))
+    assert read_config(path) == config
+    for key in least:
+        path.write_text(json.dumps({name: value for name, value in least.items() if name != key}))
+        with pytest.raises(InputError, match=rf"json: {key}: expected a value, found none$"):
+            read_config(path)
+
+
+def test_comments_are_passed_over_and_comment_fields_out(tmp_path: Path) -> None:
+    path = write_config(tmp_path, {"// out": "a folder", "data": {"//": {"any": [1]}, "// root": "where"}})
+    assert read_config(path) == read_config(write_config(tmp_path, name="plain.json"))
+    document = json.loads(path.read_text())
+    document["//seed"] = document.pop("seed")
+    path.write_text(json.dumps(document))
+    assert (CONFIG["seed"], read_config(path).seed) == (3, 0)
+    with pytest.raises(InputError, match="/ out: unknown key"):
+        read_config(write_config(tmp_path, {"/ out": "a folder"}))
+
+
+def test_changes_are_as_if_they_were_in_the_file(tmp_path: Path) -> None:
+    plain = write_config(tmp_path)
+    sets = ["out=runs/b=c", "network.overrides.lcf.fusion=average", "stages[0].epochs=7", 'data.mosaic={"columns":2}']
+    changes = {
+        "out": "runs/b=c", "network": {"overrides": {"lcf": {"fusion": "average"}}}, "stages": [stage(epochs=7)],
+        "data": {"mosaic": {"columns": 2, "first": 0}},
+    }  # fmt: skip
+    expected = read_config(write_config(tmp_path, changes, "changed.json"))
+    assert read_config(plain, [*sets, "data.mosaic.first=0"]) == expected
+    with pytest.raises(InputError, match=r"data\.mosaic\.first: expected a value, found none"):
+        read_config(plain, sets)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seed", "expected FIELD=VALUE, found 'seed'"),
+        ("=3", "expected FIELD=VALUE, found '=3'"),
+        ("seed.a=3", "seed.a: expected an object or a list that has a, found 3"),
+        ("stages[1].epochs=3", r"stages\[1\].epochs: expected an object or a list that has 1"),
+        ("sead=3", "sead: unknown key"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_told(tmp_path: Path, call: Train, change: str, message: str) -> None:
+    done = call(write_config(tmp_path), "--set", change)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert re.search(message, done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("name", ["dubai-alone.json", "dubai-contexts.json", "dubai-training.json"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,21 @@ import pytest
 pytest.importorskip("torch")
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from fctl.export.card import ExportOptions
+from fctl.export.pipeline import export_bundle
 from fctl.model.train.run import run_training
 from fctl.model.weights.checkpoints import read_checkpoint
+from fctl.runtime import Segmenter
+from fctl.runtime.cli.run import run_app
 from fctl.runtime.errors import RasterError
-from tests.conftest import write_geotiff
+from fctl.runtime.raster.source import open_any
+from tests.conftest import InProcess, write_geotiff
+from tests.runtime import labelled
 
-from .helpers import Train, assert_same, curve, stage, state_of, write_config
+from .helpers import Train, assert_same, curve, rows, stage, state_of, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -48,6 +56,35 @@ def test_scaled_images_train_as_the_images_that_they_become(
     cards = [read_checkpoint(folder / name / "last.pt").card for name in ("bytes", "deep")]
     told = [card.training["config"]["data"].get("scale_range") for card in cards if card]  # type: ignore[index]
     assert told == [None, scale_range]
+
+
+def test_a_run_with_the_same_range_sees_what_training_saw(folder: Path, in_process: InProcess, call: Train) -> None:
+    """From 16 bits to a mask of fctl-run: the pixels of the validation image, byte by byte, and so the same scores."""
+    pixels = np.asarray(Image.open(folder / "data" / "images" / "2.png"))
+    deepen(folder / "data", "uint16", 16)
+    alone = {"overrides": {"contexts": [], "encoders": "shared", "lcf": None}}
+    config = write_config(folder, SHORT | {"network": alone})
+    assert call(config, "--set", "data.scale_range=0,4080").returncode == 0
+    bundle, image = folder / "deep.fctl", folder / "data" / "images" / "2.tif"
+    export_bundle(folder / "run" / "best.pt", bundle, ExportOptions())
+    run = partial(in_process, run_app, image, "--bundle", bundle, "--out", folder / "masks", "--backend", "onnxruntime")
+    assert "expected uint8 pixels, found uint16" in run().stderr
+    assert run("--scale-range", "0,4080").returncode == 0
+    with open_any(folder / "masks" / "2_mask.tif") as mask, Segmenter(bundle, backend="onnxruntime") as segmenter:
+        ids = mask.read(1)
+        np.testing.assert_array_equal(ids, segmenter.segment(pixels).ids)
+        assert mask.tags()["FCTL_SCALE_RANGE"] == "0,4080"
+    truth = np.asarray(Image.open(folder / "data" / "masks" / "2.png"))
+    score = naive_miou(truth, ids)
+    (row,) = rows(folder / "run" / "validation.csv")[1:]
+    assert float(row[3]) == pytest.approx(score, abs=1e-3)
+
+
+def naive_miou(truth: NDArray[np.uint8], ids: NDArray[np.uint8]) -> float:
+    """Mean IoU of ids (H, W) with a mask in colours (H, W, 3)."""
+    hits = [(truth == colour).all(axis=2) for colour in labelled.COLOURS]
+    known = np.logical_or.reduce(hits)
+    return float(np.mean([np.sum(hit & (ids == i)) / np.sum(hit | ((ids == i) & known)) for i, hit in enumerate(hits)]))
 
 
 def test_another_depth_is_refused_and_another_range_is_no_resumption(folder: Path, call: Train) -> None:

@@ -58,7 +58,8 @@ def test_every_epoch_is_validated(trained: Path) -> None:
 def test_checkpoints_hold_their_config_and_classes(trained: Path) -> None:
     card = read_checkpoint(trained / "run" / "last.pt").card
     assert card is not None
-    assert card.training["config"] == changed(CONFIG, {"stages": STAGES, "epoch": 6})
+    left_out = {"contexts": "exact", "data": {"scale_range": None}}  # the checkpoint's config is complete
+    assert card.training["config"] == changed(CONFIG, {"stages": STAGES, "epoch": 6} | left_out)
     assert (card.training["stage"], card.training["epoch"], card.training["step"]) == ("rest", 3, 18)
     assert [(label.name, label.colour) for label in card.classes] == list(
         zip(("red", "green", "blue"), labelled.COLOURS, strict=True)
@@ -145,3 +146,17 @@ def test_without_matplotlib_nothing_is_begun(folder: Path) -> None:
     assert result.returncode == 1
     assert "error: charts need matplotlib, which is not installed; pip install " in result.stderr
     assert not (folder / "run").exists()
+
+
+def test_a_local_context_larger_than_the_patch_is_trained_and_exported(folder: Path, tmp_path: Path) -> None:
+    """The last rows of Table 5: U has a third window in place of the patch itself, and there is no ALE."""
+    sizes = {"small": 1.5, "medium": 2.0, "large": 3.0}
+    contexts = [{"name": name, "factor": factor, "size": 64} for name, factor in sizes.items()]
+    network = {"overrides": {"contexts": contexts, "lcf": {"self_attention": False}}}
+    stages = [stage(name="context", network="small", epochs=1), stage(epochs=1, frozen=["context_encoders"])]
+    run_training(write_config(folder, {"network": network, "stages": stages, "epoch": 3}))
+    assert_exports_and_scores(folder, tmp_path)
+    manifest = read_bundle(tmp_path / "tiny.fctl").manifest
+    assert {context.name: context.factor for context in manifest.contexts} == sizes
+    lcf = {name.split(".")[2] for name in state_of(folder / "run" / "best.pt") if name.startswith("lcf.attention.")}
+    assert lcf == set(sizes)

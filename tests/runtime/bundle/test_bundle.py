@@ -28,6 +28,7 @@ BUNDLES = (
     tiny.TINY_GLOBAL_FUSED,
     tiny.TINY_FIXED,
     tiny.TINY_SHARES,
+    tiny.TINY_WHOLE,
 )
 
 
@@ -162,7 +163,7 @@ WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
     ("object for a list", put("classes", {}), ("classes", "expected a list", "found {}")),
     ("list for an object", put("extensions", []), ("extensions", "expected an object", "found []")),
     ("two colours", put("classes", 0, "colour", [1, 2]), ("classes[0].colour", "a list of 3", "found [1, 2]")),
-    ("unknown plan", put("plan", "kind", "random"), ("plan.kind", "'stride' or 'even'", "found 'random'")),
+    ("unknown plan", put("plan", "kind", "random"), ("plan.kind", "'even' or 'whole'", "found 'random'")),
     ("unknown merge", put("merge", "max"), ("merge", "'uniform' or 'cosine'", "found 'max'")),
     ("unknown filter", put("contexts", 0, "resampling", "cubic"), ("contexts[0].resampling", "'box'", "found 'cubic'")),
     ("unknown factor", put("contexts", 0, "factor", "all"), ("contexts[0].factor", "expected", "found 'all'")),
@@ -233,7 +234,7 @@ WRONG: list[tuple[str, Change, tuple[str, ...]]] = [
     (
         "fixed batch with contexts",
         lambda d: fix_batch(d["graphs"][2], 4),
-        ("graphs[2]", "N or, without contexts, a number", "found {(4,)}"),
+        ("graphs[2]", "N or, without encoders, a number", "found {(4,)}"),
     ),
     (
         "another name of the batch",
@@ -258,7 +259,45 @@ def test_an_error_names_the_field_what_was_expected_and_what_was_found(
     assert [part for part in told if part not in message] == []
 
 
+PATCH = {"name": "patch", "dtype": "uint8", "shape": ["N", 3, 16, 16]}
+
 WRONG_ELSEWHERE: list[tuple[str, Path, Change, tuple[str, ...]]] = [
+    (
+        "tiles that overlap though all show the same",
+        tiny.TINY_WHOLE,
+        put("plan", "overlap", 2),
+        ("plan.overlap: expected 0 with a plan of kind 'whole', found 2",),
+    ),
+    (
+        "a patch that nobody cuts",
+        tiny.TINY_WHOLE,
+        lambda d: d["graphs"][1]["inputs"].append(PATCH),
+        ("inputs of the segmenter: expected features_whole, positions_whole, found", "patch"),
+    ),
+    (
+        "no patch though tiles are cut",
+        tiny.TINY_WHOLE,
+        put("plan", "kind", "stride"),
+        ("inputs of the segmenter: expected patch, features_whole, positions_whole, found features_whole",),
+    ),
+    (
+        "whole image that is not shown",
+        tiny.TINY_WHOLE,
+        put("contexts", []),
+        ("contexts: expected a global context, which a plan of kind 'whole' shows, found none",),
+    ),
+    (
+        "window around a patch that is not seen",
+        tiny.TINY_WHOLE,
+        put("contexts", 0, "factor", 2.0),
+        ("contexts[0]: expected a global context with cells, for a plan of kind 'whole', found factor 2",),
+    ),
+    (
+        "whole image without a place in it",
+        tiny.TINY_WHOLE,
+        put("contexts", 0, "cells", None),
+        ("contexts[0]: expected a global context with cells, for a plan of kind 'whole', found none",),
+    ),
     (
         "scene of a tile",
         tiny.TINY_GLOBAL,
@@ -322,10 +361,10 @@ WRONG_ELSEWHERE: list[tuple[str, Path, Change, tuple[str, ...]]] = [
     ("batch of nothing", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], 0), ("a number from 1, found {(0,)}",)),
     ("negative batch", tiny.TINY_FIXED, lambda d: fix_batch(d["graphs"][0], -1), ("a number from 1, found {(-1,)}",)),
     (
-        "fixed batch with a fused context that is shared",
+        "fixed batch with positions in a shared context",
         tiny.TINY_GLOBAL_FUSED,
         lambda d: fix_batch(d["graphs"][0], 3),
-        ("graphs[0]: expected one batch in all tensors, N or, without contexts, a number from 1, found {(3,)}",),
+        ("graphs: positions_global: expected ('N', 2, 4), found (3, 2, 4)",),
     ),
 ]
 

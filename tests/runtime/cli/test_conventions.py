@@ -25,6 +25,12 @@ def test_all_commands_are_installed() -> None:
     assert set(APPS) == set(NAMES)  # else install fctl again: its entry points are older than the checkout
 
 
+def words(line: str) -> list[str]:
+    """What a shell makes of a line: without a comment, and without the file that its output goes to."""
+    found = shlex.split(line, comments=True)
+    return found[: found.index(">")] if ">" in found else found
+
+
 def shown(name: str, in_process: InProcess, monkeypatch: pytest.MonkeyPatch, columns: int, flag: str = "--help") -> str:
     monkeypatch.setenv("COLUMNS", str(columns))
     done = in_process(APPS[name], flag)
@@ -45,7 +51,7 @@ def test_help_fits_and_ends_with_two_examples(
     for option in ("--help", "--version", "--quiet", "--install-completion", "--show-completion"):
         assert option in panels
     for line in lines:  # shown with the name that it was called by
-        program, *arguments = shlex.split(line)
+        program, *arguments = words(line)
         assert program == "fctl"
         get_command(APPS[name]).make_context(program, arguments).close()
 
@@ -158,7 +164,7 @@ def documented() -> Iterator[tuple[str, str]]:
 def test_command_lines_of_the_documentation_are_accepted() -> None:
     refused, seen = [], set()
     for where, line in documented():
-        program, *arguments = shlex.split(line, comments=True)
+        program, *arguments = words(line)
         name = arguments.pop(0) if program == "fctl" else program.removeprefix("fctl-")
         seen.add(name)
         try:

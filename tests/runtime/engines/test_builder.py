@@ -24,7 +24,7 @@ from fctl.runtime.errors import DeviceMemoryError, EngineError, InputError
 from tests.runtime import tiny
 
 SM86 = BuildOptions(flavour="tensorrt-rtx", batches=(1, 4), compute_capability=86)
-BUNDLES = [tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_FUSED, tiny.TINY_GLOBAL_FUSED]
+BUNDLES = [tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_FUSED, tiny.TINY_GLOBAL_FUSED, tiny.TINY_WHOLE]
 
 
 def build(bundle: Path, folder: Path, options: BuildOptions = SM86) -> dict[str, StoredPlan]:

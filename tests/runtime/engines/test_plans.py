@@ -245,6 +245,8 @@ def test_a_plan_without_a_record_is_not_there() -> None:
         (tiny.TINY_GLOBAL, "segmenter", (2, 4)),
         (tiny.TINY_GLOBAL, "encoder_global", (1,)),
         (tiny.TINY_FIXED, "segmenter", (3,)),
+        (tiny.TINY_WHOLE, "segmenter", (2, 4)),
+        (tiny.TINY_WHOLE, "encoder_whole", (1,)),
     ],
 )
 def test_what_encodes_a_moving_context_runs_alone(bundle: Path, role: str, expected: tuple[int, ...]) -> None:

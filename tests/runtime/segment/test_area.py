@@ -62,6 +62,7 @@ BUNDLES = {
     "scene blocks": (tiny.TINY_GLOBAL, {"scene_size": 40}),
     "fused": (tiny.TINY_FUSED, {}),
     "turned": (tiny.TINY, {"tta": True}),
+    "whole": (tiny.TINY_WHOLE, {"scene_size": 40}),
 }
 
 

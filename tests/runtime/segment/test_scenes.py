@@ -25,6 +25,7 @@ from fctl.runtime.segment.batches import grid_of
 from fctl.runtime.segment.host import HostNetwork
 from fctl.runtime.segment.memory import Load, footprint
 from fctl.runtime.segment.shards.plan import ShardPlan
+from fctl.runtime.segment.trial import scenes_of
 from fctl.runtime.tiling.contexts import context_window, scene_starts
 from fctl.runtime.tiling.sources import ArraySource
 from fctl.runtime.tiling.turns import DIHEDRAL
@@ -257,6 +258,18 @@ def test_without_blocks_the_whole_is_encoded_once(counting: Any) -> None:
     assert (network.encoded, network.most_features, network.most_pixels) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("turns", [1, 8])
+@pytest.mark.parametrize("size", [LARGE, (30, 90), (60, 60)])
+def test_what_will_be_encoded_is_foreseen(size: tuple[int, int], turns: int) -> None:
+    network = WatchedNetwork(tiny.TINY_GLOBAL, 4, (SCENE,))
+    source, chosen = ArraySource(slope_of(*size)), DIHEDRAL[:turns]
+    for _ in pipeline.segment_rows(network, source, turns=chosen):
+        pass
+    region = grid_of(network.manifest, *size).region()
+    assert scenes_of(network.manifest, source, [region], chosen) == network.encoded
+    assert scenes_of(read_bundle(tiny.TINY).manifest, source, [region], chosen) == 0
+
+
 # What is said
 
 
@@ -312,10 +325,11 @@ def test_the_estimate_is_bounded_by_the_scene(tmp_path: Path) -> None:
 
     whole, blocks, larger_blocks = memory(None), memory(SCENE), memory(100)
     row = 50 * 3 * 2 * 1.15  # bytes of pixels of a scene, as read and as shown, and what the allocator adds
+    second = 3 * 4 * 4 * 4 * 1.15  # bytes of the features of a second row of blocks
     assert blocks == [blocks[0]] * 3
-    np.testing.assert_allclose(np.subtract(whole, blocks), [(h - 40) * row for h in (61, 120, 600)], atol=1)
+    np.testing.assert_allclose(np.subtract(whole, blocks), [(h - 40) * row - second for h in (61, 120, 600)], atol=1)
     np.testing.assert_allclose(np.subtract(larger_blocks, blocks), [
-        (61 - 40) * row,
-        (120 - 40) * row,
+        (61 - 40) * row - second,
+        (120 - 40) * row - second,
         (100 - 40) * row,
     ], atol=1)  # fmt: skip

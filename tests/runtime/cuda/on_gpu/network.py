@@ -35,7 +35,7 @@ from . import engines
 
 BUNDLES = [
     tiny.TINY, tiny.TINY_GLOBAL, tiny.TINY_PLAIN, tiny.TINY_FUSED, tiny.TINY_GLOBAL_FUSED, tiny.TINY_FIXED,
-    tiny.TINY_SHARES, tiny.TINY_ONCE,
+    tiny.TINY_SHARES, tiny.TINY_ONCE, tiny.TINY_WHOLE,
 ]  # fmt: skip
 
 

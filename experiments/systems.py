@@ -1,0 +1,108 @@
+"""The systems of the paper's Table 1 as they are trained on the Dubai data set: small, alike but for the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fctl.model.presets import PRESETS, narrow
+from fctl.runtime.bundle.records import encode
+
+from .scenes import HELD_OUT, PARTS, SCENES
+
+EPOCHS = 6  # after each of which a training can be gone on with
+TESTED = f"*/{HELD_OUT:03d}"
+TRAINED = "training.txt"
+"""The file beside a config that lists the images to train on: all but those that are tested."""
+
+DESCRIPTION = Path(__file__).parents[1] / "docs" / "dubai.json"
+
+_LOOKED_AT = f"2/{HELD_OUT:03d}"  # the smallest of those that are tested: for the log, after each epoch
+_PATCH, _OVERLAP = 256, 64
+_SCENE = 2176  # pixels: what shows an image whole shows all of each part
+
+Fields = dict[str, Any]
+"""Fields of a training, or of a result, as JSON has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One row of the table.
+
+    Attributes:
+        name: What the paper calls it.
+        preset: Its preset, or that of a smaller backbone.
+        width: What every number of channels is multiplied by.
+        ours: Whether it is the paper's own.
+    """
+
+    name: str
+    preset: str
+    width: float
+    ours: bool = False
+
+
+_ALONE = (
+    System(name="U-Net", preset="unet", width=0.25),
+    System(name="ICNet", preset="icnet-r50", width=0.5),
+    System(name="PSPNet", preset="pspnet-r50", width=0.25),
+    System(name="DeepLab v3+", preset="deeplabv3plus-r50", width=0.25),
+    System(name="SegNet", preset="segnet-vgg16", width=0.25),
+    System(name="FCN-8s", preset="fcn8s-vgg16", width=0.25),
+    System(name="SegFormer", preset="segformer-b0", width=1.0),
+)
+SYSTEMS = (
+    *_ALONE,
+    *(replace(system, name=f"{system.name}, whole image", preset=f"{system.preset}-whole") for system in _ALONE),
+    System(name="GLNet*", preset="glnet-r50-noshare", width=0.25),
+    System(name="GLNet", preset="glnet-r50", width=0.25),
+    System(name="LCC", preset="lcc-vgg16", width=0.25),
+    System(name="FCtL", preset="fctl-vgg16", width=0.25, ours=True),
+    System(name="FCtL", preset="fctl-mit-b0", width=1.0, ours=True),
+    System(name="FCtL", preset="fctl-lite0", width=1.0, ours=True),
+)
+
+
+def config_of(system: System, data: Path, seed: int, steps: int) -> Fields:
+    """The training of a system.
+
+    Args:
+        system: The system.
+        data: The folder of the data set.
+        seed: Its seed.
+        steps: Steps of each of its six epochs.
+
+    Returns:
+        The config, as JSON has it.
+    """
+    preset = PRESETS[system.preset]
+    network = narrow(preset.network, system.width)
+    contexts = tuple(replace(context, size=_PATCH) for context in network.contexts)
+    network = replace(network, patch=_PATCH, contexts=contexts)
+    plain, wanted = encode(preset.network), encode(network)
+    overrides = {key: value for key, value in wanted.items() if value != plain.get(key)}
+    if network.backbone == "vgg16":  # random weights need centred pixels
+        overrides |= {"mean": [127.5] * network.bands, "std": [127.5] * network.bands}
+    serving: Fields = {"overlap": _OVERLAP if preset.serving.overlap else 0}
+    return {
+        "out": "run", "seed": seed, "device": "cpu", "epoch": steps,
+        "network": {
+            "preset": system.preset, "overrides": overrides,
+            "serving": serving | ({} if preset.serving.scene is None else {"scene": _SCENE}),
+        },
+        "data": {
+            "root": str(data.resolve()), "description": str(DESCRIPTION), "training": TRAINED, "validation": _LOOKED_AT,
+        },
+        "optimisation": {
+            "optimiser": "adamw", "rate": 5e-4, "encoder_rate": 5e-4, "weight_decay": 1e-4, "batch": 8,
+            "average": 0.99, "gamma": 1, "statistics": True,
+        },
+        "augmentation": {"colour": 0.2, "scale": 1.25, "balance": 0.25},
+        "stages": [{"name": "all", "epochs": EPOCHS}],
+    }  # fmt: skip
+
+
+def names_to_train() -> list[str]:
+    """Names of the images that `TRAINED` lists."""
+    return [f"{scene}/{part:03d}" for scene in SCENES for part in PARTS if part != HELD_OUT]

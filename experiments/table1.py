@@ -1,0 +1,204 @@
+"""The paper's Table 1 on a small scale: python -m experiments.table1 DATA RUNS [--minutes 30] [--only fctl-lite0].
+
+DATA is the folder of the Dubai scenes. RUNS keeps everything, so that it can be killed and started again: a system that
+is done is not trained again, and one that was killed goes on from its last epoch.
+
+Every system of the paper gets the same budget of processor time for its training steps, `--minutes` on two cores, from
+random weights, with patches of 256 pixels, the same images, the same optimiser and the schedule fitted to the budget.
+Networks are narrower than the paper's, or of a smaller backbone, for the budget to mean something: the width stands in
+the table. Each image is one of the parts of the scenes, and part 7 of each is for testing. What is scored is the last
+checkpoint, exported, through the runtime: no checkpoint is chosen by its score. All systems have one seed, the best two
+three. This compares small trainings, not the systems as their papers trained them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin
+
+from PIL import Image
+
+from fctl.export.card import ExportOptions
+from fctl.export.pipeline import export_bundle
+from fctl.model.presets import PRESETS
+from fctl.model.train.run import run_training
+from fctl.model.weights.checkpoints import load_network, read_checkpoint
+from fctl.runtime.atomic import atomic_write
+from fctl.runtime.bundle.store import read_bundle
+from fctl.runtime.errors import FctlError
+from fctl.runtime.evaluate.datasets import open_dataset
+from fctl.runtime.evaluate.evaluation import evaluate
+from fctl.runtime.evaluate.runs import plan_runs
+from fctl.runtime.evaluate.selection import select
+
+from . import costs
+from .scoreboard import draw, tables
+from .systems import DESCRIPTION, EPOCHS, SYSTEMS, TESTED, TRAINED, Fields, System, config_of, names_to_train
+
+MEASURED = "tile7/images/image_part_007.jpg"  # on which costs are measured
+_TRIAL, _WARM = 10, 3  # steps of a trial, and of these the first that do not count
+_CORES = 2
+_MORE_SEEDS = (1, 2)
+
+
+def main() -> None:
+    """Train what is missing, and print the tables of all that is there."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--minutes", type=float, default=30.0, help="of training for each system, on two cores")
+    parser.add_argument("--only", nargs="*", help="presets; default: all that there are")
+    parser.add_argument("--tables", action="store_true", help="train nothing")
+    parser.add_argument("--measure", action="store_true", help="train nothing, and time all anew: on a quiet machine")
+    parser.add_argument("--json", type=Path, help="where all figures are written")
+    parser.add_argument("--chart", type=Path, help="the picture, .png or .svg")
+    arguments = parser.parse_args()
+    chosen = [system for system in SYSTEMS if system.preset in PRESETS and system.preset in (arguments.only or PRESETS)]
+    if arguments.measure:
+        for path in sorted(arguments.runs.glob("*/seed0/result.json")):
+            _measure_anew(path, arguments.data)
+    elif not arguments.tables:
+        for system in chosen:
+            _result(system, 0, arguments.data, arguments.runs, arguments.minutes)
+        for system, seed in itertools.product(_best(chosen, arguments.runs), _MORE_SEEDS):
+            _result(system, seed, arguments.data, arguments.runs, arguments.minutes)
+    found = {system: done for system in chosen if (done := _done(system, arguments.runs))}
+    print(tables(found))
+    if arguments.json:
+        rows = [one for results in found.values() for one in results]
+        arguments.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    if arguments.chart:
+        draw(found, arguments.chart)
+
+
+def _folder(system: System, seed: int, runs: Path) -> Path:
+    return runs / system.preset / f"seed{seed}"
+
+
+def _done(system: System, runs: Path) -> list[Fields]:
+    """The results of a system, that of the first seed first."""
+    paths = sorted((runs / system.preset).glob("seed*/result.json"))
+    return [json.loads(path.read_text("utf-8")) for path in paths]
+
+
+def _best(systems: Sequence[System], runs: Path) -> list[System]:
+    """The two systems with the highest mIoU; none where a system is missing yet, or there are no more than two."""
+    scored = {system: done[0] for system in systems if (done := _done(system, runs)) and "error" not in done[0]}
+    return sorted(scored, key=lambda system: -scored[system]["miou"])[:2] if len(scored) > 2 else []
+
+
+def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -> None:
+    """Train, export and measure a system, unless that is done."""
+    folder = _folder(system, seed, runs)
+    path = folder / "result.json"
+    if path.exists():
+        return
+    print(f"{system.name} ({system.preset}), seed {seed}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    told: Fields = {
+        "system": system.name,
+        "preset": system.preset,
+        "width": system.width,
+        "seed": seed,
+        "minutes": minutes,
+    }
+    try:
+        steps = max(1, _steps(system, data, runs, minutes) // EPOCHS)  # of each epoch
+        if not (folder / "config.json").exists():
+            _write_config(folder, config_of(system, data, seed, steps))
+        run_training(folder / "config.json", resume=True)
+        told |= {"steps": EPOCHS * steps} | _measured(folder, data)
+    except FctlError as error:  # one system that fails does not cost the others
+        told |= {"error": str(error)}
+    _write(path, told)
+
+
+def _write_config(folder: Path, config: Fields) -> None:
+    (folder / TRAINED).write_text("\n".join(names_to_train()) + "\n", encoding="utf-8")
+    _write(folder / "config.json", config)
+
+
+def _write(path: Path, fields: Fields) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+class _EnoughError(Exception):
+    """A trial has made its steps."""
+
+
+def _steps(system: System, data: Path, runs: Path, minutes: float) -> int:
+    """How many steps the budget allows, by the processor time of a few; the same for all seeds of a system."""
+    kept = runs / system.preset / "steps.json"
+    if not kept.exists():
+        trial, times = kept.parent / "trial", list[float]()
+        shutil.rmtree(trial, ignore_errors=True)
+        trial.mkdir(parents=True)
+        _write_config(trial, config_of(system, data, 0, 10 * _TRIAL))
+
+        def progress(what: str, done: int, _: int) -> None:
+            if what.startswith("stage "):
+                times.append(time.process_time())
+                if done == _TRIAL:
+                    raise _EnoughError
+
+        try:
+            run_training(trial / "config.json", progress=progress)
+        except _EnoughError:
+            shutil.rmtree(trial)
+        second = statistics.median(after - before for before, after in itertools.pairwise(times[_WARM:]))
+        _write(kept, {"steps": max(EPOCHS, round(60 * _CORES * minutes / second)), "processor seconds a step": second})
+    steps: int = json.loads(kept.read_text("utf-8"))["steps"]
+    return steps
+
+
+def _measured(folder: Path, data: Path) -> Fields:
+    """Scores and costs of the last checkpoint."""
+    checkpoint, bundle = folder / "run" / "last.pt", folder / "bundle.fctl"
+    shutil.rmtree(bundle, ignore_errors=True)
+    export_bundle(checkpoint, bundle, ExportOptions())
+    dataset = select(open_dataset(data, description=DESCRIPTION), TESTED)
+    runs = plan_runs([read_bundle(bundle)], backends=("onnxruntime",))
+    confusion = evaluate(dataset, runs, folder / "masks").results[0].confusion
+    read = read_checkpoint(checkpoint)
+    assert read.card is not None
+    network = load_network(read.card.network, read.state, str(checkpoint))
+    image = data / MEASURED
+    return {
+        "miou": confusion.miou(), "f1": confusion.mean_f1(), "accuracy": confusion.accuracy(),
+        "iou": dict(zip(dataset.description.class_names, map(float, confusion.iou()), strict=True)),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "gmac": costs.work(network, read.card, image) / _megapixels(image),
+        "bundle": sum(file.stat().st_size for file in bundle.iterdir()) / 1e6,
+    } | _took(bundle, image)  # fmt: skip
+
+
+def _measure_anew(path: Path, data: Path) -> None:
+    """Time the bundle of a result again."""
+    result = json.loads(path.read_text("utf-8"))
+    if "error" not in result:
+        _write(path, result | _took(path.parent / "bundle.fctl", data / MEASURED))
+
+
+def _took(bundle: Path, image: Path) -> Fields:
+    """What a run over an image takes for a megapixel."""
+    took, megapixels = costs.run(bundle, image), _megapixels(image)
+    return {"seconds": took.seconds / megapixels, "megabytes": took.megabytes / megapixels, "peak": took.megabytes}
+
+
+def _megapixels(image: Path) -> float:
+    width, height = Image.open(image).size
+    return width * height / 1e6
+
+
+if __name__ == "__main__":
+    main()

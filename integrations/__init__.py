@@ -1,0 +1,1 @@
+"""fctl inside other programs: examples that run as they are, and plugins."""
