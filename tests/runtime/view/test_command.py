@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -61,16 +60,18 @@ def test_a_port_that_is_taken_is_refused_in_one_line(run: Run, in_process: InPro
 def test_the_address_is_printed_and_ctrl_c_ends_it(run: Run) -> None:
     code = "from fctl.runtime.cli.view import view_app; view_app(prog_name='fctl-view')"
     command = [sys.executable, "-c", code, str(run.mask), "--no-open", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ})
-    assert process.stdout is not None
-    line = process.stdout.readline()
-    address = re.match(r"http://127\.0\.0\.1:\d+/", line)
-    assert address is not None, process.communicate()[1]
-    with urllib.request.urlopen(address[0]) as answer:
-        assert b"maplibre-gl.js" in answer.read()
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == ""
-    assert process.returncode == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            address = re.match(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())
+            assert address is not None
+            with urllib.request.urlopen(address[0]) as answer:
+                assert b"maplibre-gl.js" in answer.read()
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=60)[1] == ""
+            assert process.returncode == 0
+        finally:
+            process.kill()
 
 
 def test_a_page_of_one_file_has_all_tiles_and_no_address(run: Run, in_process: InProcess, tmp_path: Path) -> None:
