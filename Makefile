@@ -12,7 +12,7 @@ demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 	$(BIN)/fctl-run samples/dubai.tif --out demo --overwrite
 
 test: $(BIN)/python ## install what the tests need, and run all of them
-	$(PIP) --editable '.[cpu,openvino,rtx,export,train,vector,remote,dask,dev]' --config-settings editable_mode=strict
+	$(PIP) --editable '.[cpu,openvino,rtx,export,train,vector,remote,dask,view,dev]' --config-settings editable_mode=strict
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-runtime: ## the runtime's tests on the built wheel, where neither torch nor onnx is installed

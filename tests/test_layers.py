@@ -27,7 +27,9 @@ ROOMS = {
     "evaluate": {"tiling", "bundle", "raster", "cuda", "engines", "segment"},
     "bench": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "evaluate"},
     "spread": {"tiling", "bundle", "raster", "engines", "segment", "storage"},
-    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "storage", "evaluate", "bench", "spread"},
+    "view": {"tiling", "bundle", "raster", "segment", "evaluate"},
+    "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "storage", "evaluate", "bench", "spread"}
+    | {"view"},
 }
 GROUND = {"atomic", "choices", "errors", "progress", "remedies", "stopwatch"}
 FORMER = {"contexts", "datasets", "evaluation", "merge", "pipeline"}  # documented once; nobody here imports them
@@ -198,6 +200,11 @@ def test_matplotlib_has_one_home() -> None:
 
 def test_fsspec_has_one_home() -> None:
     assert importers("fsspec") == {"runtime/storage/remote.py"}
+
+
+@pytest.mark.parametrize("library", ["rio_tiler", "starlette", "uvicorn"])
+def test_the_map_has_one_home(library: str) -> None:
+    assert {Path(name).parent.as_posix() for name in importers(library)} == {"runtime/view"}
 
 
 def test_onnx_is_for_making_bundles() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("runtime", "calib", "model", "export")
+FETCHED = "runtime/view/static/vendor"  # which git ignores, and a build fetches unless it is there
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, source / name)
+    if (ROOT / FETCHED).is_dir():
+        shutil.copytree(ROOT / FETCHED, source / FETCHED)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
     result = subprocess.run(command, cwd=out, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -54,9 +57,14 @@ def test_the_wheel_is_typed(wheel: set[str], folder: str) -> None:
     assert f"fctl/{folder}/py.typed" in wheel
 
 
-@pytest.mark.parametrize("pattern", ["runtime/bundle/default.fctl/*", "calib/images/*"])
+@pytest.mark.parametrize("pattern", ["runtime/bundle/default.fctl/*", "calib/images/*", "runtime/view/static/*"])
 def test_the_wheel_holds_the_data(wheel: set[str], pattern: str) -> None:
     assert packaged(pattern) - wheel == set()
+
+
+def test_the_wheel_holds_the_map_that_its_page_needs(wheel: set[str]) -> None:
+    wanted = {f"fctl/{FETCHED}/{name}" for name in ("maplibre-gl.js", "maplibre-gl.css", "LICENSE.txt")}
+    assert wanted - wheel == set()
 
 
 def test_the_wheel_holds_the_licence(wheel: set[str]) -> None:

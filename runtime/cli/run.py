@@ -17,6 +17,7 @@ from .destinations import out_of
 from .groups import OptionGroup
 from .images import images_of
 from .interrupts import ending_at_once
+from .live import LivePage, check_live, live_page
 from .options import Bands, BatchOrAuto, BuildEngines, How, Resolution, ScaleRange, band_numbers, batch_size, one_of
 from .outputs import SPELLINGS, Outputs
 from .refine import check_alone, refine
@@ -82,6 +83,10 @@ class ManyImages(OptionGroup):
     ] = False
     json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each image on standard output, and no tables.")
+    ] = False
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Serve a page that fills while the run goes on, with progress (docs/view.md)."),
     ] = False
 
 
@@ -224,6 +229,12 @@ def run(
     Resolution.parsed(segmentation.resolution)  # raises before anything is read
     batch_size(engine.batch)  # likewise
     spread.check()
+    if many.live:
+        check_live({
+            "--memory": limits.memory, "--mosaic": many.mosaic, "--allow-remote": limits.allow_remote,
+            "--workers": spread.workers, "--dask": spread.dask, "--part": spread.part, "--assemble": spread.assemble,
+            "--dry-run": outputs.dry_run, "--refine": segmentation.refine,
+        })  # fmt: skip
     how = How(
         bands=band_numbers(segmentation.bands), scale_range=segmentation.scale_range,
         resolution=segmentation.resolution, where=area.where(), coarse=segmentation.coarse,
@@ -240,7 +251,9 @@ def run(
             _left_to_do(targets, segmentation, how, engine, outputs, limits, many, results, out.destination, spread)
         )
         if left:
-            asked = _Asked(how=how, outputs=out.here(outputs), limits=limits, destination=out.destination)
+            asked = _Asked(
+                how=how, outputs=out.here(outputs), limits=limits, destination=out.destination, live=many.live
+            )
             for image, paths, outcome in _outcomes(left, segmentation, engine, spread, asked):
                 with results.of(image):
                     found, maker = outcome()
@@ -260,12 +273,14 @@ class _Asked:
         outputs: What is written.
         limits: What a run may take.
         destination: Where outputs go when they are complete.
+        live: Whether a page shows the runs.
     """
 
     how: How
     outputs: Outputs
     limits: Limits
     destination: Destination
+    live: bool = False
 
     def job(self, image: Place, paths: Paths) -> FileJob:
         """What is asked of one image."""
@@ -315,9 +330,9 @@ def _here(
     from ..segment.jobs import maker_of
     from ..segment.refining import check_refiner
 
-    with _segmenter(segmentation, engine, asked.limits) as segmenter:
+    with _segmenter(segmentation, engine, asked.limits) as segmenter, live_page(asked.live) as page:
         check_refiner(segmenter.manifest, asked.how.coarse)
-        action = _estimator(segmenter, asked) if asked.outputs.dry_run else _runner(segmenter, asked, spread.part)
+        action = _estimator(segmenter, asked) if asked.outputs.dry_run else _runner(segmenter, asked, spread.part, page)
 
         def outcome(image: Place, paths: Paths) -> tuple[Report | Estimate, Maker]:
             return action(image, paths), maker_of(segmenter)
@@ -464,18 +479,25 @@ def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits
     )
 
 
-def _runner(segmenter: Segmenter, asked: _Asked, part: str | None) -> _Action:
+def _runner(segmenter: Segmenter, asked: _Asked, part: str | None, page: LivePage) -> _Action:
     """What segments one image, or makes a part of it."""
     how, outputs, limits = asked.how, asked.outputs, asked.limits
 
     def action(image: Place, paths: Paths) -> Report:
+        page.begin(image, paths, paths.options.classes(segmenter.manifest.classes), how.bands)
         with progress_bars("patches") as advance:
+
+            def progress(done: int, total: int) -> None:
+                advance(name_of(image), done, total)
+                page.advance(done, total)
+
             report = segmenter.segment_file(
                 image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
                 memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
                 resolution=how.resolution, where=how.where, coarse=how.coarse, part=part,
-                parts=asked.parts(paths) if part else None, progress=partial(advance, name_of(image)),
+                parts=asked.parts(paths) if part else None, progress=progress,
             )  # fmt: skip
+        page.end(paths)
         return report
 
     return action

@@ -63,6 +63,12 @@ class Georeference:
         moved = Affine(t.a, t.b, t.a * x + t.b * y + t.c, t.d, t.e, t.d * x + t.e * y + t.f) if t else None
         return replace(self, transform=moved, gcps=(points, self.gcps[1]), rpcs=rpcs)
 
+    def thinned(self, step: int) -> Georeference:
+        """The georeference of every n-th pixel of every n-th row of the raster, each of which stands for its square."""
+        t = self.transform
+        thinned = Affine(t.a * step, t.b * step, t.c, t.d * step, t.e * step, t.f) if t else None
+        return replace(self, transform=thinned)
+
     def window_of(self, bounds: tuple[float, float, float, float], crs: str | None = None) -> tuple[float, ...]:
         """Where a box of coordinates lies in the raster.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 
 import numpy as np
 import shapely
@@ -15,6 +16,7 @@ from rasterio.warp import transform as transform_points
 
 from ..errors import InputError
 from ..tiling.windows import Window
+from .frames import DEGREES
 from .georeference import Georeference
 from .outlines import Outlines, Shapes, centres, parts_of, within
 from .vectors import Features
@@ -64,6 +66,19 @@ def outlines_on(features: Features, place: Georeference, height: int, width: int
         found = f"{_counted(len(np.unique(owners)))} between the centres of its pixels"
         raise InputError(subject=_AOI, expected="polygons that hold a pixel of the image", found=found)
     return outlines
+
+
+def drawn(rings: Sequence[Sequence[tuple[float, float]]]) -> Features:
+    """Polygons that somebody drew on a map.
+
+    Args:
+        rings: The corners of each, longitude and latitude; at least three, the first one need not come again.
+
+    Returns:
+        The polygons, named by their numbers from 1.
+    """
+    outlines = np.array([shapely.to_wkb(shapely.Polygon(ring)) for ring in rings], np.object_)
+    return Features(outlines, tuple(str(number) for number in range(1, len(rings) + 1)), DEGREES)
 
 
 def _counted(number: int) -> str:

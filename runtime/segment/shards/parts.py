@@ -157,6 +157,30 @@ class _Entry:
     window: Window
 
 
+def ids_in(path: Path) -> Iterator[tuple[Window, NDArray[np.uint8]]]:
+    """The class ids of a finished shard, for whoever looks on while the run goes on.
+
+    Args:
+        path: The file. It is left where it is, also if it is damaged.
+
+    Yields:
+        The window of each block in its raster, and the ids (rows, columns).
+
+    Raises:
+        OutputError: The file is damaged, or not there any more.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                layer, _, place = name.partition("/")
+                if layer == _IDS:
+                    with archive.open(name) as file:
+                        ids = np.lib.format.read_array(cast(BinaryIO, file), allow_pickle=False)
+                    yield Window(*map(int, place.split("-"))), ids.astype(np.uint8, copy=False)
+    except _DAMAGED as error:
+        raise OutputError(f"a finished shard cannot be read ({error})", subject=path) from error
+
+
 class Part:
     """Reads the file of one shard.
 

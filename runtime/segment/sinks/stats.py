@@ -20,7 +20,9 @@ from ..pipeline import Block
 from .base import BlockWriter, MaskedRaster
 
 if TYPE_CHECKING:
+    from ...raster.georeference import Georeference
     from ...raster.outlines import Outlines
+    from ..area import Area
 
 _Number = TypeVar("_Number", np.int64, np.float64)
 _ENDINGS = (".csv", ".json")
@@ -53,39 +55,63 @@ class StatsSink:
     @contextmanager
     def open(self, path: Path, raster: MaskedRaster) -> Iterator[BlockWriter]:
         """Start a table, see `Sink.open`."""
-        areas = PixelAreas(raster.georeference)
-        total, outlines = _Counts(1, areas), raster.area.outlines if raster.area else None
-        each = _Counts(len(outlines.names), areas) if outlines else None
-
-        def write(block: Block) -> None:
-            for x in range(0, block.ids.shape[1], STEP):
-                ids = block.ids[:, x : x + STEP]
-                total.add_all(ids, Window(block.y, block.x + x, *ids.shape))
-            if outlines and each:
-                _count(outlines, each, block)
-
-        yield write
-        names = [info.name for info in raster.classes]
-        polygons = (
-            [] if each is None or outlines is None else list(zip(outlines.names, each.tables(names), strict=True))
-        )
-        rows, nodata = next(total.tables(names))
+        tally = Tally(raster.georeference, [info.name for info in raster.classes], raster.area)
+        yield tally.add
         if path.suffix.lower() == ".json":
-            table = {"classes": _dicts(rows), "nodata": nodata}
-            if each:
-                table["polygons"] = [
-                    {"polygon": number, "name": name, "classes": _dicts(found), "nodata": without}
-                    for number, (name, (found, without)) in enumerate(polygons, 1)
-                ]
-            path.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(tally.table(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         else:
-            lines: list[tuple[object, ...]] = [_COLUMNS, *rows]
-            if each:
-                lines = [(*_OF_POLYGON, *_COLUMNS), *(("", "", *row) for row in rows)]
-                for number, (name, (found, _)) in enumerate(polygons, 1):
-                    lines += [(number, name, *row) for row in found]
             with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(lines)
+                csv.writer(file, lineterminator="\n").writerows(tally.lines())
+
+
+class Tally:
+    """Counts blocks of a mask, and those of each polygon where polygons say what is wanted.
+
+    Args:
+        georeference: Where the mask lies.
+        names: Names of the classes, by id.
+        area: Which part of a raster the mask is; None for all of it.
+    """
+
+    def __init__(self, georeference: Georeference, names: Sequence[str], area: Area | None) -> None:
+        self._outlines: Outlines | None = area.outlines if area else None
+        self._names, areas = names, PixelAreas(georeference)
+        self._total = _Counts(1, areas)
+        self._each = _Counts(len(self._outlines.names), areas) if self._outlines else None
+
+    def add(self, block: Block) -> None:
+        """Count a block; see `BlockWriter` for where blocks begin."""
+        for x in range(0, block.ids.shape[1], STEP):
+            ids = block.ids[:, x : x + STEP]
+            self._total.add_all(ids, Window(block.y, block.x + x, *ids.shape))
+        if self._outlines and self._each:
+            _count(self._outlines, self._each, block)
+
+    def table(self) -> dict[str, object]:
+        """What was counted so far, as values that JSON knows: `classes`, `nodata`, and `polygons` where there are."""
+        rows, nodata = next(self._total.tables(self._names))
+        table: dict[str, object] = {"classes": _dicts(rows), "nodata": nodata}
+        if self._each:
+            table["polygons"] = [
+                {"polygon": number, "name": name, "classes": _dicts(found), "nodata": without}
+                for number, (name, (found, without)) in enumerate(self._polygons(), 1)
+            ]
+        return table
+
+    def lines(self) -> list[tuple[object, ...]]:
+        """The same as lines of a table, the names of its columns first."""
+        rows, _ = next(self._total.tables(self._names))
+        if self._each is None:
+            return [_COLUMNS, *rows]
+        lines: list[tuple[object, ...]] = [(*_OF_POLYGON, *_COLUMNS), *(("", "", *row) for row in rows)]
+        for number, (name, (found, _)) in enumerate(self._polygons(), 1):
+            lines += [(number, name, *row) for row in found]
+        return lines
+
+    def _polygons(self) -> Iterator[tuple[str, tuple[list[_Row], int]]]:
+        """The name of each polygon, its rows, and how many of its pixels have no data."""
+        if self._outlines and self._each:
+            yield from zip(self._outlines.names, self._each.tables(self._names), strict=True)
 
 
 class _Counts:
