@@ -124,7 +124,8 @@ def plain(network: CascadePsp, pixels: Ids, ids: Ids) -> tuple[Scores, NDArray[n
             grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)[None]
             cropped = F.grid_sample(first[None], grid, padding_mode="border", align_corners=False)[0]
             patch = (torch.from_numpy(pixels[here]).movedim(-1, 0)[None].float() - mean) / std
-            odds = torch.stack([refined(network, patch, mask, 2).exp() for mask in cropped])
+            logits = torch.stack([refined(network, patch, mask, 2) for mask in cropped])
+            odds = (logits - torch.linspace(0, 0.01, CLASSES).reshape(-1, 1, 1)).exp()
             sums[(slice(None), *here)] += (odds / odds.sum(0)).numpy()
             counts[here] += 1
     means: Scores = sums / np.maximum(counts, 1)
