@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from fctl.calib.sample import shipped_images
 from fctl.export.card import ExportOptions
 from fctl.export.pipeline import export_bundle
+from fctl.export.precision.add import PrecisionOptions, add_precision
 from fctl.model.backbones import resnet50
 from fctl.model.cascadepsp import CascadePsp
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.cli.refine import coarse_place
 from fctl.runtime.cli.run import run_app
-from fctl.runtime.errors import InputError, RasterError
+from fctl.runtime.errors import InputError, ParityError, RasterError
 from fctl.runtime.segment.results import Paths
 from fctl.runtime.segment.segmenter import Segmenter
 from fctl.runtime.segment.shards.folder import RunFolder
@@ -232,6 +233,14 @@ def test_the_builder_of_tensorrt_rtx_takes_its_graphs(case: Case, tmp_path: Path
         layers = builds.layers_of(found, dtype)  # type: ignore[arg-type]
         assert set(layers) == {"encoder", "segmenter"}
         assert all(set(kinds) <= {{"fp32": "Float", "fp16": "Half"}[dtype]} for kinds in layers.values())
+
+
+def test_the_gate_of_fp16_judges_a_refiner_by_its_classes(case: Case, tmp_path: Path) -> None:
+    """They are steep at borders: with random weights borders are everywhere, and too many pixels change their class."""
+    with pytest.raises(ParityError, match="pixels of the same class") as caught:
+        add_precision(read_bundle(case.bundle), tmp_path / "half.fctl", PrecisionOptions(precision="fp16"))
+    assert "max" not in str(caught.value)
+    assert not (tmp_path / "half.fctl").exists()
 
 
 class TestAfterAnotherBundle:
