@@ -43,6 +43,7 @@ NEEDS = {  # of modules that are loaded when they are asked for: all others impo
     "fctl.runtime.view.live": "starlette",
     "fctl.runtime.view.serve": "uvicorn",
     **{f"fctl.runtime.view.{name}": "rio_tiler" for name in ("description", "export", "points", "tiles")},
+    "fctl.runtime.view.counts": "shapely",
 }
 IMPORTING = """
 import importlib, sys, traceback
