@@ -122,7 +122,9 @@ def explain(bundle: Bundle, source: Source, at: tuple[int, int], working: Window
         tile = _tile_of(manifest, source, place)
         batch = cut_batch(manifest, source, (tile,), 1)
         contexts = [context.name for context in manifest.contexts]
-        hidden = {ALL: []} | ({f"without {name}": [name] for name in contexts} if len(contexts) > 1 else {})
+        hidden = dict[str, list[str]]({ALL: []}) | (
+            {f"without {name}": [name] for name in contexts} if len(contexts) > 1 else {}
+        )
         hidden |= {NONE: contexts} if contexts else {}
         seen = {shown: _look(lens, network, batch, names) for shown, names in hidden.items()}
     pixel = place.y - tile.y, place.x - tile.x
@@ -156,8 +158,9 @@ def _probabilities(manifest: Manifest, scores: Array) -> Array:
     """Probabilities (classes,) of the scores (classes,) of a pixel."""
     if manifest.scores == "logits":
         powers = np.exp(scores - scores.max())
-        scores = powers / powers.sum()
-    return tempered(scores[:, None, None], manifest.temperature)[:, 0, 0]
+        scores = (powers / powers.sum()).astype(np.float32)
+    found: Array = tempered(scores[:, None, None], manifest.temperature)[:, 0, 0]
+    return found
 
 
 def _views(
@@ -193,10 +196,10 @@ def _views(
 def _cells_of(manifest: Manifest, seen: Seen) -> Cells:
     """Where the patch's cells lie in it. The cells of its contexts lie alike in their windows, but for their number."""
     count = math.isqrt(len(next(iter(seen.attention.values())).likeness))
-    for context in manifest.contexts:
-        if context.cells or context.sharing:
-            known = context.cells.patch if context.cells else context.sharing.cells
-            return replace(known, count=count)
+    known = [context.cells.patch for context in manifest.contexts if context.cells]
+    known += [context.sharing.cells for context in manifest.contexts if context.sharing]
+    if known:
+        return replace(known[0], count=count)
     stride = round(manifest.tile / count)  # spread evenly, where the bundle does not say
     return Cells(stride=stride, offset=(stride - 1) / 2, count=count)
 
@@ -209,11 +212,12 @@ def _nearest(cells: Cells, place: int) -> int:
 def _spread(values: Array, cells: Cells, side: int) -> Array:
     """Values (H, W) of cells as values (side, side) of pixels: linear between the centres of cells."""
     rows, columns = (_between(count, cells, side) for count in values.shape)
-    spread: Array = rows @ values @ columns.T
+    spread: Array = np.linalg.multi_dot([rows, values, columns.T])
     return spread
 
 
 def _between(count: int, cells: Cells, side: int) -> Array:
     """How much of each cell goes into each pixel along one axis, (side, count) float32."""
     places = ((np.arange(side) - cells.offset) / cells.stride).clip(0, count - 1)
-    return np.maximum(0, 1 - abs(np.arange(count) - places[:, None])).astype(np.float32)
+    shares: Array = np.maximum(0, 1 - abs(np.arange(count) - places[:, None])).astype(np.float32)
+    return shares

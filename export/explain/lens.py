@@ -126,7 +126,8 @@ def _attention(name: str, found: Mapping[str, Array]) -> Attention:
 
 def _matrix(values: Array) -> Array:
     """A matrix that is the same for all channels."""
-    return values.reshape(-1, *values.shape[-2:])[0]
+    matrix: Array = values.reshape(-1, *values.shape[-2:])[0]
+    return matrix
 
 
 def _weights(members: tuple[str, ...], found: Mapping[str, Array]) -> Array:
@@ -184,7 +185,7 @@ class _Graph:
             node = self._readers[tensor][0]
             others = [other for other in node.input if other != tensor]
             if node.op_type == "Mul" and "lcf.attention." not in others[0]:
-                return others[0]
+                return str(others[0])
             if node.op_type == "Add" and not terms:
                 return None
             terms -= node.op_type == "Add"

@@ -32,7 +32,7 @@ from fctl.runtime.segment.batches import cut_batch  # noqa: E402
 from fctl.runtime.segment.opening import load_network  # noqa: E402
 from fctl.runtime.tiling.sources import ArraySource  # noqa: E402
 from tests.conftest import InProcess  # noqa: E402
-from tests.model.helpers import LARGE, MEDIUM, WHOLE, WIDE, inputs, lively, small_config, small_lcf  # noqa: E402
+from tests.model.helpers import LARGE, MEDIUM, WHOLE, WIDE, build, inputs, small_config, small_lcf  # noqa: E402
 from tests.runtime import tiny  # noqa: E402
 
 SAMPLE = Path(__file__).parents[2] / "samples" / "dubai.tif"
@@ -75,21 +75,23 @@ def fusion_weights(fusion: nn.Module, features: list[Tensor]) -> Tensor:
     ("lcf", "contexts"),
     [
         (small_lcf(), (MEDIUM, LARGE)),
-        (small_lcf(fusion="weighted", gamma=True, centre_query=True), (MEDIUM, WHOLE)),
-        (small_lcf(fusion="lcc", position="grid", scale_logits=False), (MEDIUM, WHOLE)),
+        (small_lcf(fusion="weighted", gamma=True, centre_query=True), (WHOLE,)),
+        (small_lcf(fusion="lcc", position="grid", scale_logits=False), (MEDIUM,)),
         (small_lcf(fusion="average", position=None, self_attention=False), (WIDE, LARGE)),
     ],
     ids=["preset", "weighted", "release", "average"],
 )
 @torch.no_grad()
 def test_the_graph_tells_what_the_module_computes(lcf: LcfConfig, contexts: tuple[object, ...], tmp_path: Path) -> None:
-    network = lively(small_config(lcf=lcf, contexts=contexts, ale=None))
-    assert isinstance(network, FCtL)
+    network = build(small_config(lcf=lcf, contexts=contexts, ale=None))
     assert network.lcf is not None
-    patch, windows, places = inputs(network.config)
+    for parameter in network.lcf.parameters():
+        nn.init.normal_(parameter, std=0.3)  # away from where terms begin
+    _, _, places = inputs(network.config)
     positions = {name: places[name] for name in network.config.placed}
-    x = network.encoder(patch, network.config.stage)[network.config.stage]
-    features = {name: network.encode(name, window) for name, window in windows.items()}
+    cells = {name: network.placement(name).count for name in (LOCAL, *network.config.context_names)}
+    x, *rest = (torch.randn(2, network.config.channels, count, count) for count in cells.values())
+    features = dict(zip(network.config.context_names, rest, strict=True))
     given = {"patch": x} | {f"features_{name}": u for name, u in features.items()}
     given |= {f"positions_{name}": place for name, place in positions.items()}
     part = frozen(network)
@@ -219,3 +221,17 @@ def test_the_picture_is_drawn_once(
     again = in_process(explain_app, SAMPLE, "--at", "1,2")
     assert "dubai_explain.png exists already; use --overwrite to replace it" in again.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["dubai_explain.png"]
+
+
+def test_the_network_sees_the_image_at_the_resolution_that_is_asked_for(
+    in_process: InProcess, tmp_path: Path, explained: Explanation
+) -> None:
+    out = tmp_path / "coarse.jpg"
+    done = in_process(explain_app, SAMPLE, "--at", ",".join(map(str, AT)), "--resolution", "1", "--out", out)
+    assert done.returncode == 0, done.stderr
+    assert "worked at 1 m (raster: 0.5 m)" in done.stderr
+    assert "1024 x 1024" in done.stdout
+    best = explained.verdicts[0]
+    assert f"{100 * best.probabilities[best.best]:.0f} %" not in done.stdout.split("all contexts")[1].splitlines()[0]
+    with Image.open(out) as drawn:
+        assert drawn.format == "JPEG"
