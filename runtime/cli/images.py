@@ -11,7 +11,8 @@ SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".webp", ".bmp", "
 """Endings of the files that are taken of a folder."""
 
 _PATTERN = frozenset("*?[")
-_OURS = ("_mask.tif", "_prob.tif", "_confidence.tif", "_preview.png", "_preview.jpg")  # outputs, which are no images
+_OURS = ("_mask.tif", "_prob.tif", "_confidence.tif", "_preview.png", "_preview.jpg", "_explain.png")
+"""Endings of outputs, which are no images."""
 _MOSAIC = "_mosaic"  # with which the names of outputs of several images end
 
 

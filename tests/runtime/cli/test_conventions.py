@@ -17,7 +17,7 @@ from fctl.runtime.cli.umbrella import COMMANDS, app
 from tests.conftest import InProcess
 
 ROOT = Path(__file__).parents[3]
-NAMES = ("run", "info", "eval", "bench", "view", "export", "train")
+NAMES = ("run", "info", "eval", "bench", "view", "export", "train", "explain")
 APPS = {entry.name: entry.load() for entry in entry_points(group=COMMANDS)}
 
 
@@ -141,7 +141,7 @@ def completed(line: str, monkeypatch: pytest.MonkeyPatch, in_process: InProcess)
 
 
 def test_shells_complete_commands_options_and_choices(monkeypatch: pytest.MonkeyPatch, in_process: InProcess) -> None:
-    assert completed("fctl e", monkeypatch, in_process) == ["eval", "export"]
+    assert completed("fctl e", monkeypatch, in_process) == ["eval", "explain", "export"]
     assert completed("fctl export --fmt t", monkeypatch, in_process) == ["trt", "triton"]
     assert "--scene-size" in completed("fctl run --s", monkeypatch, in_process)
 
