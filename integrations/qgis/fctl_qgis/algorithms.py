@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from processing.core.ProcessingConfig import ProcessingConfig
 from qgis.core import (
+    QgsMapLayer,
     QgsProcessingAlgorithm,
     QgsProcessingContext,
     QgsProcessingException,
     QgsProcessingFeedback,
+    QgsProcessingLayerPostProcessorInterface,
     QgsProcessingOutputHtml,
     QgsProcessingOutputNumber,
     QgsProcessingOutputRasterLayer,
@@ -155,11 +156,14 @@ class Segment(_Algorithm):
     ) -> dict[str, object]:
         """The outputs, of which probabilities and confidence are loaded where the mask is."""
         results = super()._results(values, lines, context)
-        written = answer_in(lines).get("outputs")
+        mask, written = str(values["MASK"]), answer_in(lines).get("outputs")
+        is_loaded = context.willLoadLayerOnCompletion(mask)
+        if is_loaded:
+            context.layerToLoadOnCompletionDetails(mask).setPostProcessor(_STYLE_BESIDE)
         for output, sink, title in _BESIDE:
             if isinstance(written, dict) and sink in written:
                 path = results[output] = str(written[sink])
-                if context.willLoadLayerOnCompletion(str(values["MASK"])):
+                if is_loaded:
                     details = QgsProcessingContext.LayerDetails(
                         title, context.project(), output, QgsProcessingUtils.LayerHint.Raster
                     )
@@ -171,6 +175,19 @@ _BESIDE = (
     ("PROBABILITY_LAYER", "probabilities", "Probabilities"), ("CONFIDENCE_LAYER", "confidence", "Confidence"),
 )  # fmt: skip
 """Rasters beside the mask: the output in QGIS, its name in the answer of `fctl-run --json`, and its title."""
+
+
+class _StyleBeside(QgsProcessingLayerPostProcessorInterface):
+    """Gives a layer the style in the .qml beside its file, which Processing does not look for."""
+
+    def postProcessLayer(
+        self, layer: QgsMapLayer, context: QgsProcessingContext, feedback: QgsProcessingFeedback
+    ) -> None:
+        """Style a layer that was loaded."""
+        layer.loadDefaultStyle()
+
+
+_STYLE_BESIDE = _StyleBeside()  # QGIS does not keep it from being collected
 
 
 class Export(_Algorithm):
@@ -211,7 +228,7 @@ class Evaluate(_Algorithm):
     ) -> dict[str, object]:
         """The folder, the first score, and a page for QGIS's Results Viewer."""
         folder = Path(str(values["OUT"]))
-        page = Path(tempfile.mkdtemp(prefix="fctl-")) / "scores.html"  # a report has no foreign files in its folder
+        page = Path(QgsProcessingUtils.generateTempFilename("scores.html"))  # the folder is for the report alone
         page.write_text(page_of(lines, folder), encoding="utf-8")
         return super()._results(values, lines, context) | {"MIOU": miou_in(folder), "PAGE": str(page)}
 

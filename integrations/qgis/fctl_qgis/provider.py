@@ -62,3 +62,7 @@ class Provider(QgsProcessingProvider):
     def supportedOutputVectorLayerExtensions(self) -> list[str]:
         """What `fctl-run --vector` writes and every QGIS reads; the first is taken for temporary files."""
         return ["gpkg", "geojson", "fgb"]
+
+    def supportsNonFileBasedOutput(self) -> bool:
+        """A program writes files, no layers in QGIS's memory."""
+        return False
