@@ -76,12 +76,13 @@ def check_layers() -> None:
 
 def check_cancelling() -> None:
     """A run that is cancelled ends soon, and what was finished can be gone on with."""
-    asked = {"INPUT": IMAGE, "MASK": f"{OUT}/cancelled.tif", "BUNDLE": "default", "TTA": True}
+    mask = Path(OUT) / "cancelled.tif"
+    asked = {"INPUT": IMAGE, "MASK": str(mask), "TTA": True}
     feedback, began = Impatient(), time.monotonic()
     algorithm = QgsApplication.processingRegistry().algorithmById("fctl:segment").create()
-    results, done = algorithm.run(asked, QgsProcessingContext(), feedback)
+    results, _ = algorithm.run(asked, QgsProcessingContext(), feedback)
     assert feedback.isCanceled() and results == {}, results
-    assert not Path(asked["MASK"]).exists()
+    assert not mask.exists()
     print(f"cancelled: the program ended {time.monotonic() - began:.0f} s after it began; no mask was left")
 
 

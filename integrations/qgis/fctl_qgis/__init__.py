@@ -1,4 +1,4 @@
-"""fctl in QGIS's Processing toolbox. The modules `options` and `calls` know nothing of QGIS, and are tested without it."""
+"""fctl in QGIS's Processing toolbox. The modules `options`, `calls` and `pages` know nothing of QGIS."""
 
 from __future__ import annotations
 

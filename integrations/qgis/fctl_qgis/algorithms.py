@@ -20,7 +20,7 @@ from qgis.core import (
 )
 from qgis.PyQt.QtGui import QIcon
 
-from .calls import CallError, Cancelled, Progress, answer_in, call, folder_of, program_in
+from .calls import CallError, CancelledError, Progress, answer_in, call, folder_of, program_in
 from .options import EVALUATE, EXPORT, SEGMENT, Option, words_of
 from .pages import miou_in, page_of
 from .parameters import Given, parameter_of
@@ -95,13 +95,13 @@ class _Algorithm(QgsProcessingAlgorithm):
             command = [self._program(), *words]
             feedback.pushCommandInfo(" ".join(command))
             lines = call(
-                command, on_progress=lambda progress: _show(progress, feedback),
+                command, on_progress=_Bar(feedback).show,
                 on_message=lambda line: _tell(line, feedback), on_line=lambda line: self._print(line, feedback),
                 is_cancelled=feedback.isCanceled,
             )  # fmt: skip
         except CallError as error:
             raise QgsProcessingException(str(error)) from None
-        except Cancelled:
+        except CancelledError:
             feedback.pushInfo(f"{self.program} was cancelled")
             return {}
         feedback.setProgress(100)
@@ -233,10 +233,24 @@ class Evaluate(_Algorithm):
         return super()._results(values, lines, context) | {"MIOU": miou_in(folder), "PAGE": str(page)}
 
 
-def _show(progress: Progress, feedback: QgsProcessingFeedback) -> None:
-    """Show progress."""
-    feedback.setProgressText(f"{progress.name}: {progress.done} of {progress.total}")
-    feedback.setProgress(progress.percent)
+class _Bar:
+    """Shows progress in a dialog, whose log gets a line for what is new and for every twentieth of it.
+
+    Args:
+        feedback: The dialog.
+    """
+
+    def __init__(self, feedback: QgsProcessingFeedback) -> None:
+        self._feedback = feedback
+        self._told = ("", 0)
+
+    def show(self, progress: Progress) -> None:
+        """Show how far the program is."""
+        self._feedback.setProgress(progress.percent)
+        reached = (progress.name, int(progress.percent / 5))
+        if reached != self._told:
+            self._told = reached
+            self._feedback.setProgressText(progress.line)
 
 
 def _tell(line: str, feedback: QgsProcessingFeedback) -> None:

@@ -34,7 +34,7 @@ class CallError(Exception):
     """A program could not be called, or failed; the message is one line."""
 
 
-class Cancelled(Exception):
+class CancelledError(Exception):
     """The call was cancelled, and the program has ended."""
 
 
@@ -46,11 +46,13 @@ class Progress:
         name: What it works on.
         done: How much of that is done.
         total: How much there is.
+        line: The same in words, with speed and time left where they are known.
     """
 
     name: str
     done: int
     total: int
+    line: str
 
     @property
     def percent(self) -> float:
@@ -98,7 +100,7 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 def progress_in(line: str) -> Progress | None:
     """What a line of standard error tells of progress; None for other lines."""
     found = _PROGRESS.fullmatch(line)
-    return Progress(found["name"], int(found["done"]), int(found["total"])) if found else None
+    return Progress(found["name"], int(found["done"]), int(found["total"]), line) if found else None
 
 
 def fault_in(program: str, code: int, lines: list[str]) -> str:
@@ -146,7 +148,7 @@ def call(
 
     Raises:
         CallError: The program failed.
-        Cancelled: It was ended.
+        CancelledError: It was ended.
     """
     lines, messages = list[str](), list[str]()
     with _started(command) as process:
@@ -186,7 +188,7 @@ def _printed(process: subprocess.Popen[str], is_cancelled: Callable[[], bool]) -
     """Lines as they come, each with whether it is on standard error, until the program has closed both.
 
     Raises:
-        Cancelled: The call was cancelled.
+        CancelledError: The call was cancelled.
     """
     found: queue.Queue[tuple[bool, str | None]] = queue.Queue()
     for is_error, pipe in ((False, process.stdout), (True, process.stderr)):
@@ -194,7 +196,7 @@ def _printed(process: subprocess.Popen[str], is_cancelled: Callable[[], bool]) -
     still_open = 2
     while still_open:
         if is_cancelled():
-            raise Cancelled
+            raise CancelledError
         with suppress(queue.Empty):
             is_error, line = found.get(timeout=_EVERY)
             if line is None:

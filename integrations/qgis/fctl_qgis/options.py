@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -53,62 +53,58 @@ BACKENDS = (
 )  # fmt: skip
 _EXTRA = Option("EXTRA", "", "Further options, as on the command line", "extra", advanced=True)
 _BANDS = (
-    Option("BANDS", "--bands", "Bands from 1 in the bundle's order, as 3,2,1 (default: by colour)", "text"),
-    Option(
-        "SCALE_RANGE", "--scale-range", "Values that become the darkest and the brightest of an image of another "
-        "depth: 0,3000 or percentile:2,98 or metadata", "text",
-    ),
+    Option("BANDS", "--bands", "Bands from 1, as 3,2,1 (default: by colour)", "text"),
+    Option("SCALE_RANGE", "--scale-range", "Darkest and brightest value: 0,3000; percentile:2,98; metadata", "text"),
 )  # fmt: skip
 
 SEGMENT = (
     Option("INPUT", "", "Image", "raster", needed=True),
-    Option("BUNDLE", "--bundle", "Bundle folder, or default for the one shipped with fctl", "bundle", "default"),
+    Option("BUNDLE", "--bundle", "Bundle folder, or default", "bundle", "default"),
     Option(
-        "BACKEND", "--backend", "Engine (auto: the fastest that is installed and ready)", "choice", "auto", BACKENDS
+        "BACKEND", "--backend", "Engine (auto: the fastest that is ready)", "choice", "auto", BACKENDS
     ),
     Option(
-        "PRECISION", "--precision", "Precision (auto: the fastest that the bundle was validated for)", "choice", "fp32",
+        "PRECISION", "--precision", "Precision (auto: the fastest that was validated)", "choice", "fp32",
         ("auto", "fp32", "bf16", "fp16", "int8"),
     ),
     Option(
-        "CONTEXTS", "--contexts", "Contexts: once a patch (exact) or once a raster (shared, faster)", "choice", "auto",
+        "CONTEXTS", "--contexts", "Contexts, once a patch (exact) or once a raster (shared)", "choice", "auto",
         ("auto", "exact", "shared"),
     ),
     Option(
-        "RESOLUTION", "--resolution", "Metres a pixel at which the network works (native: the image's own; auto: that "
-        "of its training images)", "text", "auto",
+        "RESOLUTION", "--resolution", "Metres a pixel for the network: a number, native or auto", "text", "auto",
     ),
-    Option("TTA", "--tta", "Segment every patch in all 8 turns and average: better, 8 times the work", "flag"),
+    Option("TTA", "--tta", "All 8 turns of every patch, averaged: better, 8 times the work", "flag"),
     Option("EXTENT", "--bbox", "Only this extent", "extent"),
     Option("AOI", "--aoi", "Only within these polygons", "polygons"),
     Option("AOI_NAME", "--aoi-name", "Field that names a polygon in the table", "field", advanced=True, parent="AOI"),
     Option("PROBABILITIES", "--probabilities", "Also write a band of probability per class", "flag"),
     Option("CONFIDENCE", "--confidence", "Also write how sure the network is of each pixel", "flag"),
     Option("MIN_AREA", "--min-area", "Leave out polygons of fewer square metres", "number", 0.0),
-    Option("SIMPLIFY", "--simplify", "Draw polygons with fewer corners, at most so many metres off", "number", 0.0),
+    Option("SIMPLIFY", "--simplify", "Polygons with fewer corners, at most so many metres off", "number", 0.0),
     *(
-        Option(**{**vars(option), "advanced": True})
+        replace(option, advanced=True)
         for option in (
             *_BANDS,
             Option("REFINE", "--refine", "A bundle that refines the masks of the first", "bundle"),
-            Option("SCENE_SIZE", "--scene-size", "Side in pixels of the blocks of a global context", "count"),
+            Option("SCENE_SIZE", "--scene-size", "Global context: side of its blocks in pixels", "count"),
             Option("BATCH", "--batch", "Tiles per run of the engine, or auto", "text", "4"),
-            Option("MEMORY", "--memory", "Most memory of the program, as 600M or 2G: kept to, or refused", "text"),
+            Option("MEMORY", "--memory", "Most memory of the program, as 600M or 2G", "text"),
             Option("COLOURS", "--colours", "Colours of classes by name, as water=#2060c0,road=grey", "text"),
             Option(
                 "PROBABILITY_TYPE", "--probability-type", "Probabilities as", "choice", "uint8", ("uint8", "float32")
             ),
             Option(
-                "CONFIDENCE_TYPE", "--confidence-type", "Confidence is the highest probability, or the agreement of "
-                "overlapping tiles", "choice", "probability", ("probability", "agreement"),
+                "CONFIDENCE_TYPE", "--confidence-type", "Confidence is the highest probability, or agreement of tiles",
+                "choice", "probability", ("probability", "agreement"),
             ),
             Option(
                 "ON_BAD_BLOCK", "--on-bad-block", "A block of the image that cannot be read", "choice", "fail",
                 ("fail", "nodata"),
             ),
-            Option("PREVIEW", "--preview", "Also write a picture of the mask over the image", "flag", off="--no-preview"),
-            Option("BUILD_ENGINES", "--build-engines", "TensorRT: build engines that are missing (minutes)", "flag"),
-            Option("ISOLATE", "--isolate", "Run the engine in a child process (bundles of strangers)", "flag"),
+            Option("PREVIEW", "--preview", "Also write a picture of mask and image", "flag", off="--no-preview"),
+            Option("BUILD_ENGINES", "--build-engines", "TensorRT: build missing engines (minutes)", "flag"),
+            Option("ISOLATE", "--isolate", "Engine in a process of its own (bundles of strangers)", "flag"),
             Option("RESUME", "--resume", "Go on where an earlier run of the same mask ended", "flag"),
             Option("OVERWRITE", "--overwrite", "Replace outputs that exist", "flag", True),
         )
@@ -121,7 +117,7 @@ SEGMENT = (
 """`fctl-run`, of one image."""
 
 EXPORT = (
-    Option("NETWORK", "", "Network: a checkpoint, weights, an ONNX file or package.module:factory", "file"),
+    Option("NETWORK", "", "Network: checkpoint, weights, ONNX or module:factory", "file"),
     Option("BUNDLE", "", "Or a bundle folder, to make another one of it", "bundle"),
     Option("FMT", "--fmt", "Format", "choice", "onnx", ("onnx", "trt", "triton")),
     Option("PRECISION", "--precision", "Precision (int8 takes images to calibrate with)", "choice", "fp32",
@@ -132,20 +128,20 @@ EXPORT = (
     Option("GSD", "--gsd", "Metres a pixel of the training images", "number"),
     Option("COLOURS", "--colours", "Colours of classes by name, as water=#2060c0,road=grey", "text"),
     Option("CALIB", "--calib", "int8: folder of images like those that it will run on", "folder"),
-    Option("EVAL", "--eval", "Folder of labelled images, on which precision may cost little", "folder"),
+    Option("EVAL", "--eval", "Labelled images that say what precision costs", "folder"),
     *(
-        Option(**{**vars(option), "advanced": True})
+        replace(option, advanced=True)
         for option in (
             Option("TEMPERATURE", "--temperature", "Temperature of probabilities", "number"),
             Option("GRAPH", "--graph", "Graphs", "choice", "staged", ("staged", "fused")),
             Option("WEIGHTS", "--weights", "Weights are stored in", "choice", "fp32", ("fp32", "fp16")),
             Option("SHARE_CONTEXTS", "--share-contexts", "Images on which to validate shared contexts", "folder"),
             Option("VALIDATE_BF16", "--validate-bf16", "Images on which to validate bf16", "folder"),
-            Option("PATCHES", "--patches", "Images for the parity gate (default: those shipped with fctl)", "folder"),
+            Option("PATCHES", "--patches", "Images for the parity gate (default: shipped ones)", "folder"),
             Option("COUNT", "--count", "int8: patches to calibrate with", "count", 256),
             Option("MIN_AGREEMENT", "--min-agreement", "int8: percentage of pixels that keep their class", "number",
                    99.0),
-            Option("MAX_MIOU_DROP", "--max-miou-drop", "int8: points of mIoU that may be lost on labelled images",
+            Option("MAX_MIOU_DROP", "--max-miou-drop", "int8: points of mIoU that may be lost",
                    "number", 0.5),
             Option("DESCRIPTION", "--description", "Description of the labelled images (JSON)", "file"),
             Option("SPLIT", "--split", "Which labelled images: a file, every=N:K, or names", "text"),
@@ -162,15 +158,15 @@ EXPORT = (
 """`fctl-export`."""
 
 EVALUATE = (
-    Option("BUNDLE", "", "Bundle folder, or default for the one shipped with fctl", "bundle", "default"),
+    Option("BUNDLE", "", "Bundle folder, or default", "bundle", "default"),
     Option("OTHER", "", "Bundle to compare it with", "bundle"),
     Option("DATA", "--data", "Folder of labelled images", "folder", needed=True),
     Option(
         "FORM", "--form", "How the folder is laid out (auto: told by its files)", "choice", "auto",
         ("auto", "deepglobe", "inria", "release", "folder"),
     ),
-    Option("DESCRIPTION", "--description", "Description, where it is not dataset.json in that folder", "file"),
-    Option("SPLIT", "--split", "Which images: a file with a name a line, every=N:K, or names as austin*", "text"),
+    Option("DESCRIPTION", "--description", "Description, where it is not dataset.json", "file"),
+    Option("SPLIT", "--split", "Which images: a list (.txt), every=N:K, or names as austin*", "text"),
     Option("BACKEND", "--backend", "Engines", "choices", ("auto",), BACKENDS),
     Option("PRECISION", "--precision", "Precisions", "choices", ("fp32",), ("fp32", "bf16", "fp16", "int8")),
     Option("CONTEXTS", "--contexts", "Contexts are encoded", "choices", ("auto",), ("auto", "exact", "shared")),
@@ -181,11 +177,11 @@ EVALUATE = (
     Option("CALIBRATION", "--calibration", "Also measure how far probabilities can be trusted", "flag"),
     Option("FIT_TEMPERATURE", "--fit-temperature", "Also fit the temperature of probabilities", "flag"),
     *(
-        Option(**{**vars(option), "advanced": True})
+        replace(option, advanced=True)
         for option in (
             *_BANDS,
             Option("BATCH", "--batch", "Tiles per run of the engine", "count", 4),
-            Option("BUILD_ENGINES", "--build-engines", "TensorRT: build engines that are missing (minutes)", "flag"),
+            Option("BUILD_ENGINES", "--build-engines", "TensorRT: build missing engines (minutes)", "flag"),
             Option("PICTURES", "--pictures", "Images to draw beside truth, prediction and errors", "count", 8),
             Option("SHOW", "--show", "Which of them, by mIoU", "choice", "worst", ("worst", "best", "first")),
             Option("OVERWRITE", "--overwrite", "Replace an older report", "flag", True),

@@ -78,9 +78,7 @@ def _polygons(option: Option) -> QgsProcessingParameterFeatureSource:
 
 
 def _field(option: Option) -> QgsProcessingParameterField:
-    return QgsProcessingParameterField(
-        option.name, option.text, parentLayerParameterName=option.parent, optional=True
-    )
+    return QgsProcessingParameterField(option.name, option.text, parentLayerParameterName=option.parent, optional=True)
 
 
 def _raster(option: Option) -> QgsProcessingParameterRasterLayer:
