@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -254,3 +255,5 @@ def test_the_plugin_says_what_it_is() -> None:
     metadata = (PLUGIN / "metadata.txt").read_text(encoding="utf-8")
     for line in ("hasProcessingProvider=yes", "qgisMinimumVersion=3.22", "icon=icon.svg"):
         assert line in metadata.splitlines()
+    project = (PLUGIN.parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    assert re.findall(r"^version=(.+)$", metadata, re.M) == re.findall(r'^version = "(.+)"$', project, re.M)
