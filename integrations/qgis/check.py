@@ -9,12 +9,19 @@ from pathlib import Path
 
 from qgis.core import (
     QgsApplication,
+    QgsCoordinateReferenceSystem,
+    QgsCoordinateTransform,
+    QgsFeature,
+    QgsGeometry,
     QgsPalettedRasterRenderer,
     QgsProcessingContext,
+    QgsProcessingFeatureSourceDefinition,
     QgsProcessingFeedback,
     QgsProject,
     QgsRasterLayer,
+    QgsRectangle,
     QgsSettings,
+    QgsVectorLayer,
 )
 
 PLUGINS, IMAGE, OUT = sys.argv[1:]
@@ -37,7 +44,13 @@ class Impatient(QgsProcessingFeedback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.progressChanged.connect(lambda percent: self.cancel() if percent > 0 else None)
+        self.cancelled = 0.0
+        self.progressChanged.connect(self._end)
+
+    def _end(self, percent: float) -> None:
+        if percent > 0 and not self.isCanceled():
+            self.cancelled = time.monotonic()
+            self.cancel()
 
 
 def check_folder_setting() -> None:
@@ -74,16 +87,45 @@ def check_layers() -> None:
     print("loaded:", ", ".join(f"{name} {colour}" for name, colour in found))
 
 
+def check_area() -> None:
+    """Of a layer in memory, in another reference system, the selected polygon alone is segmented; or an extent."""
+    fields = QgsVectorLayer("Polygon?crs=EPSG:4326&field=name:string", "fields", "memory")
+    to_degrees = QgsCoordinateTransform(
+        QgsCoordinateReferenceSystem("EPSG:32640"), fields.crs(), QgsProject.instance().transformContext()
+    )
+    for name, box in (("park", QgsRectangle(316100, 2771700, 316300, 2771900)), ("sea", QgsRectangle(0, 0, 1, 1))):
+        feature = QgsFeature(fields.fields())
+        shape = QgsGeometry.fromRect(box)
+        shape.transform(to_degrees)
+        feature.setGeometry(shape)
+        feature["name"] = name
+        fields.dataProvider().addFeature(feature)
+    QgsProject.instance().addMapLayer(fields)
+    fields.selectByExpression("name = 'park'")
+    asked = {"INPUT": IMAGE, "AOI": QgsProcessingFeatureSourceDefinition(fields.id(), True), "AOI_NAME": "name"}
+    found = processing.run("fctl:segment", {**asked, "MASK": "TEMPORARY_OUTPUT", "STATS": f"{OUT}/area.csv"})
+    mask = QgsRasterLayer(found["MASK"])
+    park = QgsRectangle(316100, 2771700, 316300, 2771900)
+    assert mask.extent().buffered(1).contains(park) and park.buffered(2).contains(mask.extent()), mask.extent()
+    assert ",park," in Path(f"{OUT}/area.csv").read_text()
+    extent = "316100,316200,2771500,2771700 [EPSG:32640]"
+    found = processing.run("fctl:segment", {"INPUT": IMAGE, "EXTENT": extent, "MASK": "TEMPORARY_OUTPUT"})
+    box = QgsRasterLayer(found["MASK"]).extent()
+    assert box == QgsRectangle(316100, 2771500, 316200, 2771700), box
+    print("area: selected polygons of a layer in memory, and an extent")
+
+
 def check_cancelling() -> None:
     """A run that is cancelled ends soon, and what was finished can be gone on with."""
     mask = Path(OUT) / "cancelled.tif"
     asked = {"INPUT": IMAGE, "MASK": str(mask), "TTA": True}
-    feedback, began = Impatient(), time.monotonic()
+    feedback = Impatient()
     algorithm = QgsApplication.processingRegistry().algorithmById("fctl:segment").create()
     results, _ = algorithm.run(asked, QgsProcessingContext(), feedback)
     assert feedback.isCanceled() and results == {}, results
+    took = time.monotonic() - feedback.cancelled
     assert not mask.exists()
-    print(f"cancelled: the program ended {time.monotonic() - began:.0f} s after it began; no mask was left")
+    print(f"cancelled: the program ended {took:.1f} s later; no mask was left")
 
 
 Processing.initialize()
@@ -91,6 +133,7 @@ provider = Provider()
 QgsApplication.processingRegistry().addProvider(provider)
 check_folder_setting()
 check_layers()
+check_area()
 check_cancelling()
 QgsApplication.processingRegistry().removeProvider(provider)
 application.exitQgis()
