@@ -5,7 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 
 NETWORKS ?= build/networks
 
-.PHONY: demo test test-runtime networks lint bench matrix gpu-check clean
+.PHONY: demo test test-runtime networks lint bench matrix gpu-check qgis-plugin qgis-test clean
 
 demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 	$(PIP) --editable '.[cpu]' --config-settings editable_mode=strict
@@ -50,6 +50,15 @@ matrix: ## every preset at full width: size, work, parity, speed, TensorRT build
 
 gpu-check: ## verify and time everything that this CUDA machine can run (needs `make test` once)
 	$(BIN)/python -m benchmarks.gpu_check --out gpu-check
+
+qgis-plugin: ## build/fctl_qgis.zip, which QGIS's plugin manager installs
+	rm -rf build/qgis build/fctl_qgis.zip
+	mkdir -p build/qgis/fctl_qgis
+	cp $(wildcard integrations/qgis/fctl_qgis/*.*) LICENSE build/qgis/fctl_qgis
+	cd build/qgis && $(PYTHON) -m zipfile --create ../fctl_qgis.zip fctl_qgis
+
+qgis-test: ## the plugin in Debian's QGIS, without windows (needs `make test` once, and qgis)
+	integrations/qgis/test.sh
 
 clean:
 	rm -rf .venv build demo gpu-check dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -39,12 +39,14 @@ class _Call:
     Attributes:
         quiet: Whether it prints nothing but errors.
         debug: Whether it shows where errors come from.
+        every: Seconds between two lines of progress where standard error is no terminal.
         options: By argument, as error messages name it in backticks, the option that sets it.
         given: Parameters that were given, rather than left at their defaults.
     """
 
     quiet: bool = False
     debug: bool = False
+    every: float = 60
     options: Mapping[str, str] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
 
@@ -79,6 +81,14 @@ _LogLevel = Annotated[
     typer.Option(metavar="LEVEL", rich_help_panel=_GENERAL, help=f"What is logged at least: {_LEVELS}."),
 ]
 
+_Every = Annotated[
+    float,
+    typer.Option(
+        min=0, metavar="SECONDS", rich_help_panel=_GENERAL,
+        help="Between two lines of progress, where standard error is no terminal.",
+    ),
+]  # fmt: skip
+
 _Debug = Annotated[
     bool,
     typer.Option("--debug", rich_help_panel=_GENERAL, help="Also show where in the program an error comes from."),
@@ -106,12 +116,13 @@ def command(
     def run(context: typer.Context, **values: object) -> None:
         del values["version"]
         quiet, debug, level = bool(values.pop("quiet")), bool(values.pop("debug")), str(values.pop("log_level"))
-        with _running(context, quiet=quiet, debug=debug, level=level, spellings=old):
+        every = float(str(values.pop("progress_every")))
+        with _running(context, quiet=quiet, debug=debug, level=level, every=every, spellings=old):
             function(**packed(function, values))
 
     general = (
-        ("quiet", _Quiet, False), ("log_level", _LogLevel, "info"), ("debug", _Debug, False),
-        ("version", Version, False),
+        ("quiet", _Quiet, False), ("log_level", _LogLevel, "info"), ("progress_every", _Every, 60.0),
+        ("debug", _Debug, False), ("version", Version, False),
     )  # fmt: skip
     _declare(run, [
         inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
@@ -169,7 +180,9 @@ def print_help(command: TyperCommand | TyperGroup, context: Any, examples: Colle
 
 
 @contextmanager
-def _running(context: typer.Context, *, quiet: bool, debug: bool, level: str, spellings: Spellings) -> Iterator[None]:
+def _running(
+    context: typer.Context, *, quiet: bool, debug: bool, level: str, every: float, spellings: Spellings
+) -> Iterator[None]:
     """Show log records and errors as a command line does, in the words of its options."""
     options, given = dict[str, str](), set[str]()
     for parameter in context.command.params:
@@ -180,7 +193,7 @@ def _running(context: typer.Context, *, quiet: bool, debug: bool, level: str, sp
         if source is not None and source.name == "COMMANDLINE":
             given.add(parameter.name)
     options |= {_argument(old): new for old, new in spellings.options.items()}
-    token = _CALL.set(_Call(quiet=quiet, debug=debug, options=options, given=frozenset(given)))
+    token = _CALL.set(_Call(quiet=quiet, debug=debug, every=every, options=options, given=frozenset(given)))
     try:
         with _shown_log(quiet, level, options):
             yield
@@ -257,6 +270,11 @@ def spoken(text: str, options: Mapping[str, str]) -> str:
 def is_quiet() -> bool:
     """Whether the command that runs prints nothing but errors."""
     return _CALL.get(_NONE).quiet
+
+
+def progress_every() -> float:
+    """Seconds between two lines of progress of the command that runs, where nobody watches."""
+    return _CALL.get(_NONE).every
 
 
 def echo(line: str) -> None:

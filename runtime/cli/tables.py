@@ -9,10 +9,9 @@ from contextlib import contextmanager
 
 from ..errors import printable
 from ..progress import StageProgress
-from .console import is_quiet
+from .console import is_quiet, progress_every
 
 _PIPED_WIDTH = 120  # of tables that go to a file or another program
-_SECONDS = 60  # between two lines of progress where nobody watches
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, ...]) -> None:
@@ -42,10 +41,10 @@ def print_table(title: str, rows: Sequence[tuple[str, ...]], header: tuple[str, 
 
 
 class _Lines:
-    """Progress where nobody watches, as in a log file: a line a minute, and one at the end."""
+    """Progress where nobody watches, as in a log file: a line every so many seconds, and one at the end."""
 
-    def __init__(self, unit: str | None) -> None:
-        self._unit = unit
+    def __init__(self, unit: str | None, every: float) -> None:
+        self._unit, self._every = unit, every
         self._begun: dict[str, tuple[float, int]] = {}
         self._told = time.monotonic()
 
@@ -53,7 +52,7 @@ class _Lines:
         """Take the progress of something."""
         now = time.monotonic()
         started, first = self._begun.setdefault(name, (now, done))
-        if done < total and now - self._told < _SECONDS:
+        if done < total and now - self._told < self._every:
             return
         self._told = now
         speed = (done - first) / max(now - started, 1e-9)
@@ -76,7 +75,7 @@ def progress_bars(unit: str | None = None) -> Iterator[StageProgress]:
         yield lambda name, done, total: None
         return
     if not sys.stderr.isatty():
-        yield _Lines(unit)
+        yield _Lines(unit, progress_every())
         return
     from rich.console import Console
     from rich.progress import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -163,6 +164,16 @@ def test_outputs_are_looked_at_before_the_engine_is_opened(folder: Path, in_proc
 def test_the_level_of_the_log(folder: Path, in_process: InProcess, level: str, told: bool) -> None:
     result = in_process(run_app, "scenes/b.tif", *ON_TINY, "-o", "out", "--log-level", level)
     assert ("bundle tiny runs on" in result.stderr) is told
+
+
+@pytest.mark.parametrize(("every", "is_often"), [("0", True), ("60", False)])
+def test_progress_where_nobody_watches_is_as_frequent_as_asked(
+    folder: Path, in_process: InProcess, every: str, is_often: bool
+) -> None:
+    result = in_process(run_app, "scenes/b.tif", *ON_TINY, "-o", "out", "--batch", "1", "--progress-every", every)
+    told = [line for line in result.stderr.splitlines() if re.match(r"b\.tif: \d+ of \d+", line)]
+    assert (len(told) > 1) is is_often
+    assert told
 
 
 def test_progress_where_nobody_watches_is_a_line_a_minute(

@@ -1,0 +1,1 @@
+"""fctl in QGIS: the plugin, and what tests it with a real QGIS."""
