@@ -19,7 +19,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
-_BLOCK = re.compile(r"^(?:<!-- (?P<marker>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<marker>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 _MARKER = re.compile(
     r"(?P<how>run each|run by (?P<file>[^\s,]+)|run)(?:, but not (?P<words>.+?): (?P<why>.+))?|not run: (?P<reason>.+)"
 )
@@ -47,7 +49,7 @@ class Command:
     note: str = ""
 
 
-class Unmarked(ValueError):
+class UnmarkedError(ValueError):
     """A block of which nobody said whether it is run."""
 
 
@@ -67,7 +69,7 @@ def commands(path: Path, root: Path = ROOT) -> Iterator[Command]:
         Each line of its shell blocks that is neither empty nor a comment.
 
     Raises:
-        Unmarked: A block has no marker, or one that says nothing; or commands stand in a block without a language.
+        UnmarkedError: A block has no marker, or one that says nothing; or commands stand in a block without a language.
     """
     page = path.relative_to(root).as_posix()
     for number, block in enumerate(_BLOCK.finditer(path.read_text(encoding="utf-8"))):
@@ -77,7 +79,7 @@ def commands(path: Path, root: Path = ROOT) -> Iterator[Command]:
             for line in lines:
                 yield _marked(page, number, line, block["marker"], root)
         elif not block["language"] and any(_A_COMMAND.match(line) for line in lines):
-            raise Unmarked(f"{page}: a block of commands begins with ```sh: {lines[0]}")
+            raise UnmarkedError(f"{page}: a block of commands begins with ```sh: {lines[0]}")
 
 
 def _plain(line: str) -> str:
@@ -88,11 +90,13 @@ def _plain(line: str) -> str:
 def _marked(page: str, block: int, line: str, marker: str | None, root: Path) -> Command:
     found = _MARKER.fullmatch(marker or "")
     if found is None:
-        raise Unmarked(f"{page}: neither `<!-- run -->` nor `<!-- not run: why -->` stands before the block of: {line}")
+        raise UnmarkedError(
+            f"{page}: neither `<!-- run -->` nor `<!-- not run: why -->` stands before the block of: {line}"
+        )
     if found["reason"]:
         return Command(page=page, block=block, line=line, run=False, note=found["reason"])
     if found["file"] and not (root / found["file"]).is_file():
-        raise Unmarked(f"{page}: {found['file']}, which is to run a block, is not there")
+        raise UnmarkedError(f"{page}: {found['file']}, which is to run a block, is not there")
     if any(word in line for word in (found["words"] or "").split(", ") if word):
         return Command(page=page, block=block, line=line, run=False, note=found["why"])
     alone = found["how"] == "run each"
@@ -107,8 +111,8 @@ def table(root: Path = ROOT) -> str:
     lines = [
         "# Commands on these pages",
         "",
-        f"The documentation shows {len(everything)} commands. Tests run {run} of them on small inputs of the same names. "
-        "The others are not run, for the reason beside them; those of fctl are parsed with all their options.",
+        f"The documentation shows {len(everything)} commands. Tests run {run} of them on small inputs of the same "
+        "names. The others are not run, for the reason beside them; those of fctl are parsed with all their options.",
     ]
     for listed in found.values():
         if listed:
@@ -130,7 +134,7 @@ def _verdict(command: Command) -> str:
 def _main() -> None:
     try:
         print(table(), end="")
-    except Unmarked as error:
+    except UnmarkedError as error:
         sys.exit(f"error: {error}")
 
 

@@ -1,7 +1,7 @@
 """Draws docs/windows.svg, what the network sees of a scene: `python -m docsite.diagram`.
 
-The scene is drawn once in the colours of a picture and once in those of the classes of the bundle `default`. Windows are
-views of it, so that what each of them shows is right by construction.
+The scene is drawn once in the colours of a picture and once in those of the classes of the bundle `default`. Windows
+are views of it, so that what each of them shows is right by construction.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ SHAPES = (
 def scene(name: str, colours: dict[str, str]) -> str:
     """The scene in some colours, to be shown by reference."""
     shapes = "".join(f'<g fill="{colours[kind]}">{shape}</g>' for kind, shape in SHAPES)
-    return f'<symbol id="{name}" viewBox="0 0 {SIDE} {SIDE}"><path fill="{colours["land"]}" d="M0 0h400v400H0Z"/>{shapes}</symbol>'
+    land = f'<path fill="{colours["land"]}" d="M0 0h{SIDE}v{SIDE}H0Z"/>'
+    return f'<symbol id="{name}" viewBox="0 0 {SIDE} {SIDE}">{land}{shapes}</symbol>'
 
 
 def window(factor: int) -> tuple[float, float, int]:
@@ -40,8 +41,15 @@ def view(name: str, factor: int, x: int, y: int, side: int, colour: str) -> str:
     """A window of the scene, drawn as a square of `side`."""
     left, top, width = window(factor)
     whole = f'<use href="#{name}" width="{SIDE}" height="{SIDE}"/>'
-    frame = f'<rect x="{x}" y="{y}" width="{side}" height="{side}" fill="none" stroke="{colour}" stroke-width="3"/>'
-    return f'<svg x="{x}" y="{y}" width="{side}" height="{side}" viewBox="{left} {top} {width} {width}">{whole}</svg>{frame}'
+    place = f'x="{x}" y="{y}" width="{side}" height="{side}"'
+    return f'<svg {place} viewBox="{left} {top} {width} {width}">{whole}</svg>{frame(x, y, side, colour)}'
+
+
+def frame(x: float, y: float, side: float, colour: str) -> str:
+    """A square without a filling."""
+    return (
+        f'<rect x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}" fill="none" stroke="{colour}" stroke-width="3"/>'
+    )
 
 
 def text(x: int, y: int, *lines: str, bold: bool = False) -> str:
@@ -61,8 +69,7 @@ def diagram() -> str:
     scale = 0.9
     left, top = 20, 60
     squares = "".join(
-        f'<rect x="{left + x * scale:g}" y="{top + y * scale:g}" width="{side * scale:g}" height="{side * scale:g}" fill="none" '
-        f'stroke="{colour}" stroke-width="3"/>'
+        frame(left + x * scale, top + y * scale, side * scale, colour)
         for factor, colour in WINDOWS.values()
         for x, y, side in [window(factor)]
     )
@@ -75,7 +82,8 @@ def diagram() -> str:
         for row, (name, (factor, colour)) in enumerate(WINDOWS.items())
     )
     parts = (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1060 470" font-family="system-ui, sans-serif" font-size="15">',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1060 470" font-family="system-ui, sans-serif" '
+        'font-size="15">',
         "<title>Three windows around one place go into the network, which gives the classes of the middle one</title>",
         '<defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 L10 5 L0 10 Z" fill="#555"/></marker>',

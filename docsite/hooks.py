@@ -30,7 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     made |= {"reference/python.md": python_page(), "reference/commands.md": table()}
     made |= {place: (ROOT / source).read_text(encoding="utf-8") for place, source in PROJECT.items()}
     linked: dict[str, str] = {}
-    for place, source in _sources(files).items():
+    for source in _sources(files).values():
         for target in _outside(source):
             linked.setdefault(_page_of(target), _shown(target))
     for place, text in (linked | made).items():
@@ -93,7 +93,9 @@ def _shown(target: str) -> str:
     path = ROOT / target
     if path.is_dir():
         names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir() if child.name != "__pycache__")
-        return "\n".join([f"# {target}/", "", "A folder of the repository:", "", *(f"- `{name}`" for name in names), ""])
+        return "\n".join(
+            [f"# {target}/", "", "A folder of the repository:", "", *(f"- `{name}`" for name in names), ""]
+        )
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         return text

@@ -66,7 +66,11 @@ def _meaning(parameter: TyperArgument | TyperOption) -> str:
     if parameter.required:
         return f"{text} (required)"
     plain = isinstance(parameter.default, str | int | float) and not isinstance(parameter.default, bool)
-    return f"{text} Default: `{parameter.default}`." if plain and parameter.show_default and "Default" not in text else text
+    return (
+        f"{text} Default: `{parameter.default}`."
+        if plain and parameter.show_default and "Default" not in text
+        else text
+    )
 
 
 def _escaped(text: str) -> str:
@@ -81,8 +85,8 @@ def python_page() -> str:
     lines = [
         "# Python",
         "",
-        "What `fctl.runtime` offers to applications, and `fctl.runtime.evaluate` to whoever scores masks. [Embed in Python]"
-        "(../embedding.md) shows how the parts work together.",
+        "What `fctl.runtime` offers to applications, and `fctl.runtime.evaluate` to whoever scores masks. "
+        "[Embed in Python](../embedding.md) shows how the parts work together.",
     ]
     for package in ("fctl.runtime", "fctl.runtime.evaluate"):
         module = importlib.import_module(package)
