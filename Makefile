@@ -42,7 +42,7 @@ lint: ## needs `make test` once, for the tools
 	$(BIN)/mypy
 
 docs: $(BIN)/mkdocs ## the documentation as a site: site/index.html; broken links and anchors fail
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 docs-commands: $(BIN)/mkdocs ## every command of the documentation: who runs it, or why nobody does
 	@$(BIN)/python -m docsite.commands

@@ -17,7 +17,7 @@ import pytest
 from rasterio.transform import from_origin
 from typer.main import get_command
 
-from docsite import diagram, reference
+from docsite import charts, diagram, reference
 from docsite.commands import ROOT, Command, UnmarkedError, commands, pages, table
 from tests.conftest import InProcess, write_geotiff
 
@@ -132,8 +132,9 @@ def test_the_reference_has_every_public_name() -> None:
     assert all(re.search(rf"^::: fctl\.runtime\..*\b{name}$", made, re.MULTILINE) for name in fctl.runtime.__all__)
 
 
-def test_the_diagram_is_what_the_script_draws() -> None:
-    assert (ROOT / "docs" / "windows.svg").read_text(encoding="utf-8") == diagram.diagram()
+def test_drawings_are_what_the_scripts_draw() -> None:
+    for name, drawing in (("windows", diagram.diagram()), ("contexts", charts.drawn())):
+        assert (ROOT / "docs" / f"{name}.svg").read_text(encoding="utf-8") == drawing, f"draw {name}.svg anew"
 
 
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
