@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
+from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -13,6 +15,7 @@ from docsite.commands import ROOT, table
 from docsite.reference import command_pages, python_page
 
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
+_ELSEWHERE = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 _MARKER = re.compile(r"^<!-- (?:not )?run\b[^\n]* -->\n", re.MULTILINE)
 _LANGUAGES = {".py": "python", ".json": "json", ".sh": "sh", ".txt": "text", ".yaml": "yaml", ".toml": "toml"}
 
@@ -56,6 +59,13 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _LINK.sub(led, markdown)
 
 
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Refuse a page that loads anything from another host."""
+    if found := _ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_uri} loads content from another host: {found[0]}")
+    return output
+
+
 def _sources(files: Files) -> dict[str, str]:
     """The Markdown that people write: paths in the repository, by places in the site."""
     written = {file.src_uri: f"docs/{file.src_uri}" for file in files.documentation_pages() if not file.generated_by}
@@ -90,7 +100,10 @@ def _outside(source: str) -> list[str]:
 
 def _shown(target: str) -> str:
     """A file as a page, a folder as the list of its files."""
-    path = ROOT / target
+    return f"---\nsearch:\n  exclude: true\n---\n{_text(ROOT / target, target)}"
+
+
+def _text(path: Path, target: str) -> str:
     if path.is_dir():
         names = sorted(child.name + "/" * child.is_dir() for child in path.iterdir() if child.name != "__pycache__")
         return "\n".join(
