@@ -59,7 +59,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
 """What the gate lets pass, by precision; see docs/precision.md."""
 
 JUMPING = Tolerance(error=0.25, agreement=0.995)
-"""What the gate lets pass of fp32 graphs whose scores jump (`Reference.jumps`)."""
+"""What the gate lets pass of fp32 graphs whose scores jump (`Reference.jumps`), and of a refiner's in fp16."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ PATCH: tuple[Stride, ...] = (4, 1)
 
 _MASKS = 3  # that the module sees beside the image
 _FINEST = 32  # channels at full size
+_ORDER = 0.01  # by which the last class stands back behind the first, in logits
 _MIDDLE = 127.5  # of a band of a mask, which becomes -1 where it has not the class and 1 where it has
 
 
@@ -105,6 +106,8 @@ class CascadePsp(ContextNetwork):
         self.encoder = Encoder(config, config.stage, more=_MASKS)
         self.encoder.neck = nn.Identity()  # the pooled features are as wide as the backbone makes them
         self.decoder = RefinementDecoder(self.encoder.backbone.channels, config.decoder_channels, config.bands)
+        self.order: Tensor  # classes that a patch does not have look the same: of those, the first wins, not rounding
+        self.register_buffer("order", torch.linspace(0, _ORDER, config.classes).reshape(1, -1, 1, 1), persistent=False)
 
     def encoders(self) -> tuple[Encoder, ...]:
         """The one encoder."""
@@ -160,7 +163,7 @@ class CascadePsp(ContextNetwork):
         whole, place = contexts[name], positions[name]
         rows, columns = (crop_matrix(place[:, axis], whole.shape[-1]) for axis in (0, 1))
         masks = 2 * apply_separable(rows, whole, columns) - 1
-        return torch.softmax(self._refined(self._pixels(patch), masks, PATCH), dim=1)
+        return torch.softmax(self._refined(self._pixels(patch), masks, PATCH) - self.order, dim=1)
 
     def _pixels(self, raw: Tensor) -> Tensor:
         """Raw pixels as floats, before anything else: TensorRT takes uint8 for nothing but that."""

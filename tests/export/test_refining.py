@@ -22,12 +22,13 @@ from torch.nn import functional as F
 from fctl.calib.sample import shipped_images
 from fctl.export.card import ExportOptions
 from fctl.export.pipeline import export_bundle
+from fctl.export.precision.add import PrecisionOptions, add_precision
 from fctl.model.backbones import resnet50
 from fctl.model.cascadepsp import CascadePsp
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.cli.refine import coarse_place
 from fctl.runtime.cli.run import run_app
-from fctl.runtime.errors import InputError, RasterError
+from fctl.runtime.errors import InputError, ParityError, RasterError
 from fctl.runtime.segment.results import Paths
 from fctl.runtime.segment.segmenter import Segmenter
 from fctl.runtime.segment.shards.folder import RunFolder
@@ -124,7 +125,8 @@ def plain(network: CascadePsp, pixels: Ids, ids: Ids) -> tuple[Scores, NDArray[n
             grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1], dim=-1)[None]
             cropped = F.grid_sample(first[None], grid, padding_mode="border", align_corners=False)[0]
             patch = (torch.from_numpy(pixels[here]).movedim(-1, 0)[None].float() - mean) / std
-            odds = torch.stack([refined(network, patch, mask, 2).exp() for mask in cropped])
+            logits = torch.stack([refined(network, patch, mask, 2) for mask in cropped])
+            odds = (logits - torch.linspace(0, 0.01, CLASSES).reshape(-1, 1, 1)).exp()
             sums[(slice(None), *here)] += (odds / odds.sum(0)).numpy()
             counts[here] += 1
     means: Scores = sums / np.maximum(counts, 1)
@@ -231,6 +233,14 @@ def test_the_builder_of_tensorrt_rtx_takes_its_graphs(case: Case, tmp_path: Path
         layers = builds.layers_of(found, dtype)  # type: ignore[arg-type]
         assert set(layers) == {"encoder", "segmenter"}
         assert all(set(kinds) <= {{"fp32": "Float", "fp16": "Half"}[dtype]} for kinds in layers.values())
+
+
+def test_the_gate_of_fp16_judges_a_refiner_by_its_classes(case: Case, tmp_path: Path) -> None:
+    """They are steep at borders: with random weights borders are everywhere, and too many pixels change their class."""
+    with pytest.raises(ParityError, match="pixels of the same class") as caught:
+        add_precision(read_bundle(case.bundle), tmp_path / "half.fctl", PrecisionOptions(precision="fp16"))
+    assert "max" not in str(caught.value)
+    assert not (tmp_path / "half.fctl").exists()
 
 
 class TestAfterAnotherBundle:

@@ -38,6 +38,12 @@ NEEDS = {  # of modules that are loaded when they are asked for: all others impo
     "fctl.runtime.raster.outlines": "pyogrio",
     "fctl.runtime.spread.dask": "distributed",
     "fctl.runtime.raster.placing": "pyogrio",
+    "fctl.runtime.view.app": "starlette",
+    "fctl.runtime.view.gates": "starlette",
+    "fctl.runtime.view.live": "starlette",
+    "fctl.runtime.view.serve": "uvicorn",
+    **{f"fctl.runtime.view.{name}": "rio_tiler" for name in ("description", "export", "points", "tiles")},
+    "fctl.runtime.view.counts": "shapely",
 }
 IMPORTING = """
 import importlib, sys, traceback
