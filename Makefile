@@ -5,14 +5,14 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 
 NETWORKS ?= build/networks
 
-.PHONY: demo test test-runtime networks lint bench matrix gpu-check qgis-plugin qgis-test clean
+.PHONY: demo test test-runtime networks lint docs docs-commands bench matrix gpu-check qgis-plugin qgis-test clean
 
 demo: $(BIN)/python ## segment the shipped sample, without PyTorch
 	$(PIP) --editable '.[cpu]' --config-settings editable_mode=strict
 	$(BIN)/fctl-run samples/dubai.tif --out demo --overwrite
 
 test: $(BIN)/python ## install what the tests need, and run all of them
-	$(PIP) --editable '.[cpu,openvino,rtx,export,train,vector,remote,dask,view,dev]' --config-settings editable_mode=strict
+	$(PIP) --editable '.[cpu,openvino,rtx,export,train,vector,remote,dask,view,docs,dev]' --config-settings editable_mode=strict
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-runtime: ## the runtime's tests on the built wheel, where neither torch nor onnx is installed
@@ -41,6 +41,12 @@ lint: ## needs `make test` once, for the tools
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(BIN)/mkdocs ## the documentation as a site: site/index.html; broken links and anchors fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+docs-commands: $(BIN)/mkdocs ## every command of the documentation: who runs it, or why nobody does
+	@$(BIN)/python -m docsite.commands
+
 bench: ## patches a second of the default bundle in every engine (needs `make test` once)
 	$(BIN)/python -m benchmarks.engines
 
@@ -61,7 +67,10 @@ qgis-test: ## the plugin in Debian's QGIS, without windows (needs `make test` on
 	integrations/qgis/test.sh
 
 clean:
-	rm -rf .venv build demo gpu-check dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build demo gpu-check site dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/mkdocs: $(BIN)/python
+	$(PIP) --editable '.[cpu,docs]' --config-settings editable_mode=strict
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

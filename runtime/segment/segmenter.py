@@ -50,9 +50,10 @@ class Segmenter:
 
     Several threads may share a segmenter; they take turns.
 
-    >>> from fctl.runtime import Segmenter
-    >>> with Segmenter("default") as segmenter:
-    ...     mask = segmenter.segment(image).ids
+    Examples:
+        >>> from fctl.runtime import Segmenter
+        >>> with Segmenter("default") as segmenter:
+        ...     mask = segmenter.segment(image).ids
 
     Args:
         bundle: A bundle folder, "default" for the one shipped with fctl, or a bundle that was read.
