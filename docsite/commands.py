@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 _BLOCK = re.compile(
-    r"^(?:<!-- (?P<marker>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"^(?P<indent> *)(?:<!-- (?P<marker>[^\n]*) -->\n(?P=indent))?```(?P<language>\w*)\n(?P<text>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
 )
 _MARKER = re.compile(
     r"(?P<how>run each|run by (?P<file>[^\s,]+)|run)(?:, but not (?P<words>.+?): (?P<why>.+))?|not run: (?P<reason>.+)"

@@ -15,9 +15,20 @@ from docsite.commands import ROOT, table
 from docsite.reference import command_pages, python_page
 
 _LINK = re.compile(r"(\]\()([^)\s#:]+)((?:#[^)\s]*)?\))")
+_ITEM = re.compile(r"(?:[-*]|\d\.) ")
 _ELSEWHERE = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
-_MARKER = re.compile(r"^<!-- (?:not )?run\b[^\n]* -->\n", re.MULTILINE)
-_LANGUAGES = {".py": "python", ".json": "json", ".sh": "sh", ".txt": "text", ".yaml": "yaml", ".toml": "toml"}
+_MARKER = re.compile(r"^ *<!-- (?:not )?run\b[^\n]* -->\n", re.MULTILINE)
+_LANGUAGES = {
+    ".py": "python",
+    ".json": "json",
+    ".sh": "sh",
+    ".txt": "text",
+    ".yaml": "yaml",
+    ".toml": "toml",
+    ".cpp": "cpp",
+    ".service": "ini",
+    ".timer": "ini",
+}
 
 # Pages whose source lies elsewhere in the repository, by where they are in the site.
 PROJECT = {
@@ -45,7 +56,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Leave out the markers of commands, and lead links out of docs/ to the pages of those files."""
-    markdown = _MARKER.sub("", markdown)
+    markdown = indented(_MARKER.sub("", markdown))
     source = _sources(files).get(page.file.src_uri)
     if source is None:
         return markdown
@@ -57,6 +68,19 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return link[0] if place is None else f"{link[1]}{posixpath.relpath(place, folder or '.')}{link[3]}"
 
     return _LINK.sub(led, markdown)
+
+
+def indented(markdown: str) -> str:
+    """Lists as Python-Markdown reads them: 4 spaces before what belongs to an item, not the width of its marker."""
+    lines, width, fenced = [], 0, False
+    for line in markdown.splitlines():
+        fenced ^= line.startswith("```")
+        if not fenced and (item := _ITEM.match(line)):
+            width = len(item[0])
+        elif line and not line.startswith(" "):
+            width = 0
+        lines.append(" " * (4 - width) + line if width and line.startswith(" " * width) else line)
+    return "\n".join(lines) + "\n"
 
 
 def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:

@@ -98,6 +98,7 @@ def test_the_list_tells_run_from_not_run() -> None:
         "<!-- run by tests/gone.py -->\n```sh\nfctl-run image.tif\n```\n",
         "<!-- run, but not --tta -->\n```sh\nfctl-run image.tif\n```\n",
         "```\nfctl-run image.tif\n```\n",
+        "1. Item:\n\n   ```sh\n   fctl-run image.tif\n   ```\n",
     ],
 )
 def test_a_command_that_is_neither_is_an_error(block: str, tmp_path: Path) -> None:
@@ -120,6 +121,15 @@ def test_markers(tmp_path: Path) -> None:
         (1, "fctl-run a.tif --tta", True, False, "page.md"),
         (1, "fctl-run s3://a", True, False, "page.md"),
     ]
+
+
+def test_lists_are_indented_as_the_site_reads_them() -> None:
+    pytest.importorskip("mkdocs")
+    from docsite.hooks import indented
+
+    page = "1. One\n   more\n\n   ```sh\n   run\n     x\n   ```\n- Two\n\n  more\n\n```\n- no\n  item\n```\n"
+    wanted = "1. One\n    more\n\n    ```sh\n    run\n      x\n    ```\n- Two\n\n    more\n\n```\n- no\n  item\n```\n"
+    assert indented(page) == wanted
 
 
 def test_the_reference_has_every_option() -> None:
