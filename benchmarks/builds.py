@@ -28,7 +28,7 @@ from fctl.runtime.engines.tensorrt.plans import BuildOptions
 from fctl.runtime.errors import FctlError, ParityError
 from tests.export.builds import halved, quantised
 
-from .parts.random_weights import make_preset
+from .parts.random_weights import make_preset, segmenting
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 HEADER = (
@@ -58,7 +58,7 @@ def main() -> None:
     )
     print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
     logging.disable(logging.WARNING)  # the quantiser's advice
-    for name in arguments.only.split(",") if arguments.only else ("default", *PRESETS):
+    for name in arguments.only.split(",") if arguments.only else ("default", *segmenting()):
         for graph in _graphs(name):
             with tempfile.TemporaryDirectory() as folder:
                 if name in PRESETS:

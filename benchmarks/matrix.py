@@ -27,7 +27,6 @@ from fctl.calib.plain import plain
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.graphs import frozen
 from fctl.model.interface import ContextNetwork, SharingNetwork
-from fctl.model.presets import PRESETS
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.runtime.bundle.manifest import SEGMENTER
 from fctl.runtime.bundle.store import Bundle
@@ -37,7 +36,7 @@ from fctl.runtime.segment.batches import PatchBatch, on_host
 from .engines import RUNS
 from .parts.networks import load_engine, runs
 from .parts.pytorch import channels_last
-from .parts.random_weights import make_preset
+from .parts.random_weights import make_preset, segmenting
 from .parts.timing import in_turn
 
 CLASSES = 6
@@ -79,7 +78,7 @@ def main() -> None:
     if not arguments.verdicts:
         print("Speeds: patches a second, batch 1, and their ratio to ONNX Runtime.\n")
     print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}", flush=True)
-    for name in arguments.only.split(",") if arguments.only else PRESETS:
+    for name in arguments.only.split(",") if arguments.only else segmenting():
         with tempfile.TemporaryDirectory() as folder:
             if arguments.verdicts:
                 rows = verdicts(name, arguments.width, Path(folder))

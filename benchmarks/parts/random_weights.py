@@ -20,7 +20,7 @@ from fctl.export.precision.half import to_half
 from fctl.model.build import build
 from fctl.model.config import NetworkConfig, ServingConfig
 from fctl.model.interface import ContextNetwork, SharingNetwork
-from fctl.model.presets import narrow, preset
+from fctl.model.presets import PRESETS, narrow, preset
 from fctl.model.serving.manifest import moving_cells
 from fctl.model.weights.checkpoints import Card, ClassLabel, save_checkpoint
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256, write_manifest
@@ -148,6 +148,11 @@ def stirred(config: NetworkConfig) -> ContextNetwork:
         with torch.no_grad():
             network.train()(_noise(config, config.patch), contexts, positions)
     return network.eval()
+
+
+def segmenting() -> list[str]:
+    """The names of all presets that make masks; refiners with random weights are chaotic, and pass no gate."""
+    return [name for name, one in PRESETS.items() if not one.network.refines]
 
 
 def _noise(config: NetworkConfig, size: int) -> torch.Tensor:

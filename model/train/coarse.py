@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,7 +158,8 @@ def _made(
             )  # fmt: skip
         asked = asked_tags(manifest, segmenter.engine.precision, 1, bands, scale_range, once=segmenter.once)
         for index, sample in enumerate(samples):
-            paths = Paths(mask=cache / f"{index}_{Path(sample.image).stem}_mask.tif")
+            where = hashlib.sha256(str(Path(sample.image).resolve()).encode()).hexdigest()[:12]
+            paths = Paths(mask=cache / f"{Path(sample.image).stem}_{where}_mask.tif")
             if not is_finished(sample.image, paths, asked):
                 segmenter.segment_file(sample.image, paths, bands=bands, overwrite=True, scale_range=scale_range)
             found[sample] = paths.mask

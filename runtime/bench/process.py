@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from ..engines.choose import engine_version
-from ..errors import EngineError, FctlError
+from ..errors import EngineError, FctlError, InputError
 from ..segment.segmenter import Segmenter
 from .cases import Case, Opened
 
@@ -119,6 +119,11 @@ def _serve(pipe: Connection, case: Case) -> None:
             case.bundle, backend=case.backend, precision=case.precision, batch=case.batch, contexts=case.contexts,
             build_engines=case.build_engines,
         ) as segmenter:  # fmt: skip
+            if segmenter.manifest.refines:
+                raise InputError(
+                    f"bundle {segmenter.manifest.name} refines masks, and segments no image alone",
+                    remedy="time fctl-run with `coarse` (docs/refining.md)",
+                )
             pipe.send((_opened(segmenter), heard.taken()))
             while True:
                 answer = _done(pipe.recv(), segmenter)

@@ -71,7 +71,7 @@ def check_images(
         if bundle.manifest.refines:
             raise InputError(
                 f"bundle {bundle.manifest.name} refines masks, and makes none of an image alone",
-                remedy="refine the masks of another bundle with fctl-run, and compare those (docs/refining.md)",
+                remedy="see the validation of fctl-train, which compares refined and coarse masks (docs/refining.md)",
             )
     sizes = []
     for sample in dataset.samples:
