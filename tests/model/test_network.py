@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fctl.model.backbones import BACKBONES, backbone_class, stage_of
+from fctl.model.backbones import BACKBONES, backbone_class
 from fctl.model.backbones.lite0 import EfficientNetLite0
 from fctl.model.build import build as built
 from fctl.model.config import GLOBAL, ConfigError, ContextConfig, NetworkConfig
@@ -21,6 +21,7 @@ from fctl.model.glnet import MAPS
 from fctl.model.layers import ConvBn
 from fctl.model.network import FCtL, Placement
 from fctl.model.presets import PRESETS, preset
+from fctl.model.serving.manifest import moving_cells
 
 from .helpers import LARGE, MEDIUM, PATCH, WHOLE, WIDE, build, inputs, lively, small_ale, small_config, small_lcf
 
@@ -212,10 +213,10 @@ def test_an_unknown_preset_lists_the_known_ones() -> None:
 def test_every_preset_builds_for_any_number_of_classes(name: str) -> None:
     found = preset(name, classes=7)
     config = found.network
-    cells = backbone_class(config.backbone).grid(config.patch, stage_of(config.backbone, config.stage))
+    cells = moving_cells(config, config.patch).patch.count
     with torch.device("meta"):  # shapes without the arithmetic
-        patch = torch.zeros(1, config.bands, config.patch, config.patch)
-        contexts = {c.name: torch.zeros(1, config.bands, c.size, c.size) for c in config.contexts}
+        patch = torch.zeros(1, config.raster_bands, config.patch, config.patch)
+        contexts = {c.name: torch.zeros(1, config.raster_bands, c.size, c.size) for c in config.contexts}
         positions = {c.name: torch.zeros(1, 2, cells) for c in config.contexts if c.factor == GLOBAL}
         network = built(config).eval()
         gathered = {c.name: {one: _map(config, one) for one in MAPS} for c in config.contexts if c.gathers}

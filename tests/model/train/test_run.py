@@ -58,7 +58,8 @@ def test_every_epoch_is_validated(trained: Path) -> None:
 def test_checkpoints_hold_their_config_and_classes(trained: Path) -> None:
     card = read_checkpoint(trained / "run" / "last.pt").card
     assert card is not None
-    left_out = {"contexts": "exact", "data": {"scale_range": None}}  # the checkpoint's config is complete
+    left_out: dict[str, object] = {"contexts": "exact", "data": {"scale_range": None, "coarse": None}}
+    left_out["augmentation"] = {"perturb": 1.0}  # the checkpoint's config is complete
     assert card.training["config"] == changed(CONFIG, {"stages": STAGES, "epoch": 6} | left_out)
     assert (card.training["stage"], card.training["epoch"], card.training["step"]) == ("rest", 3, 18)
     assert [(label.name, label.colour) for label in card.classes] == list(
