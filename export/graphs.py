@@ -93,7 +93,7 @@ class PatchesGraph(nn.Module):
     def __init__(self, network: SharingNetwork, name: str, made: Sequence[str]) -> None:
         super().__init__()
         self.network, self.name, self.made = network, name, made
-        self.names = [f"{name}_{one}" for one in network.maps(name)] or [name]
+        self.names = network.feature_names(name)
 
     def forward(self, patch: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Encode raw patches.
@@ -158,8 +158,7 @@ def feature_names(network: ContextNetwork) -> tuple[str, ...]:
     """The features that a network segments patches with, by context, or by context and map."""
     names: list[str] = []
     for name in network.config.context_names:
-        maps = network.maps(name) if isinstance(network, SharingNetwork) else ()
-        names += [f"{name}_{one}" for one in maps] or [name]
+        names += network.feature_names(name) if isinstance(network, SharingNetwork) else (name,)
     return tuple(names)
 
 

@@ -148,12 +148,16 @@ class SharingNetwork(ContextNetwork):
         features: dict[str, Tensor] = {}
         for name, window in contexts.items():
             found = self.encode_maps(name, window, (gathered or {}).get(name, {}))
-            features |= zip([f"{name}_{one}" for one in self.maps(name)] or [name], found, strict=True)
+            features |= zip(self.feature_names(name), found, strict=True)
         return self.segment(patch, features, positions)
 
     @abstractmethod
     def maps(self, name: str) -> tuple[str, ...]:
         """The maps that a context hands over; empty where these are features by the context's name alone."""
+
+    def feature_names(self, name: str) -> tuple[str, ...]:
+        """The names by which `segment` takes the features of a context: one for each map, or the context's own."""
+        return tuple(f"{name}_{one}" for one in self.maps(name)) or (name,)
 
     @abstractmethod
     def encode_maps(self, name: str, window: Tensor, gathered: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

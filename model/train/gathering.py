@@ -145,18 +145,12 @@ class GatheringWindow:
         cut = [read_padded(source, place.moved(block.y, block.x)) for place in grid]
         return DrawnScene(
             pixels=np.stack([resample(pixels, self.patch, "box") for pixels in cut]),
-            positions=torch.stack([self.positions(place, block) for place in grid]),
+            positions=torch.stack([self._placed(place, block) for place in grid]),
             shares=self._shares(grid, block),
         )
 
-    def positions(self, place: Window, block: Window) -> Tensor:
-        """Where the cells of a patch lie in the window (2, h); both in pixels of the scene, from the window's first."""
-        scale = self.patch / place.height
-        axes = ((place.y, block.height), (place.x, block.width))
-        return torch.stack([
-            cells_of_patch(self.cells, self.stage, start=scale * start, window=scale * side, size=self.window.size)
-            for start, side in axes
-        ])  # fmt: skip
+    def _placed(self, place: Window, block: Window) -> Tensor:
+        return positions_in(place, block, self.patch, (self.cells, self.stage), self.window.size)
 
     def _shares(self, grid: Grid, block: Window) -> dict[str, tuple[Shares, Shares]]:
         """By map, what its cells take of each patch, in reading order."""
@@ -172,3 +166,23 @@ class GatheringWindow:
             across = np.tile(columns, (len(grid.rows), 1, 1))
             found[one.name] = (rows.repeat(len(grid.columns), axis=0), across)
         return found
+
+
+def positions_in(place: Window, window: Window, patch: int, grid: tuple[int, Stage], size: int) -> Tensor:
+    """Where the cells of a patch lie in a global context.
+
+    Args:
+        place: The tile that the patch is cut from, larger or smaller than it, in pixels of the window.
+        window: The context's window.
+        patch: Side of the patch in pixels, as the network takes it.
+        grid: How many cells the patch has along either axis, and their stage.
+        size: Side in pixels to which the window is shrunk.
+
+    Returns:
+        Positions (2, h), rows then columns, in cells of the context.
+    """
+    (cells, stage), scale = grid, patch / place.height
+    axes = ((place.y, window.height), (place.x, window.width))
+    return torch.stack([
+        cells_of_patch(cells, stage, start=scale * start, window=scale * side, size=size) for start, side in axes
+    ])  # fmt: skip

@@ -245,8 +245,7 @@ def _maps(
     window, *patches = images
     gathered = scene.gathered(network, patches, features) if scene else {}
     found = network.encode_maps(name, window, gathered)
-    names = [f"{name}_{one}" for one in network.maps(name)] or [name]
-    return dict(zip(names, found, strict=True))
+    return dict(zip(network.feature_names(name), found, strict=True))
 
 
 def _encoded(network: ContextNetwork, name: str, windows: list[Tensor], place: LatticePlace | None) -> Tensor:

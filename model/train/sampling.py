@@ -22,7 +22,7 @@ from ..backbones import backbone_class, stage_of
 from ..config import NetworkConfig
 from ..geometry import cells_of_patch
 from ..whole import PIXELS
-from .gathering import DrawnScene, GatheredPatches, GatheringWindow
+from .gathering import DrawnScene, GatheredPatches, GatheringWindow, positions_in
 from .lattices import LatticePlace, LatticeWindows, Windows
 from .perturb import perturbed
 from .recipe import Recipe
@@ -189,12 +189,8 @@ class Sampler:
         """Where the cells of a patch, cut from a larger or smaller tile, lie in a global context: (2, h)."""
         stage, patch = stage_of(self.config.backbone, self.config.stage), self.config.patch
         cells = backbone_class(self.config.backbone).grid(patch, stage)
-        window, scale = context.around(tile, source), patch / tile.height
-        axes = ((tile.y - window.y, window.height), (tile.x - window.x, window.width))
-        return torch.stack([
-            cells_of_patch(cells, stage, start=scale * start, window=scale * side, size=context.size)
-            for start, side in axes
-        ])  # fmt: skip
+        window = context.around(tile, source)
+        return positions_in(tile.moved(-window.y, -window.x), window, patch, (cells, stage), context.size)
 
     def _corner(self, random: np.random.Generator, labels: NDArray[np.uint8], side: int) -> tuple[int, int]:
         """Draw the first row and column of a tile: around a pixel of a class, or anywhere."""

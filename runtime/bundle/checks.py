@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import BundleError, InputError
-from ..tiling.contexts import CentredContext
+from ..tiling.contexts import Cells, CentredContext
 from ..tiling.temperature import COOLEST, HOTTEST
 from .gathering import GatheredMap
 from .manifest import BATCH, DTYPES, SCORES, SEGMENTER, Context, GraphSpec, Manifest, Precision, Refines, TensorSpec
@@ -180,8 +180,7 @@ def _check_context(
     shared = context.window.shared
     expect(shared or not context.cells, f"{field}.cells", "cells for a global context only", context.cells)
     for cells in (context.cells.patch, context.cells.context) if context.cells else ():
-        safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
-        expect(safe, f"{field}.cells", f"values of 1 to {_LARGEST}", cells)
+        expect(_are_safe(cells), f"{field}.cells", f"values of 1 to {_LARGEST}", cells)
     expect(1 <= context.size <= _LARGEST, f"{field}.size", f"1 to {_LARGEST} pixels", context.size)
     scene = context.scene
     expect(shared or scene is None, f"{field}.scene", "null: only a global context has one", scene)
@@ -199,6 +198,11 @@ def _check_context(
         _check_sharing(manifest, roles, context, f"{field}.sharing", expect)
     if context.gathering:
         _check_gathering(manifest, roles, context, f"{field}.gathering", expect)
+
+
+def _are_safe(cells: Cells) -> bool:
+    """Whether the numbers of a grid of cells are safe to reckon with."""
+    return 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
 
 
 def _check_maps(roles: dict[str, GraphSpec], context: Context, field: str, expect: Expect) -> None:
@@ -256,8 +260,7 @@ def _check_gathered(
 ) -> None:
     """One map fits the graph that makes it of a patch, and the encoder that takes it of a window."""
     for cells, tensor in ((one.patch, made), (one.scene, given)):
-        safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
-        expect(safe, field, f"cells with values of 1 to {_LARGEST}", cells)
+        expect(_are_safe(cells), field, f"cells with values of 1 to {_LARGEST}", cells)
         shape = tensor.shape[2:] if tensor else ()
         expect(shape == (cells.count, cells.count), field, f"{shape} of the graph", cells.count)
     channels = (made.shape[1], given.shape[1]) if made and given else (0, 1)
@@ -275,8 +278,7 @@ def _check_sharing(
     expect(centred, field, "null: only a centred context with an encoder can be encoded once a raster", context.factor)
     expect(1 <= sharing.size <= _LARGEST, f"{field}.size", f"1 to {_LARGEST} pixels", sharing.size)
     for cells in (sharing.cells, sharing.own):
-        safe = 1 <= cells.stride <= _LARGEST and 1 <= cells.count <= _LARGEST and abs(cells.offset) <= _LARGEST
-        expect(safe, field, f"cells with values of 1 to {_LARGEST}", cells)
+        expect(_are_safe(cells), field, f"cells with values of 1 to {_LARGEST}", cells)
     window, span = context.window, 0
     try:
         if isinstance(window, CentredContext):

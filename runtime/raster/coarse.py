@@ -14,11 +14,9 @@ from ..tiling.merge import NODATA
 from ..tiling.windows import Window
 from .access import Access
 from .blocks import rasterio_window
+from .classnames import CLASSES
 from .files import OpenFile, open_any, place_in, reading
 from .georeference import Georeference, georeference_of
-
-CLASSES = "FCTL_CLASSES"
-"""The tag in which masks of fctl keep the names of their classes by id."""
 
 _REMEDY = "give the mask that a bundle made of this very image"
 _SHIFT = 1e-3  # pixels by which two grids may differ: what writing coordinates as text loses

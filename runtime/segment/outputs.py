@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..bundle.manifest import Manifest
 from ..errors import InputError, OutputError, RasterError
+from ..raster.classnames import names_tag
 from ..raster.files import open_any
 from ..raster.places import Place, Scene, check_place, file_of, members_of, place_of
 from ..raster.resolution import Resolution
@@ -125,7 +126,7 @@ def made_tags(manifest: Manifest, maker: Maker) -> dict[str, str]:
     return {
         "FCTL_ENGINE": maker.engine,
         "FCTL_DEVICE": maker.device,
-        "FCTL_CLASSES": json.dumps(dict(enumerate(manifest.class_names))),
+        **names_tag(manifest.class_names),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bundle.manifest import ClassInfo
+from ..raster.classnames import names_tag
 from ..raster.cog import create_cog
 from ..raster.georeference import Georeference
 from ..raster.writer import BLOCK, RasterSpec
@@ -55,7 +55,7 @@ class Canvas:
         spec = RasterSpec(
             height=height, width=width, dtype="uint8", descriptions=("class",), nodata=NODATA,
             colours=tuple(info.colour for info in self._classes),
-            tags={"FCTL_CLASSES": json.dumps(dict(enumerate(info.name for info in self._classes)))},
+            tags=names_tag([info.name for info in self._classes]),
         )  # fmt: skip
         with create_cog(path, spec, self._georeference.thinned(self.step), {}) as writer:
             for y in range(0, height, 4 * BLOCK):

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..bundle.manifest import ClassInfo
 from ..errors import RasterError
+from ..raster.classnames import CLASSES
 from ..raster.display import Display, display_of
 from ..raster.frames import Frame, frame_of
 from ..raster.georeference import Georeference, georeference_of
@@ -157,7 +158,7 @@ def _check_bands(layers: Mapping[str, Layer], classes: int | None) -> None:
 def _names_of(dataset: OpenFile) -> list[str]:
     """Names of classes as fctl keeps them in a mask; none where they are missing, or not as they should be."""
     try:
-        found = json.loads(dataset.tags().get("FCTL_CLASSES", "{}"))
+        found = json.loads(dataset.tags().get(CLASSES, "{}"))
         names = [found[str(index)] for index in range(len(found))]
     except (ValueError, KeyError, TypeError):
         return []
