@@ -14,7 +14,7 @@ from ..errors import FctlError, InputError
 from .console import command, echo, refuse
 from .groups import OptionGroup
 from .interrupts import ending_at_once
-from .options import Bands, Overwrite, band_numbers
+from .options import Overwrite, band_numbers
 from .tables import progress_bars
 
 _NEEDED = ("rio_tiler", "starlette", "uvicorn", "shapely")
@@ -34,7 +34,9 @@ class Beside(OptionGroup):
         Path | None, typer.Option(metavar="FILE", help="Another mask: side by side, and where the two differ.")
     ] = None
     labels: Annotated[Path | None, typer.Option(metavar="FILE", help="Labels as class ids: what is wrong.")] = None
-    bands: Bands = None
+    bands: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Bands of the image as red, green and blue, from 1, as 4,3,2.")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
