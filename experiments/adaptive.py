@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.engines.choose import choose_engine
@@ -23,7 +25,7 @@ from fctl.runtime.segment.opening import load_network
 from . import adaptive_gain as gain
 from .adaptive_charts import draw_curves, draw_map
 from .adaptive_tables import tables
-from .adaptive_tiles import CHEAPER, MEDIUM, NONE, Gate, Masks, Tiles, look_at_all
+from .adaptive_tiles import ALL, CHEAPER, MEDIUM, NONE, Gate, Masks, Tiles, look_at_all
 from .adaptive_windows import identical
 from .risk import (
     Values,
@@ -45,7 +47,8 @@ GRID = [step / 200 for step in range(201)]  # thresholds of the mean margin
 WHOLE = 4  # the scene of the map
 SCORES = ("margin", "best", "sure")
 
-Json = dict[str, object]
+Json = dict[str, Any]
+Chosen = NDArray[np.bool_]
 
 
 def main() -> None:
@@ -67,7 +70,7 @@ def main() -> None:
         _, gated = _looked(arguments, f"{name}-gated", bundle, gates)
         found[name] = _risks(held) | {
             "merged": _merged(masks | gated),
-            "trained on": _trained(looked[name], gates),
+            "trained on": _trained(looked[name], gates) if name == bundle else {},
         }
     costs = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.costs]
     figures: Json = {
@@ -93,7 +96,8 @@ def _looked(
     if not kept.exists() or json.loads(kept.read_text(encoding="utf-8"))["gates"] != said:
         read = read_bundle(bundle)
         with closing(load_network(read, choose_engine("onnxruntime", "fp32", read, batch=4), 4, once=True)) as network:
-            tiles, masks = look_at_all(network, arguments.data, gates, () if gates else (WHOLE,))
+            whole = (WHOLE,) if name == bundle else ()  # for the map
+            tiles, masks = look_at_all(network, arguments.data, gates, whole)
         tiles.save(table)
         content = {"gates": said, "scenes": {number: one.plain() for number, one in masks.items()}}
         kept.write_text(json.dumps(content), encoding="utf-8")
@@ -173,13 +177,13 @@ def _repeated(margins: Values, losses: Values) -> Json:
     }
 
 
-def _west(tiles: Tiles) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _west(tiles: Tiles) -> Chosen:
     """The tiles of the left half of every part 7."""
     middle = {number: np.median(tiles.x[tiles.scene == number]) for number in SCENES}
     return tiles.x < np.array([middle[int(number)] for number in tiles.scene])
 
 
-def _moved(tiles: Tiles, here: np.ndarray, there: np.ndarray, index: int) -> Json:  # type: ignore[type-arg]
+def _moved(tiles: Tiles, here: Chosen, there: Chosen, index: int) -> Json:
     """What a gate that was calibrated on some tiles does to others."""
     gate = _gate(tiles.of(here), CHEAPER[index])
     return _applied(tiles.of(there), gate)
@@ -221,10 +225,10 @@ def _gains(tiles: Tiles, costs: list[Json]) -> Json:
         rows: Json = {"parts": asdict(parts)}
         for shown in (NONE, MEDIUM):
             rows[shown] = [_at_coverage(parts, here, shown, coverage, geometry) for coverage in np.linspace(0, 1, 21)]
-        most = gain.clairvoyant(parts, here, LIMIT)
+        most, bound = gain.clairvoyant(here, rows[NONE][-1]["gain"], rows[MEDIUM][-1]["gain"], LIMIT)
         share, idle = gain.saved(parts, here, most, geometry)
-        shares = {shown: float((most == shown).mean()) for shown in np.unique(most)}
-        rows["clairvoyant"] = {"shown": shares, "gain": share, "windows not asked for": idle}
+        shares = {shown: float((most == shown).mean()) for shown in (NONE, MEDIUM, ALL)}
+        rows["clairvoyant"] = {"shown": shares, "gain": share, "windows": idle, "gain, windows in proportion": bound}
         found[name] = rows
     return found
 
@@ -233,11 +237,11 @@ def _at_coverage(parts: gain.Parts, tiles: Tiles, shown: str, coverage: float, g
     """What is saved where the surest tiles are shown less."""
     margins = tiles.margin[:, CHEAPER.index(shown)]
     surest = np.argsort(-margins, kind="stable")[: round(coverage * len(margins))]
-    seen = np.full(len(margins), "all", dtype="<U6")
+    seen = np.full(len(margins), ALL, dtype="<U6")
     seen[surest] = shown
     share, idle = gain.saved(parts, tiles, seen, geometry)
     # a gate that needs the cheaper prediction first: tiles that are not kept are segmented twice
-    again = (1 - coverage) * (parts.alone + parts.fusion * (parts.fusion_of_two if shown == MEDIUM else 0))
+    again = (1 - coverage) * (parts.look + parts.fusion * (parts.fusion_of_two if shown == MEDIUM else 0))
     return {"coverage": float(coverage), "gain": share, "gain, looked at first": share - again, "windows": idle}
 
 

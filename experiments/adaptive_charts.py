@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from fctl.export.explain.drawing import FAINT, GAP, INK, font, warmth
@@ -14,11 +15,12 @@ from fctl.runtime.evaluate.plots import BLUE, GREEN, GREY, VERMILION, Chart, Pan
 
 from .adaptive_tiles import CHEAPER, MEDIUM, NONE, Tiles
 from .risk import curve
-from .scenes import read_scene
+from .scenes import Image8, read_scene
 
 _SIDE = 560  # width of a picture of the map in pixels
-_STEP = 192  # from tile to tile in pixels
-_MOST = 0.5  # the share of changed pixels at which the scale ends
+_TILE, _EDGE = 256, 32  # side of a tile, and half of what it shares with the next, in pixels
+_MOST = 0.4  # the share of changed pixels at which the scale ends
+_OPAQUE = 0.65
 _QUALITY = 80
 _NAMES = {"default": "", "dropout": ", context dropout"}
 
@@ -39,6 +41,9 @@ def draw_curves(looked: Mapping[str, Tiles], figures: Mapping[str, Any]) -> Char
     chart.figure.set_size_inches(10, 8.4)
     for name, tiles in looked.items():
         _risk_lines(risk, tiles.of(tiles.held >= 0.5), name)
+    for shown, colour in ((NONE, VERMILION), (MEDIUM, BLUE)):
+        rule = figures["networks"]["default"][shown]["bounds"]["betting"]
+        risk.plot(100 * rule["coverage"], 100 * rule["risk"], "o", color=colour)
     limit = 100 * figures["limit"]
     risk.axhline(limit, color=GREY, linewidth=1)
     risk.text(1, limit + 0.08, f"at most {limit:g} %", color=GREY, fontsize=9)
@@ -68,21 +73,14 @@ def draw_map(data: Path, number: int, tiles: Tiles, path: Path) -> None:
     scene = read_scene(data, number)
     here = tiles.of(tiles.scene == number)
     height, width = scene.labels.shape
-    grey = np.asarray(Image.fromarray(scene.pixels).convert("L"))
     panels = [("the scene", Image.fromarray(scene.pixels))]
     for shown, title in ((NONE, "no context"), (MEDIUM, "the medium context alone")):
-        heat = np.zeros((height, width), np.float32)
-        for y, x, changed in zip(here.y, here.x, here.changed[:, CHEAPER.index(shown)], strict=True):
-            heat[y + 32 : y + 32 + _STEP, x + 32 : x + 32 + _STEP] = min(changed / _MOST, 1)
-        share = 100 * here.changed[:, CHEAPER.index(shown)].mean()
-        pixels = np.repeat(grey[:, :, None], 3, axis=2) * np.float32(0.55) + 90
-        alpha = (0.25 + 0.75 * heat)[:, :, None] * (heat > 0)[:, :, None]
-        panels.append(
-            (
-                f"{title}: {share:.1f} % change",
-                Image.fromarray((pixels * (1 - alpha) + warmth(heat) * alpha).astype(np.uint8)),
-            )
-        )
+        changed = here.changed[:, CHEAPER.index(shown)]
+        heat = np.full((height, width), np.nan, np.float32)
+        for y, x, value in zip(here.y, here.x, changed, strict=True):
+            heat[_cell(y, height), _cell(x, width)] = np.sqrt(min(value / _MOST, 1))
+        text = f"{title}: {100 * changed.mean():.1f} % of the pixels change"
+        panels.append((text, Image.fromarray(_heated(scene.pixels, heat))))
     tall = round(_SIDE * height / width)
     page = Image.new("RGB", (3 * _SIDE + 4 * GAP, tall + 62 + 2 * GAP), "white")
     draw = ImageDraw.Draw(page)
@@ -93,6 +91,18 @@ def draw_map(data: Path, number: int, tiles: Tiles, path: Path) -> None:
     _scale(page, draw, tall + GAP + 40)
     _frame(draw, scene.held.y, scene.held.x, scene.held.height, scene.held.width, _SIDE / width)
     page.save(path, quality=_QUALITY)
+
+
+def _cell(start: int, end: int) -> slice:
+    """The pixels of a tile that lie nearer to its middle than to that of the next one, along an axis."""
+    return slice(start + _EDGE if start else 0, start + _TILE - _EDGE if start + _TILE < end else end)
+
+
+def _heated(pixels: Image8, heat: NDArray[np.float32]) -> Image8:
+    """Pixels in grey with a heat map over it, where that is a number."""
+    grey = pixels.astype(np.float32).mean(axis=2, keepdims=True) * (1 - _OPAQUE)
+    known = np.isfinite(heat)[:, :, None]
+    return np.where(known, grey + _OPAQUE * warmth(np.nan_to_num(heat)), pixels).astype(np.uint8)
 
 
 def _risk_lines(panel: Panel, tiles: Tiles, name: str) -> None:
@@ -130,8 +140,9 @@ def _scale(page: Image.Image, draw: ImageDraw.ImageDraw, y: int) -> None:
     left, length = GAP + _SIDE + GAP, 300
     colours = warmth(np.linspace(0, 1, length, dtype=np.float32)[None].repeat(14, axis=0))
     page.paste(Image.fromarray(colours.astype(np.uint8)), (left, y))
-    draw.text((left, y + 16), "0", fill=FAINT, font=font(14))
-    draw.text((left + length - 60, y + 16), f"{100 * _MOST:g} % or more", fill=FAINT, font=font(14))
+    for value in (0.0, _MOST / 4, _MOST):
+        place = left + length * (value / _MOST) ** 0.5
+        draw.text((place, y + 16), f"{100 * value:g} %", fill=FAINT, font=font(14))
     draw.text((left + length + 60, y), "framed: part 7, which was not trained on", fill=FAINT, font=font(15))
 
 

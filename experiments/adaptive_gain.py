@@ -16,7 +16,7 @@ from .adaptive_windows import Start, asked_for, lattices_of
 
 Values = NDArray[np.float64]
 
-_COLUMNS = 1000  # multipliers that are tried
+_PRICES = 1000  # of a changed pixel in saved time: how many are tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +28,14 @@ class Parts:
         fusion: What contexts add to tiles once they are encoded: LCF, ALE, and gathering of features.
         fusion_of_two: The share of `fusion` that is left where the large context is dropped.
         windows: Encoding all windows.
+        look: Of `alone`, what the engine takes: the price of a prediction without contexts.
     """
 
     alone: float
     fusion: float
     fusion_of_two: float
     windows: float
+    look: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,10 @@ def measured(costs: Mapping[str, object]) -> Parts:
         statistics.median(one["encode"] / one["processor"] for one in ways[name]) for name in (SHARED, FIRST)
     )
     fusion = 1 - alone - windows
+    look = statistics.median(one["segment"] / one["processor"] for one in ways[NONE]) * alone
     return Parts(
-        alone=alone, fusion=fusion, windows=windows, fusion_of_two=(first - alone - some * first) / fusion
+        alone=alone, fusion=fusion, windows=windows, look=look,
+        fusion_of_two=(first - alone - some * first) / fusion,
     )  # fmt: skip
 
 
@@ -74,7 +78,10 @@ def counted(costs: Mapping[str, object]) -> Parts:
     assert isinstance(work, dict)
     fusion, alone = work["patches"] * work["fusion"], work["patches"] * work["alone"]
     total = alone + fusion + work["encoding"]
-    return Parts(alone=alone / total, fusion=fusion / total, fusion_of_two=0.5, windows=work["encoding"] / total)
+    return Parts(
+        alone=alone / total, fusion=fusion / total, fusion_of_two=0.5, windows=work["encoding"] / total,
+        look=alone / total,
+    )  # fmt: skip
 
 
 def exact_ceiling(costs: Mapping[str, object]) -> float:
@@ -106,29 +113,28 @@ def saved(parts: Parts, tiles: Tiles, shown: NDArray[np.str_], geometry: Geometr
     return float(parts.fusion * (1 - left) + parts.windows * idle), idle
 
 
-def clairvoyant(parts: Parts, tiles: Tiles, limit: float) -> NDArray[np.str_]:
+def clairvoyant(tiles: Tiles, without: float, medium: float, limit: float) -> tuple[NDArray[np.str_], float]:
     """What a gate would show that knew every loss beforehand, and how to save most within a limit.
 
-    No gate can save more but for rounding: tiles get what saves most for what it loses, and windows are taken to go in
-    proportion to the tiles that need them.
+    Each tile gets what saves most for what it loses, as if windows went in proportion to the tiles that need them.
 
     Args:
-        parts: The parts of a run.
         tiles: The tiles.
+        without: What is saved if no tile has any context.
+        medium: What is saved if all tiles have the medium one alone.
         limit: The highest mean loss.
 
     Returns:
-        What each tile is shown, (n,).
+        What each tile is shown, (n,), and the share of the time that would be saved, were windows to go in proportion.
     """
-    two = parts.fusion * (1 - parts.fusion_of_two)
-    gains = np.array([parts.fusion + parts.windows, two + parts.windows / 2, 0.0])
+    gains = np.array([without, medium, 0.0])
     losses = np.stack([tiles.changed[:, 0], tiles.changed[:, 1], np.zeros(len(tiles.y))], axis=1)
     best, most = np.full(len(tiles.y), 2), 0.0
-    for price in np.geomspace(1e-2, 1e3, _COLUMNS):
+    for price in np.geomspace(1e-2, 1e3, _PRICES):
         chosen = (gains - price * losses).argmax(axis=1)
         if np.take_along_axis(losses, chosen[:, None], axis=1).mean() <= limit and gains[chosen].sum() > most:
             best, most = chosen, gains[chosen].sum()
-    return np.array([NOTHING, MEDIUM, ALL])[best]
+    return np.array([NOTHING, MEDIUM, ALL])[best], float(most / len(best))
 
 
 def _ways(costs: Mapping[str, object]) -> Mapping[str, list[dict[str, float]]]:

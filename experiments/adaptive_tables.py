@@ -79,7 +79,8 @@ def _elsewhere(found: Figures) -> str:
     for shown in ("none", "medium"):
         places = {"the other half": found[shown]["other half"]}
         places |= {f"scene {number}": row for number, row in found[shown]["scene left out"].items()}
-        places |= {"scene 4, trained on": found["trained on"][shown]}
+        if found["trained on"]:
+            places["scene 4, trained on"] = found["trained on"][shown]
         rows += [
             [_SHOWN[shown], place, str(row["tiles"]), _percent(row["coverage"], 0), _percent(row["risk"], 2)]
             for place, row in places.items()
@@ -99,14 +100,16 @@ def _gains(gains: Figures) -> str:
         for shown in ("none", "medium"):
             rows += [[name, _SHOWN[shown], *(_percent(row[key], 1) for key in row)] for row in gains[name][shown][2::2]]
         best = gains[name]["clairvoyant"]
+        shares = ", ".join(f"{shown} {_percent(share, 0)}" for shown, share in best["shown"].items())
+        most = _percent(best["gain, windows in proportion"], 1)
         rows.append(
             [
                 name,
-                f"clairvoyant: {best['shown']}",
+                f"clairvoyant: {shares}",
                 "",
-                _percent(best["gain"], 1),
+                f"{_percent(best['gain'], 1)}, at most {most}",
                 "",
-                _percent(best["windows not asked for"], 1),
+                _percent(best["windows"], 1),
             ]
         )
     return _table(["network", "shown", "coverage", "gain", "looked at first", "windows"], rows)
