@@ -45,6 +45,7 @@ LIMIT, CONFIDENCE = 0.005, 0.95
 DRAWS, REPEATS = 2000, 1000
 GRID = [step / 200 for step in range(201)]  # thresholds of the mean margin
 WHOLE = 4  # the scene of the map
+VGG_SIDE = 5000  # of the raster, in pixels, on which the work of fctl-vgg16 is counted
 SCORES = ("margin", "best", "sure")
 
 Json = dict[str, Any]
@@ -219,7 +220,7 @@ def _merged(masks: Mapping[int, Masks]) -> Json:
 def _gains(tiles: Tiles, costs: list[Json]) -> Json:
     """What gates of the default bundle would save of the time of both networks."""
     here = tiles.of(tiles.held > 0)
-    default, vgg = gain.measured(costs[0]), gain.counted(costs[1])
+    default, vgg = gain.measured(costs[0]), gain.counted(gain.VGG.preset, VGG_SIDE)
     found: Json = {"exact, no context at all": gain.exact_ceiling(costs[0])}
     for name, parts, geometry in (("default", default, gain.LITE), ("fctl-vgg16", vgg, gain.VGG)):
         rows: Json = {"parts": asdict(parts)}

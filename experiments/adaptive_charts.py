@@ -49,14 +49,14 @@ def draw_curves(looked: Mapping[str, Tiles], figures: Mapping[str, Any]) -> Char
     risk.text(1, limit + 0.08, f"at most {limit:g} %", color=GREY, fontsize=9)
     risk.set_ylim(0, 5)
     risk.set_ylabel("pixels that change, %")
-    risk.legend(fontsize=9, frameon=False, loc="upper left")
+    risk.legend(fontsize=9, framealpha=0.9, edgecolor="none", loc="upper left")
     _gain_lines(gain, figures["gains"])
     gain.axhline(10, color=GREY, linewidth=1)
     gain.text(1, 10.6, "10 %", color=GREY, fontsize=9)
     gain.axhline(0, color=GREY, linewidth=1)
     gain.set_ylim(-32, 32)
     gain.set_ylabel("time saved, %")
-    gain.legend(fontsize=9, frameon=False, loc="lower right")
+    gain.legend(fontsize=9, framealpha=0.9, edgecolor="none", loc="lower right")
     gain.set_xlim(0, 100)
     return chart
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.parts.shared_work import shared_work
+from fctl.model.presets import PRESETS
+
 from .adaptive_cost import EXACT, FIRST, NONE, SHARED, ratio
 from .adaptive_tiles import ALL, MEDIUM, Tiles
 from .adaptive_tiles import NONE as NOTHING
@@ -72,16 +75,17 @@ def measured(costs: Mapping[str, object]) -> Parts:
     )  # fmt: skip
 
 
-def counted(costs: Mapping[str, object]) -> Parts:
-    """The parts by multiplications at full width; the large context is taken as half of what contexts add."""
-    work = costs["work"]
-    assert isinstance(work, dict)
-    fusion, alone = work["patches"] * work["fusion"], work["patches"] * work["alone"]
-    total = alone + fusion + work["encoding"]
+def counted(preset: str, side: int) -> Parts:
+    """The parts of a preset on a raster, by multiplications at full width.
+
+    The large context is taken as half of what contexts add to a tile.
+    """
+    work = shared_work(PRESETS[preset], side)
+    alone, fusion = work.patches * work.alone, work.patches * work.fusion
+    total = alone + fusion + work.encoding
     return Parts(
-        alone=alone / total, fusion=fusion / total, fusion_of_two=0.5, windows=work["encoding"] / total,
-        look=alone / total,
-    )  # fmt: skip
+        alone=alone / total, fusion=fusion / total, fusion_of_two=0.5, windows=work.encoding / total, look=alone / total
+    )
 
 
 def exact_ceiling(costs: Mapping[str, object]) -> float:
