@@ -28,7 +28,7 @@ class ExportOptions:
         context_files: By context, the files that the public release keeps beside its main one.
         windows: By context, the side of its window in pixels of the raster, for bare weights.
         scene: Side, in pixels, of the training images; a global context showed each of them whole.
-        raster: Side, in pixels, of the rasters that the bundle will mostly segment, to which the windows of contexts are
+        raster: Side, in pixels, of the rasters that the bundle will mostly segment, to which windows of contexts are
             fitted that are encoded once a raster; None for that of the checkpoint.
         graph: "staged" for a graph per context and the segmenter, "fused" for one graph of all.
         patches: Images or folders of images for the parity gate; empty for those shipped with fctl.

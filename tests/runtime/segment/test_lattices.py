@@ -302,9 +302,9 @@ def test_panels_leave_no_features_behind(network: HostNetwork) -> None:
     for columns in pairwise(range(0, len(grid.columns), 3)):
         list(pipeline.blocks(grid.region(columns=columns)))
         held.append(len(pipeline._cache))
-    assert max(held) <= held[0] + 3 and sum(
-        not scene.black for scene in pipeline._cutter._scenes.values()
-    ) == len(pipeline._cache)
+    assert max(held) <= held[0] + 3 and sum(not scene.black for scene in pipeline._cutter._scenes.values()) == len(
+        pipeline._cache
+    )
 
 
 def test_a_trial_in_all_turns_finds_its_windows(tmp_path: Path) -> None:
