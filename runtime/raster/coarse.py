@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from ..tiling.merge import NODATA
 from ..tiling.windows import Window
 from .access import Access
 from .blocks import rasterio_window
-from .classnames import CLASSES
+from .classnames import names_in
 from .files import OpenFile, open_any, place_in, reading
 from .georeference import Georeference, georeference_of
 
@@ -88,7 +87,7 @@ def open_coarse(
                 found=f"{found_size[0]} x {found_size[1]}", remedy=_REMEDY,
             )  # fmt: skip
         _check_place(path, georeference_of(dataset), place)
-        _check_names(path, dataset.tags().get(CLASSES), names)
+        _check_names(path, names_in(dataset.tags()), names)
         yield CoarseFile(dataset, path, len(names))
 
 
@@ -107,14 +106,7 @@ def _check_place(path: str, found: Georeference, wanted: Georeference) -> None:
         )  # fmt: skip
 
 
-def _check_names(path: str, tag: str | None, names: Sequence[str]) -> None:
+def _check_names(path: str, found: Sequence[str], names: Sequence[str]) -> None:
     """Refuse a mask that says it has other classes, or the same in another order."""
-    try:
-        stated = json.loads(tag) if tag else None
-    except ValueError:
-        return  # somebody else's tag of that name
-    if not isinstance(stated, dict):
-        return
-    found = [str(stated.get(str(index))) for index in range(len(stated))]
-    if found != list(names):
+    if found and list(found) != list(names):
         raise RasterError(subject=path, expected=f"a mask of the classes {', '.join(names)}", found=", ".join(found))
