@@ -54,7 +54,7 @@ def graphs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
 
 @pytest.fixture
 def emptied() -> None:
-    """Nothing is left on the GPU of tests before: errors that they expected hold frames, until Python looks for them."""
+    """Nothing of the tests before is left: errors that they expected hold frames, until Python looks for garbage."""
     gc.collect()
 
 
