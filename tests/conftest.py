@@ -23,7 +23,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Python seldom looks for garbage: modules, tests and traced networks are many objects, nearly all of them alive."""
+    """Python seldom looks for garbage: modules, tests and traced networks are many objects, and most stay alive."""
     gc.disable()
     try:
         return (yield)

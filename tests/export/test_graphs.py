@@ -345,7 +345,7 @@ def test_every_way_to_store_a_tensor_is_known(tmp_path: Path, kind: int, sides: 
 @given(seed=st.integers(0, 1 << 30))
 @example(839226273)  # of which the library takes nothing: it is damaged where nobody looks
 def test_the_reader_reads_what_the_library_reads(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    """Of graphs that are damaged at random: what passes, the library reads with the same inputs and outputs, or refuses.
+    """Of graphs that are damaged at random: what passes, the library reads with the same inputs, or refuses.
 
     The reader skips what it does not ask for, and a library that reads all refuses a file that is damaged there.
     """
