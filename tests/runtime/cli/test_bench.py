@@ -111,6 +111,7 @@ def test_what_cannot_run_is_skipped(bench: Bench) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.once
 def test_cases_that_come_to_the_same_run_once(bench: Bench) -> None:
     result = bench(tiny.TINY_PLAIN, *ONNX, "--size", "50", "--contexts", "exact,auto")
     assert_fine(result)
@@ -133,6 +134,7 @@ def test_nothing_can_run(bench: Bench) -> None:
     assert result.stderr.count("warning: skipped") == 2
 
 
+@pytest.mark.once
 def test_warnings_of_a_case_are_shown_once(tmp_path: Path, bench: Bench) -> None:
     unknown = tiny.variant(tiny.TINY_ONCE, tmp_path / "bundles", lambda manifest: manifest.pop("sharing"))
     result = bench(unknown, "image.tif", "--backend", "onnxruntime", "--rounds", "2", "--contexts", "shared")
@@ -161,6 +163,7 @@ def test_wrong_files(folder: Path, bench: Bench) -> None:
     assert files_in(folder) == ["image.tif"]
 
 
+@pytest.mark.once
 def test_it_loads_no_engine_itself_and_needs_neither_torch_nor_onnx(folder: Path) -> None:
     code = f"""
 import sys
