@@ -52,12 +52,6 @@ def graphs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> b
     return bool(request.param)
 
 
-@pytest.fixture
-def emptied() -> None:
-    """Nothing of the tests before is left: errors that they expected hold frames, until Python looks for garbage."""
-    gc.collect()
-
-
 def image_of(bundle: Path, height: int = 45, width: int = 50) -> NDArray[Any]:
     spec = read_bundle(bundle).manifest.input
     return np.random.default_rng(0).integers(0, 256, (height, width, spec.bands)).astype(spec.dtype)
@@ -218,7 +212,7 @@ def test_several_threads_share_one(graphs: bool) -> None:
         assert_same(found[index], expected_of(tiny.TINY, image))
 
 
-def test_a_mask_on_the_gpu_outlives_the_segmenter(emptied: None) -> None:
+def test_a_mask_on_the_gpu_outlives_the_segmenter() -> None:
     image = image_of(tiny.TINY)
     with Segmenter(tiny.TINY, batch=3) as segmenter:
         ids = segmenter.segment_device(on_device(segmenter, image)).ids
@@ -232,7 +226,7 @@ def test_a_mask_on_the_gpu_outlives_the_segmenter(emptied: None) -> None:
     assert {name: count for name, count in left.items() if name not in ("launches", "contexts") and count} == {}
 
 
-def test_nothing_is_left_behind(emptied: None) -> None:
+def test_nothing_is_left_behind() -> None:
     with Segmenter(tiny.TINY_GLOBAL, batch=3, tta=True) as segmenter:
         segmenter.segment(image_of(tiny.TINY_GLOBAL), probabilities=True)
     left = simulated.report()
@@ -290,7 +284,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(
     np.testing.assert_array_equal(found.ids, expected_of(tiny.TINY, image).ids)
 
 
-def test_out_of_memory_at_batch_1_is_an_error(emptied: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_at_batch_1_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     limited(monkeypatch, 100)
     with pytest.raises(DeviceMemoryError, match="OUT_OF_MEMORY"):
         Segmenter(tiny.TINY, batch=2)
