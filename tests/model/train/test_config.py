@@ -211,7 +211,9 @@ def test_a_change_that_does_not_fit_is_told(tmp_path: Path, call: Train, change:
     assert re.search(message, done.stderr), done.stderr
 
 
-@pytest.mark.parametrize("name", ["dubai-alone.json", "dubai-contexts.json", "dubai-training.json"])
+@pytest.mark.parametrize(
+    "name", ["dubai-alone.json", "dubai-contexts.json", "dubai-dropout.json", "dubai-training.json"]
+)
 def test_the_example_is_a_config(name: str) -> None:
     config = read_config(ROOT / "docs" / name)
     assert config.data.mosaic is not None
