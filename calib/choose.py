@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
+from fctl.runtime.bundle.records import OPTIONAL
 from fctl.runtime.progress import TileProgress
 from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.network import Network
@@ -45,7 +46,7 @@ class Chosen:
     x: int
     valid: float
     shares: tuple[float, ...]
-    masks: str | None = None
+    masks: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
