@@ -183,17 +183,19 @@ def _steps(system: System, data: Path, runs: Path, minutes: float) -> int:
 
 def _measured(system: System, folder: Path, data: Path) -> Fields:
     """Scores and costs of the last checkpoint; with what makes the masks that it refines, those of both."""
-    makers = _makers(system, folder)
-    others = [_read(maker.with_name(RESULT)) for maker in makers]
+    maker = _maker(system, folder)
+    added = _read(maker.with_name(RESULT)) if maker else {}
+    if "error" in added:
+        raise FctlError(f"{system.refines}: {added['error']}")
     checkpoint, bundle, image = folder / "run" / "last.pt", folder / BUNDLE, data / MEASURED
     shutil.rmtree(bundle, ignore_errors=True)
     export_bundle(checkpoint, bundle, ExportOptions())
-    dataset = select(open_dataset(data, description=DESCRIPTION), TESTED)
-    if makers:
-        confusion, (coarse,) = refined.score(dataset, *makers, bundle), refined.masks(*makers, [image])
+    dataset, coarse = select(open_dataset(data, description=DESCRIPTION), TESTED), None
+    if maker:
+        confusion, (coarse,) = refined.score(dataset, maker, bundle), refined.masks(maker, [image])
     else:
         runs = plan_runs([read_bundle(bundle)], backends=("onnxruntime",))
-        confusion, coarse = evaluate(dataset, runs, folder / "masks").results[0].confusion, None
+        confusion = evaluate(dataset, runs, folder / "masks").results[0].confusion
     read = read_checkpoint(checkpoint)
     assert read.card is not None
     network = load_network(read.card.network, read.state, str(checkpoint))
@@ -205,14 +207,12 @@ def _measured(system: System, folder: Path, data: Path) -> Fields:
     return {
         "miou": confusion.miou(), "f1": confusion.mean_f1(), "accuracy": confusion.accuracy(),
         "iou": dict(zip(dataset.description.class_names, map(float, confusion.iou()), strict=True)),
-    } | {name: sum((one[name] for one in others), start=figure) for name, figure in own.items()} | _took(
-        [*makers, bundle], image
-    )  # fmt: skip
+    } | {name: figure + added.get(name, 0) for name, figure in own.items()} | _took(maker, bundle, image)  # fmt: skip
 
 
-def _makers(system: System, folder: Path) -> tuple[Path, ...]:
-    """The bundle that makes the masks which a system refines; none of one that makes masks itself."""
-    return (folder.parents[1] / system.refines / FIRST / BUNDLE,) if system.refines else ()
+def _maker(system: System, folder: Path) -> Path | None:
+    """The bundle that makes the masks which a system refines; None for one that makes masks itself."""
+    return folder.parents[1] / system.refines / FIRST / BUNDLE if system.refines else None
 
 
 def _measure_anew(path: Path, data: Path) -> None:
@@ -220,12 +220,13 @@ def _measure_anew(path: Path, data: Path) -> None:
     result = _read(path)
     if "error" not in result:
         (system,) = (one for one in SYSTEMS if one.preset == result["preset"])
-        _write(path, result | _took([*_makers(system, path.parent), path.with_name(BUNDLE)], data / MEASURED))
+        took = _took(_maker(system, path.parent), path.with_name(BUNDLE), data / MEASURED)
+        _write(path, result | took)
 
 
-def _took(bundles: Sequence[Path], image: Path) -> Fields:
+def _took(maker: Path | None, bundle: Path, image: Path) -> Fields:
     """What a run over an image takes for a megapixel."""
-    took, megapixels = costs.run(bundles, image), _megapixels(image)
+    took, megapixels = costs.run([maker, bundle] if maker else [bundle], image), _megapixels(image)
     return {"seconds": took.seconds / megapixels, "megabytes": took.megabytes / megapixels, "peak": took.megabytes}
 
 
