@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RasterError
+from ..errors import InputError, RasterError
 from ..tiling.merge import NODATA
 from ..tiling.windows import Window
 from .access import Access
@@ -18,6 +19,7 @@ from .files import OpenFile, open_any, place_in, reading
 from .georeference import Georeference, georeference_of
 
 _REMEDY = "give the mask that a bundle made of this very image"
+_ENDINGS = ("_mask.tif", ".tif", ".png")
 _SHIFT = 1e-3  # pixels by which two grids may differ: what writing coordinates as text loses
 
 _DEFAULT = Access()
@@ -89,6 +91,27 @@ def open_coarse(
         _check_place(path, georeference_of(dataset), place)
         _check_names(path, names_in(dataset.tags()), names)
         yield CoarseFile(dataset, path, len(names))
+
+
+def coarse_in(folder: Path, image: Path, subject: str) -> Path:
+    """Find the mask of an image in a folder.
+
+    Args:
+        folder: The folder, as ``fctl-run --out`` fills it.
+        image: The image.
+        subject: What the folder was given as, for messages.
+
+    Returns:
+        The mask: NAME_mask.tif, NAME.tif or NAME.png.
+
+    Raises:
+        InputError: There is none.
+    """
+    names = [f"{image.stem}{ending}" for ending in _ENDINGS]
+    if found := next((folder / name for name in names if (folder / name).is_file()), None):
+        return found
+    expected = f"the mask of {image.stem}: {' or '.join(names)}"
+    raise InputError(subject=f"{subject}: {folder}", expected=expected, found="none of these")
 
 
 def _check_place(path: str, found: Georeference, wanted: Georeference) -> None:
