@@ -19,6 +19,7 @@ from fctl.export.card import ExportOptions
 from fctl.export.pipeline import export_bundle
 from fctl.model.train.run import run_training
 from fctl.runtime.bundle.store import Bundle, read_bundle
+from fctl.runtime.choices import ContextEncoding
 from fctl.runtime.evaluate.datasets import open_dataset
 from fctl.runtime.evaluate.evaluation import evaluate
 from fctl.runtime.evaluate.runs import plan_runs
@@ -26,7 +27,7 @@ from fctl.runtime.evaluate.selection import select
 
 from .systems import DESCRIPTION, EPOCHS, SYSTEMS, TESTED, TRAINED, System, config_of, names_to_train
 
-_WAYS = ("exact", "shared")
+_WAYS: tuple[ContextEncoding, ...] = ("exact", "shared")
 
 
 def main() -> None:
