@@ -28,7 +28,7 @@ from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.segment.opening import load_network
 
 from .parts.networks import mask_of, mosaic
-from .parts.random_weights import make_network, make_preset
+from .parts.random_weights import make_network
 from .parts.shared_work import shared_work
 from .parts.timing import Timed
 
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--width", type=float, default=1.0, help="of the networks with random weights")
+    parser.add_argument("--fitted", action="store_true", help="windows of contexts are made for rasters of that side")
     parser.add_argument("--work", action="store_true", help="count multiplications instead of seconds")
     arguments = parser.parse_args()
     if arguments.work:
@@ -63,7 +64,8 @@ def _count(arguments: argparse.Namespace) -> None:
     )  # fmt: skip
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     for name in arguments.presets:
-        work = shared_work(PRESETS["fctl-lite0" if name == "default" else name], arguments.side)
+        preset = PRESETS["fctl-lite0" if name == "default" else name]
+        work = shared_work(preset, arguments.side, fitted=arguments.fitted)
         cells = (
             name, f"{arguments.side}²", str(work.patches), f"{work.alone:.1f}", f"{work.fusion:.1f}",
             str(work.windows), f"{work.encoding:.0f}", f"{work.needed:.0f}", f"{work.ratio(work.encoding):.2f}",
@@ -75,9 +77,7 @@ def _count(arguments: argparse.Namespace) -> None:
 def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     """Time one preset, and print its rows."""
     preset = "fctl-lite0" if name == "default" else name
-    made = (
-        read_bundle(name) if name == "default" else make_preset(name, folder, classes=5, width=arguments.width).bundle
-    )
+    made = read_bundle(name) if name == "default" else _made(preset, folder, arguments)
     alone = make_network("alone", _alone(preset), folder, serving=PRESETS[preset].serving, width=arguments.width).bundle
     image = mosaic(made.manifest, shipped_images(), arguments.side, arguments.side)
     with ExitStack() as stack:
@@ -92,6 +92,14 @@ def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
         for _ in range(arguments.rounds):
             masks = {label: one.once() for label, one in ways.items()}
     _print(name, ways, float((masks["exact"] == masks["shared"]).mean()))
+
+
+def _made(preset: str, folder: Path, arguments: argparse.Namespace) -> Bundle:
+    """A bundle of a preset with random weights."""
+    found = PRESETS[preset]
+    serving = replace(found.serving, raster=arguments.side if arguments.fitted else None)
+    network = replace(found.network, classes=5)
+    return make_network(preset, network, folder, serving=serving, width=arguments.width).bundle
 
 
 def _alone(preset: str) -> NetworkConfig:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
+from fctl.runtime.bundle.records import OPTIONAL
 from fctl.runtime.progress import TileProgress
 from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.network import Network
+from fctl.runtime.tiling.coarse import CoarseSource
 from fctl.runtime.tiling.merge import Strip
 from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
@@ -36,6 +38,7 @@ class Chosen:
         x: Its first column in the image.
         valid: The share of its pixels that have data, from 0 to 1.
         shares: The share of each class in these pixels, as the network predicts it.
+        masks: For a bundle that refines masks, the folder of the image's mask; None for a stand-in.
     """
 
     image: str
@@ -43,6 +46,7 @@ class Chosen:
     x: int
     valid: float
     shares: tuple[float, ...]
+    masks: str | None = field(default=None, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,12 @@ class _Drawn:
 
 
 def choose_patches(
-    network: Network, images: Sequence[Path], count: int, seed: int, progress: TileProgress | None = None
+    network: Network,
+    images: Sequence[Path],
+    count: int,
+    seed: int,
+    progress: TileProgress | None = None,
+    masks: Path | None = None,
 ) -> tuple[Chosen, ...]:
     """Choose distinct patches from images.
 
@@ -74,6 +83,7 @@ def choose_patches(
         count: How many patches to choose at most.
         seed: Random seed of the images and places.
         progress: Called with candidates that are segmented and candidates in all.
+        masks: For a bundle that refines masks, the folder of those of the images; None for stand-ins.
 
     Returns:
         At least one patch, in the order of the images and within each in reading order.
@@ -83,10 +93,10 @@ def choose_patches(
         InputError: No image has anything to show.
     """
     images = tuple(dict.fromkeys(images))
-    drawn = _draw(network.manifest, images, count, seed)
+    drawn = _draw(network.manifest, images, count, seed, masks)
     if not drawn:
         raise no_data_in(images)
-    return _pick(drawn, _predict(network, drawn, progress))
+    return _pick(drawn, _predict(network, drawn, progress, masks))
 
 
 def cut_patches(manifest: Manifest, chosen: Sequence[Chosen]) -> Iterator[PatchBatch]:
@@ -105,13 +115,13 @@ def cut_patches(manifest: Manifest, chosen: Sequence[Chosen]) -> Iterator[PatchB
     Raises:
         RasterError: An image cannot be read.
     """
-    for image, patches in groupby(chosen, lambda patch: patch.image):
-        with open_image(Path(image), manifest, manifest.tile) as source:
+    for (image, masks), patches in groupby(chosen, lambda patch: (patch.image, patch.masks)):
+        with open_image(Path(image), manifest, manifest.tile, Path(masks) if masks else None) as source:
             tiles = (Window(patch.y, patch.x, manifest.tile, manifest.tile) for patch in patches)
             yield from cut_each(manifest, source, tiles)
 
 
-def _draw(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> dict[Path, _Drawn]:
+def _draw(manifest: Manifest, images: Sequence[Path], count: int, seed: int, masks: Path | None) -> dict[Path, _Drawn]:
     """The candidates of all images that give any, in the order of the images.
 
     How much an image has to give shows only when it is read. A quota that it cannot meet goes to the others, which are
@@ -124,7 +134,8 @@ def _draw(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> 
     while grown := {index: quota for index, quota in _quotas(count, most).items() if quota > asked[index]}:
         for index, quota in grown.items():
             random = np.random.default_rng((seed, index))
-            tiles[index], asked[index] = _candidates(manifest, images[index], _CANDIDATES * quota, random), quota
+            found = _candidates(manifest, images[index], _CANDIDATES * quota, random, masks)
+            tiles[index], asked[index] = found, quota
             if len(tiles[index]) < quota:
                 most[index] = len(tiles[index])
     quotas = _quotas(count, most)
@@ -141,10 +152,12 @@ def _quotas(count: int, most: Mapping[int, int]) -> dict[int, int]:
     return quotas
 
 
-def _candidates(manifest: Manifest, path: Path, wanted: int, random: np.random.Generator) -> tuple[Window, ...]:
+def _candidates(
+    manifest: Manifest, path: Path, wanted: int, random: np.random.Generator, masks: Path | None
+) -> tuple[Window, ...]:
     """Distinct usable places of an image, at most as many as are wanted."""
     tile = manifest.tile
-    with open_image(path, manifest, tile) as source:
+    with open_image(path, manifest, tile, masks) as source:
         sight = Sight(source, tile)
         rows, columns = (max(side - tile, 0) + 1 for side in (source.height, source.width))
         places = random.choice(rows * columns, min(rows * columns, wanted * _TRIES), replace=False)
@@ -153,16 +166,21 @@ def _candidates(manifest: Manifest, path: Path, wanted: int, random: np.random.G
 
 
 def _usable(source: Source, tile: Window, sight: Sight | None = None) -> bool:
-    """Whether at least half of a tile has data and it shows something; beyond the image it need not have any data."""
+    """Whether at least half of a tile has data and it shows something; beyond the image it need not have any data.
+
+    One without a border in its coarse mask is never refined.
+    """
+    if isinstance(source, CoarseSource) and not source.has_border(tile):
+        return False
     place = (sight or Sight(source, tile.height)).look(source, tile)
     return place.shows and place.data >= 0.5
 
 
 def _predict(
-    network: Network, drawn: Mapping[Path, _Drawn], progress: TileProgress | None
+    network: Network, drawn: Mapping[Path, _Drawn], progress: TileProgress | None, masks: Path | None
 ) -> dict[tuple[Path, Window], Chosen]:
     """Segment every candidate. A batch may hold patches of several images."""
-    patches, total = _cut(network.manifest, drawn), sum(len(image.tiles) for image in drawn.values())
+    patches, total = _cut(network.manifest, drawn, masks), sum(len(image.tiles) for image in drawn.values())
     found: dict[tuple[Path, Window], Chosen] = {}
     while group := tuple(islice(patches, network.batch)):
         scores = _scores(network, [batch for _, batch, _ in group])
@@ -174,16 +192,19 @@ def _predict(
                 x=tile.x,
                 valid=np.count_nonzero(valid) / tile.height**2,
                 shares=_shares(network.manifest, patch_scores, valid),
+                masks=None if masks is None else str(masks),
             )
         if progress:
             progress(len(found), total)
     return found
 
 
-def _cut(manifest: Manifest, drawn: Mapping[Path, _Drawn]) -> Iterator[tuple[Path, PatchBatch, Mask]]:
+def _cut(
+    manifest: Manifest, drawn: Mapping[Path, _Drawn], masks: Path | None
+) -> Iterator[tuple[Path, PatchBatch, Mask]]:
     """All candidates, image by image in reading order: the image, the patch, and where it has data."""
     for path, image in drawn.items():
-        with open_image(path, manifest, manifest.tile) as source:
+        with open_image(path, manifest, manifest.tile, masks) as source:
             tiles = sorted(image.tiles, key=lambda tile: (tile.y, tile.x))
             for batch in cut_each(manifest, source, tiles):
                 yield path, batch, valid_of(source, batch.tiles[0])

@@ -58,7 +58,9 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed: int) -> list[PatchBatch]:
+def sample_patches(
+    manifest: Manifest, images: Sequence[Path], count: int, seed: int, masks: Path | None = None
+) -> list[PatchBatch]:
     """Draw patches from images, each as a batch of its own with all of its contexts.
 
     Patches have data on more than half of their pixels and show something, as far as the images have such places;
@@ -70,6 +72,7 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
         images: The images, which give patches in turn.
         count: How many patches are drawn.
         seed: Random seed of the places.
+        masks: For a bundle that refines masks, the folder of those of the images; None for stand-ins.
 
     Returns:
         Batches of one patch.
@@ -83,7 +86,7 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
     turn, places, flat = deque(images), dict[Path, _Places](), dict[Path, Window]()
     while turn and len(batches) < count:
         path = turn.popleft()
-        with open_image(path, manifest, manifest.tile) as source:
+        with open_image(path, manifest, manifest.tile, masks) as source:
             if path not in places:
                 places[path] = _Places(source, manifest.tile)
             place = places[path].draw(source, random)
@@ -96,7 +99,7 @@ def sample_patches(manifest: Manifest, images: Sequence[Path], count: int, seed:
         raise no_data_in(images)
     _warn_of_blank([path for path, found in places.items() if not found.show], bool(batches))
     for path, tile in islice(cycle(flat.items()), 0 if batches else count):
-        with open_image(path, manifest, manifest.tile) as source:
+        with open_image(path, manifest, manifest.tile, masks) as source:
             batches += cut_each(manifest, source, [tile])
     return batches
 

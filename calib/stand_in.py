@@ -1,4 +1,4 @@
-"""Images as a bundle takes them; to one that refines masks, they come with masks that stand in for coarse ones."""
+"""Images as a bundle takes them: with their coarse masks, or what stands in for these, where it refines masks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import Manifest
+from fctl.runtime.raster.coarse import coarse_in, open_coarse
 from fctl.runtime.raster.source import open_raster
-from fctl.runtime.tiling.coarse import CoarseSource
+from fctl.runtime.tiling.coarse import Coarse, CoarseSource
 from fctl.runtime.tiling.sources import Source
 from fctl.runtime.tiling.windows import Window
 
@@ -42,20 +43,29 @@ class StandIn:
 
 
 @contextlib.contextmanager
-def open_image(path: Path, manifest: Manifest, rows: int) -> Iterator[Source]:
+def open_image(path: Path, manifest: Manifest, rows: int, masks: Path | None = None) -> Iterator[Source]:
     """Open an image for a bundle.
 
     Args:
         path: The image.
         manifest: The bundle's manifest.
         rows: Rows that the caller goes back to.
+        masks: For a bundle that refines masks, the folder of the image's mask; None for a stand-in.
 
     Yields:
-        The image, with a stand-in for a mask where the bundle refines one.
+        The image, with its mask or a stand-in where the bundle refines one.
 
     Raises:
-        RasterError: The image cannot be read, or does not fit the bundle.
+        RasterError: The image or its mask cannot be read, or does not fit the bundle.
+        InputError: The folder has no mask of the image.
     """
-    with open_raster(path, manifest.image, None, rows) as image:
-        classes = len(manifest.classes)
-        yield CoarseSource(image, StandIn(image, classes), classes) if manifest.refines else image
+    with contextlib.ExitStack() as stack:
+        image = stack.enter_context(open_raster(path, manifest.image, None, rows))
+        if not manifest.refines:
+            yield image
+            return
+        mask: Coarse = StandIn(image, len(manifest.classes))
+        if masks is not None:
+            file, size = coarse_in(masks, path, "`coarse`"), (image.height, image.width)
+            mask = stack.enter_context(open_coarse(str(file), size, image.georeference, manifest.class_names))
+        yield CoarseSource(image, mask, len(manifest.classes))

@@ -75,7 +75,7 @@ def main() -> None:
                 print(name, one, f"load {load()}", flush=True)
     result = {
         "network": arguments.preset, "width": arguments.width, "side": arguments.side, "rounds": arguments.rounds,
-        "work": asdict(shared_work(PRESETS[_preset(arguments.preset)], arguments.side)),
+        "work": asdict(shared_work(PRESETS[_preset(arguments.preset)], arguments.side, fitted=False)),
         "ways": {name: [asdict(one) for one in rounds] for name, rounds in found.items()},
     }  # fmt: skip
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fctl.model.presets import PRESETS
-from fctl.model.serving.manifest import shared_encoder
+from fctl.model.serving.shared import shared_encoder
 from fctl.runtime.bundle.manifest import Manifest
 from fctl.runtime.errors import FctlError
 from fctl.runtime.raster.source import open_raster

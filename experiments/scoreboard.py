@@ -18,7 +18,7 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
         found: By system, its results; scores of several seeds are their mean, with half their range.
 
     Returns:
-        Three tables, and what failed.
+        Three tables, what stands in them for two bundles, and what failed.
     """
     scored = {system: results for system, results in found.items() if "error" not in results[0]}
     if not scored:
@@ -42,8 +42,14 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
         sizes = [f"{first['parameters'] / 1e6:.1f}", f"{first['gmac']:.0f}", f"{first['seconds']:.2f}"]
         rows[2].append((*who, *sizes, *(f"{first[key]:.0f}" for key in ("megabytes", "peak", "bundle"))))
     failed = [f"- {system.preset}: {results[0]['error']}" for system, results in found.items() if system not in scored]
+    pairs = [
+        f"- `{system.preset}` refines the masks of `{system.refines}`: scores and costs are those of both, width and "
+        "steps its own, whose time comes on top of the other's."
+        for system in scored
+        if system.refines
+    ]
     made = [_markdown(head, lines) for head, lines in zip(heads, rows, strict=True)]
-    return "\n\n".join([*made, *(["\n".join(failed)] if failed else [])])
+    return "\n\n".join([*made, *("\n".join(lines) for lines in (pairs, failed) if lines)])
 
 
 def _spread(values: Sequence[float]) -> str:

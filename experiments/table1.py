@@ -9,6 +9,10 @@ Networks are narrower than the paper's, or of a smaller backbone, for the budget
 the table. Each image is one of the parts of the scenes, and part 7 of each is for testing. What is scored is the last
 checkpoint, exported, through the runtime: no checkpoint is chosen by its score. All systems have one seed, the best two
 three. This compares small trainings, not the systems as their papers trained them.
+
+CascadePSP refines the masks of another system, which is trained first where it is not there yet. Its budget comes on
+top of that system's; its scores and costs are those of both, one after the other. It has one seed, and is not one of
+the best two: its masks are another system's.
 """
 
 from __future__ import annotations
@@ -40,9 +44,22 @@ from fctl.runtime.evaluate.evaluation import evaluate
 from fctl.runtime.evaluate.runs import plan_runs
 from fctl.runtime.evaluate.selection import select
 
-from . import costs
+from . import costs, refined
 from .scoreboard import draw, tables
-from .systems import DESCRIPTION, EPOCHS, SYSTEMS, TESTED, TRAINED, Fields, System, config_of, names_to_train
+from .systems import (
+    BUNDLE,
+    DESCRIPTION,
+    EPOCHS,
+    FIRST,
+    RESULT,
+    SYSTEMS,
+    TESTED,
+    TRAINED,
+    Fields,
+    System,
+    config_of,
+    names_to_train,
+)  # fmt: skip
 
 MEASURED = "tile7/images/image_part_007.jpg"  # on which costs are measured
 _TRIAL, _WARM = 10, 3  # steps of a trial, and of these the first that do not count
@@ -64,11 +81,12 @@ def main() -> None:
     arguments = parser.parse_args()
     chosen = [system for system in SYSTEMS if system.preset in PRESETS and system.preset in (arguments.only or PRESETS)]
     if arguments.measure:
-        for path in sorted(arguments.runs.glob("*/seed0/result.json")):
+        for path in sorted(arguments.runs.glob(f"*/{FIRST}/{RESULT}")):
             _measure_anew(path, arguments.data)
     elif not arguments.tables:
         for system in chosen:
-            _result(system, 0, arguments.data, arguments.runs, arguments.minutes)
+            for one in (*(maker for maker in SYSTEMS if maker.preset == system.refines), system):
+                _result(one, 0, arguments.data, arguments.runs, arguments.minutes)
         for system, seed in itertools.product(_best(chosen, arguments.runs), _MORE_SEEDS):
             _result(system, seed, arguments.data, arguments.runs, arguments.minutes)
     found = {system: done for system in chosen if (done := _done(system, arguments.runs))}
@@ -80,26 +98,23 @@ def main() -> None:
         draw(found, arguments.chart)
 
 
-def _folder(system: System, seed: int, runs: Path) -> Path:
-    return runs / system.preset / f"seed{seed}"
-
-
 def _done(system: System, runs: Path) -> list[Fields]:
     """The results of a system, that of the first seed first."""
-    paths = sorted((runs / system.preset).glob("seed*/result.json"))
-    return [json.loads(path.read_text("utf-8")) for path in paths]
+    paths = sorted((runs / system.preset).glob(f"seed*/{RESULT}"))
+    return [_read(path) for path in paths]
 
 
 def _best(systems: Sequence[System], runs: Path) -> list[System]:
-    """The two systems with the highest mIoU; none where a system is missing yet, or there are no more than two."""
-    scored = {system: done[0] for system in systems if (done := _done(system, runs)) and "error" not in done[0]}
+    """The two systems with the highest mIoU of those that make masks; none where there are no more than two."""
+    makers = [system for system in systems if not system.refines]
+    scored = {system: done[0] for system in makers if (done := _done(system, runs)) and "error" not in done[0]}
     return sorted(scored, key=lambda system: -scored[system]["miou"])[:2] if len(scored) > 2 else []
 
 
 def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -> None:
     """Train, export and measure a system, unless that is done."""
-    folder = _folder(system, seed, runs)
-    path = folder / "result.json"
+    folder = runs / system.preset / f"seed{seed}"
+    path = folder / RESULT
     if path.exists():
         return
     print(f"{system.name} ({system.preset}), seed {seed}", flush=True)
@@ -116,7 +131,7 @@ def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -
         if not (folder / "config.json").exists():
             _write_config(folder, config_of(system, data, seed, steps))
         run_training(folder / "config.json", resume=True)
-        told |= {"steps": EPOCHS * steps} | _measured(folder, data)
+        told |= {"steps": EPOCHS * steps} | _measured(system, folder, data)
     except FctlError as error:  # one system that fails does not cost the others
         told |= {"error": str(error)}
     _write(path, told)
@@ -130,6 +145,11 @@ def _write_config(folder: Path, config: Fields) -> None:
 def _write(path: Path, fields: Fields) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> Fields:
+    fields: Fields = json.loads(path.read_text("utf-8"))
+    return fields
 
 
 class _EnoughError(Exception):
@@ -157,41 +177,56 @@ def _steps(system: System, data: Path, runs: Path, minutes: float) -> int:
             shutil.rmtree(trial)
         second = statistics.median(after - before for before, after in itertools.pairwise(times[_WARM:]))
         _write(kept, {"steps": max(EPOCHS, round(60 * _CORES * minutes / second)), "processor seconds a step": second})
-    steps: int = json.loads(kept.read_text("utf-8"))["steps"]
+    steps: int = _read(kept)["steps"]
     return steps
 
 
-def _measured(folder: Path, data: Path) -> Fields:
-    """Scores and costs of the last checkpoint."""
-    checkpoint, bundle = folder / "run" / "last.pt", folder / "bundle.fctl"
+def _measured(system: System, folder: Path, data: Path) -> Fields:
+    """Scores and costs of the last checkpoint; with what makes the masks that it refines, those of both."""
+    maker = _maker(system, folder)
+    added = _read(maker.with_name(RESULT)) if maker else {}
+    if "error" in added:
+        raise FctlError(f"{system.refines}: {added['error']}")
+    checkpoint, bundle, image = folder / "run" / "last.pt", folder / BUNDLE, data / MEASURED
     shutil.rmtree(bundle, ignore_errors=True)
     export_bundle(checkpoint, bundle, ExportOptions())
-    dataset = select(open_dataset(data, description=DESCRIPTION), TESTED)
-    runs = plan_runs([read_bundle(bundle)], backends=("onnxruntime",))
-    confusion = evaluate(dataset, runs, folder / "masks").results[0].confusion
+    dataset, coarse = select(open_dataset(data, description=DESCRIPTION), TESTED), None
+    if maker:
+        confusion, (coarse,) = refined.score(dataset, maker, bundle), refined.masks(maker, [image])
+    else:
+        runs = plan_runs([read_bundle(bundle)], backends=("onnxruntime",))
+        confusion = evaluate(dataset, runs, folder / "masks").results[0].confusion
     read = read_checkpoint(checkpoint)
     assert read.card is not None
     network = load_network(read.card.network, read.state, str(checkpoint))
-    image = data / MEASURED
+    own = {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "gmac": costs.work(network, read.card, image, coarse) / _megapixels(image),
+        "bundle": sum(file.stat().st_size for file in bundle.iterdir()) / 1e6,
+    }
     return {
         "miou": confusion.miou(), "f1": confusion.mean_f1(), "accuracy": confusion.accuracy(),
         "iou": dict(zip(dataset.description.class_names, map(float, confusion.iou()), strict=True)),
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
-        "gmac": costs.work(network, read.card, image) / _megapixels(image),
-        "bundle": sum(file.stat().st_size for file in bundle.iterdir()) / 1e6,
-    } | _took(bundle, image)  # fmt: skip
+    } | {name: figure + added.get(name, 0) for name, figure in own.items()} | _took(maker, bundle, image)  # fmt: skip
+
+
+def _maker(system: System, folder: Path) -> Path | None:
+    """The bundle that makes the masks which a system refines; None for one that makes masks itself."""
+    return folder.parents[1] / system.refines / FIRST / BUNDLE if system.refines else None
 
 
 def _measure_anew(path: Path, data: Path) -> None:
     """Time the bundle of a result again."""
-    result = json.loads(path.read_text("utf-8"))
+    result = _read(path)
     if "error" not in result:
-        _write(path, result | _took(path.parent / "bundle.fctl", data / MEASURED))
+        (system,) = (one for one in SYSTEMS if one.preset == result["preset"])
+        took = _took(_maker(system, path.parent), path.with_name(BUNDLE), data / MEASURED)
+        _write(path, result | took)
 
 
-def _took(bundle: Path, image: Path) -> Fields:
+def _took(maker: Path | None, bundle: Path, image: Path) -> Fields:
     """What a run over an image takes for a megapixel."""
-    took, megapixels = costs.run(bundle, image), _megapixels(image)
+    took, megapixels = costs.run([maker, bundle] if maker else [bundle], image), _megapixels(image)
     return {"seconds": took.seconds / megapixels, "megabytes": took.megabytes / megapixels, "peak": took.megabytes}
 
 

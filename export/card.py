@@ -28,6 +28,8 @@ class ExportOptions:
         context_files: By context, the files that the public release keeps beside its main one.
         windows: By context, the side of its window in pixels of the raster, for bare weights.
         scene: Side, in pixels, of the training images; a global context showed each of them whole.
+        raster: Side, in pixels, of the rasters that the bundle will mostly segment, to which windows of contexts are
+            fitted that are encoded once a raster; None for that of the checkpoint.
         graph: "staged" for a graph per context and the segmenter, "fused" for one graph of all.
         patches: Images or folders of images for the parity gate; empty for those shipped with fctl.
         half_weights: Whether weights are rounded to fp16 and stored so.
@@ -40,6 +42,7 @@ class ExportOptions:
     context_files: Mapping[str, Path] = field(default_factory=dict)
     windows: Mapping[str, int] = field(default_factory=dict)
     scene: int | None = None
+    raster: int | None = None
     graph: Graph = "staged"
     patches: tuple[Path, ...] = ()
     half_weights: bool = False
@@ -65,6 +68,8 @@ def completed_card(read: Checkpoint, path: Path, options: ExportOptions) -> Card
     card = _card_of_ours(read.card, path, options) if read.card else _card_of_bare(read.state, path, options)
     if options.scene is not None:
         card = replace(card, serving=replace(card.serving, scene=_scene(card.network, options.scene)))
+    if options.raster is not None:
+        card = replace(card, serving=replace(card.serving, raster=_raster(card.network, options.raster)))
     distance = card.ground_sample_distance
     if options.ground_sample_distance is not None:
         distance = options.ground_sample_distance
@@ -168,6 +173,17 @@ def _scene(network: NetworkConfig, side: int) -> int:
         raise InputError("this network has no global context", subject=subject, remedy="leave it out")
     if side <= network.patch:
         expected = f"more than the {network.patch} pixels of a patch"
+        raise InputError(subject=subject, expected=expected, found=side)
+    return side
+
+
+def _raster(network: NetworkConfig, side: int) -> int:
+    """The side of the rasters that will mostly be segmented, checked."""
+    subject = "`raster_size`"
+    if not any(context.centred for context in network.contexts):
+        raise InputError("this network has no context around its patches", subject=subject, remedy="leave it out")
+    if side < network.patch:
+        expected = f"at least the {network.patch} pixels of a patch"
         raise InputError(subject=subject, expected=expected, found=side)
     return side
 

@@ -16,7 +16,7 @@ from fctl.calib.sample import sample_patches
 from fctl.model.build import build
 from fctl.model.interface import ContextNetwork, SharingNetwork
 from fctl.model.mirrored import SegNetDecoder
-from fctl.model.serving.manifest import draft_manifest, moving_cells, shared_encoder
+from fctl.model.serving.manifest import draft_manifest, moving_cells
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
 from fctl.model.weights.published import RELEASES, is_published_segformer, load_release, segformer_weights
@@ -192,7 +192,7 @@ def _write_graphs(
         features |= dict(zip(served.inputs, found if isinstance(found, tuple) else (found,), strict=True))
         if role not in graphs:
             graphs[role] = _write_graph(folder / f"{role}.onnx", encoder, inputs, served.outputs, half)
-        sharing = shared_encoder(config, context, role)
+        sharing = served.sharing
         if sharing and sharing.encoder not in graphs:
             graphs[sharing.encoder] = _write_once(network, context.name, sharing, folder, graphs[role], half)
     module = FusedGraph(network) if options.graph == "fused" else SegmenterGraph(network)

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from fctl.model.config import NetworkConfig
-from fctl.model.serving.manifest import shared_encoder
+from fctl.model.serving.shared import shared_encoder
 from fctl.runtime.atomic import atomic_write, refuse_existing
 from fctl.runtime.bundle.manifest import SCHEMA, Context, GraphSpec, Manifest, Precision
 from fctl.runtime.bundle.records import RecordError, decode

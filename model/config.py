@@ -205,6 +205,8 @@ class ServingConfig:
         merge: Weights of overlapping tiles.
         scene: Side, in pixels, of the training images, each of which a global context showed in full; None if it is
             not known or there is no such context.
+        raster: Side, in pixels, of the rasters that it will mostly segment: contexts that are encoded once a raster are
+            encoded in windows that fit it. None if that may be any.
     """
 
     plan: Literal["stride", "even"]
@@ -212,6 +214,7 @@ class ServingConfig:
     resampling: Literal["pillow-bilinear", "box"]
     merge: Literal["uniform", "cosine"]
     scene: int | None
+    raster: int | None = field(default=None, metadata={"optional": True})
 
 
 def _check_scaling(config: NetworkConfig) -> None:

@@ -168,8 +168,8 @@ PRESETS: dict[str, Preset] = {
         network=_CASCADE,
         serving=ServingConfig(plan="stride", overlap=128, resampling="box", merge="uniform", scene=_SCENE),
     ),
-    "release-inria": Preset(network=_lcc(_VGG16), serving=_RELEASE),
-    "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=_SCENE)),
+    "release-inria": Preset(network=_lcc(_VGG16), serving=replace(_RELEASE, raster=5000)),
+    "release-deepglobe": Preset(network=_DEEPGLOBE, serving=replace(_RELEASE, scene=_SCENE, raster=_SCENE)),
 }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,18 @@ InProcess = Callable[..., "subprocess.CompletedProcess[str]"]
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Imagery that only the developers have; tests that need it skip without it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Python seldom looks for garbage: modules, tests and traced networks are many objects, and most stay alive."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        gc.enable()
 
 
 @pytest.fixture(scope="session", autouse=True)

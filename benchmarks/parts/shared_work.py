@@ -11,11 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.build import build
-from fctl.model.config import ContextConfig, NetworkConfig
+from fctl.model.config import NetworkConfig
 from fctl.model.interface import ContextNetwork
 from fctl.model.presets import Preset
-from fctl.model.serving.manifest import shared_encoder
-from fctl.runtime.bundle.manifest import SharedEncoder
+from fctl.model.serving.shared import pixels_to_encode, shared_encoder
 from fctl.runtime.tiling.windows import TilePlan
 
 _FRAMED = 104.05 / 153.9
@@ -30,7 +29,7 @@ class Work:
         patches: How many patches cover the raster.
         alone: A patch of the network without contexts.
         fusion: What contexts add to a patch once they are encoded.
-        windows: How many windows contexts are encoded in.
+        windows: How many windows contexts are encoded in; one that is black serves all rasters, and does not count.
         encoding: All of these windows.
         needed: What they would be if each pixel of the raster were encoded once, and nothing else.
     """
@@ -47,28 +46,30 @@ class Work:
         return (self.patches * (self.alone + self.fusion) + encoding) / (self.patches * self.alone)
 
 
-def shared_work(preset: Preset, side: int) -> Work:
+def shared_work(preset: Preset, side: int, *, fitted: bool) -> Work:
     """Count the work of a preset at full width.
 
     Args:
         preset: The preset.
         side: Side of the raster in pixels.
+        fitted: Whether the windows of contexts are made for rasters of that side.
 
     Returns:
         The work. That of a global context is encoded once for each raster in both figures.
     """
     config = preset.network
     network = build(config).eval().to("meta")
-    plan = TilePlan(kind=preset.serving.plan, overlap=preset.serving.overlap)
-    starts, windows, encoding, needed = plan.starts(side, config.patch), 0, 0.0, 0.0
+    serving = replace(preset.serving, raster=side if fitted else None)
+    starts = TilePlan(kind=serving.plan, overlap=serving.overlap).starts(side, config.patch)
+    windows, encoding, needed = 0, 0.0, 0.0
     for context in config.contexts:
-        sharing = shared_encoder(config, context, "encoder")
+        sharing = shared_encoder(config, context, "encoder", serving=serving)
         if sharing is None:
             one = _multiplications(network.encode, context.name, _pixels(config, context.size)) * _frame(config)
             windows, encoding, needed = windows + 1, encoding + one, needed + one
             continue
         one = _multiplications(network.encode_once, context.name, _pixels(config, sharing.size))
-        count = _windows(sharing, config, context, starts, side)
+        count = pixels_to_encode(config, context, sharing, starts, side) // sharing.size**2
         windows, encoding = windows + count, encoding + one * count
         needed += one * (side * context.size / context.window(config.patch) / sharing.size) ** 2
     alone = build(replace(config, contexts=(), encoders="shared", lcf=None, ale=None)).eval().to("meta")
@@ -79,16 +80,6 @@ def shared_work(preset: Preset, side: int) -> Work:
         patches=len(starts) ** 2, alone=part - saved, fusion=whole - part, windows=windows, encoding=encoding,
         needed=needed,
     )  # fmt: skip
-
-
-def _windows(
-    sharing: SharedEncoder, config: NetworkConfig, context: ContextConfig, starts: tuple[int, ...], side: int
-) -> int:
-    """How many windows a context is encoded in: those that touch the raster, and a black one for all others."""
-    lattice = sharing.lattice(config.patch, context.window(config.patch), context.size)
-    numbers = lattice.numbers(starts, flipped=False)
-    touching = [n for n in numbers if lattice.start(n) < side and lattice.start(n) + int(lattice.span) > 0]
-    return len(touching) ** 2 + (len(touching) < len(numbers))
 
 
 def _segmenting(network: ContextNetwork, config: NetworkConfig) -> float:

@@ -97,6 +97,8 @@ def _check(job: Job) -> None:
     _check_budget(job)
     if wanted.precision == "int8" and is_bundle and wanted.fmt != "triton":
         refuse_one("patches", "other precisions of a bundle, int8 has --calib")
+    if wanted.precision == "fp32":
+        refuse_one("coarse", "--precision fp16 and int8")
     if wanted.out is None and (wanted.fmt != "trt" or not is_bundle):
         raise usage("--out: expected where to write; only --fmt trt of a bundle can do without it")
     if wanted.share_contexts is not None:

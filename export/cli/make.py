@@ -151,7 +151,7 @@ def _with_graphs(job: Job, out: Path | None, scratch: Path) -> Bundle:
     if int8:
         _quantise(bundle, made, int8)
     else:
-        _halve(bundle, made, job.wanted.images)
+        _halve(bundle, made, job.wanted)
     return read_bundle(made)
 
 
@@ -228,6 +228,7 @@ def _int8_options(job: Job) -> Int8Options:
     labelled = _labelled(budget)
     return Int8Options(
         calib=tuple(int8.calib),
+        coarse=job.wanted.coarse,
         count=int8.count,
         seed=int8.seed,
         ranges=int8.ranges,
@@ -281,11 +282,11 @@ def _quantise(bundle: Bundle, out: Path, options: Int8Options) -> None:
         add_int8(bundle, out, options, progress)
 
 
-def _halve(bundle: Bundle, out: Path, images: Sequence[Path]) -> None:
+def _halve(bundle: Bundle, out: Path, wanted: Wanted) -> None:
     """Write a copy with fp16 graphs."""
     from ..precision.add import PrecisionOptions, add_precision
 
-    add_precision(bundle, out, PrecisionOptions(precision="fp16", patches=tuple(images)))
+    add_precision(bundle, out, PrecisionOptions(precision="fp16", patches=wanted.images, coarse=wanted.coarse))
 
 
 def _require(packages: Sequence[str], extra: str) -> None:

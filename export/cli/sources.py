@@ -71,6 +71,14 @@ class CheckpointOptions(OptionGroup):
     scene_size: Annotated[
         int | None, typer.Option(help="Global context: side in pixels of the images that it was trained with.")
     ] = None
+    raster_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Side in pixels of the rasters that the bundle will mostly segment: contexts that are encoded once a "
+            "raster are encoded in windows that fit it. Others are segmented as well.",
+        ),
+    ] = None
     graph: Annotated[
         Graph,
         typer.Option(help="staged: one graph per context and the segmenter. fused: one from raw windows to logits."),
@@ -99,6 +107,7 @@ class CheckpointOptions(OptionGroup):
             context_files={name: path for name, path in files.items() if path},
             windows=_sides("--context-sizes", self.context_sizes) if self.context_sizes is not None else {},
             scene=self.scene_size,
+            raster=self.raster_size,
             graph=self.graph,
             patches=tuple(images),
             half_weights=self.weights == "fp16",

@@ -48,6 +48,14 @@ class Wanted(OptionGroup):
             metavar="PATH", help="Images or folders for the parity gate; repeatable. Default: those shipped with fctl."
         ),
     ] = None
+    coarse: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="For fp16 and int8 of a bundle that refines masks: those of the images in --patches or --calib, as "
+            "fctl-run --out FOLDER makes them. Default: masks made of brightness.",
+        ),
+    ] = None
 
     share_contexts: Annotated[
         list[Path] | None,

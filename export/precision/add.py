@@ -18,7 +18,7 @@ from fctl.runtime.atomic import atomic_write, refuse_existing
 from fctl.runtime.bundle.manifest import SCHEMA, GraphSpec, Manifest, Precision
 from fctl.runtime.bundle.parity import Parity
 from fctl.runtime.bundle.store import Bundle, sha256, write_manifest
-from fctl.runtime.errors import BundleError, ParityError
+from fctl.runtime.errors import BundleError, InputError, ParityError
 
 from ..copies import copy_files
 from ..onnx_graph import save_model
@@ -41,12 +41,15 @@ class PrecisionOptions:
         precision: The precision of the graphs to make.
         patches: Images or folders of images, for the ranges of values and for the parity gate; empty for those shipped
             with fctl.
+        coarse: For a bundle that refines masks, the folder of those of the images; None for stand-ins, which are not
+            like those that it will refine.
         exceptions: Names in `half_exceptions.EXCEPTIONS` of what stays in fp32. Fewer than all serve to measure what
             one of them is worth.
     """
 
     precision: Literal["fp16"]
     patches: tuple[Path, ...] = ()
+    coarse: Path | None = None
     exceptions: tuple[str, ...] = tuple(EXCEPTIONS)
 
 
@@ -72,9 +75,11 @@ def add_precision(bundle: Bundle, out: Path, options: PrecisionOptions) -> Manif
     """
     refuse_existing(out, remedy="bundles are never changed: choose another `out`, or remove it")
     check_fp32(bundle, options.precision)
+    check_masks(bundle, options.coarse)
     spec = bundle.manifest.image
     images, source = parity_images(spec.bands, options.patches, spec.dtype)
-    samples = Samples(batches=sample_patches(bundle.manifest, images, PARITY_PATCHES, seed=0), source=source)
+    batches = sample_patches(bundle.manifest, images, PARITY_PATCHES, seed=0, masks=options.coarse)
+    samples = Samples(batches=batches, source=source)
     ranges = peaks(bundle, samples.batches)
     with atomic_write(out) as folder:
         copy_files(bundle.folder, folder)
@@ -111,6 +116,29 @@ def check_fp32(bundle: Bundle, precision: Precision) -> None:
             f"{precision} graphs are made from fp32 ones, found {' and '.join(found)}",
             subject=bundle.folder,
             remedy="export it again",
+        )
+
+
+def check_masks(bundle: Bundle, coarse: Path | None) -> None:
+    """Check that coarse masks come to a bundle that refines some; warn of one that has none.
+
+    Args:
+        bundle: The bundle.
+        coarse: The folder of the masks, or None.
+
+    Raises:
+        InputError: The bundle refines none.
+    """
+    name, refines = bundle.manifest.name, bundle.manifest.refines
+    if coarse is not None and not refines:
+        raise InputError(
+            f"bundle {name} makes masks itself, and refines none", subject="`coarse`", remedy="leave it out"
+        )
+    if refines and coarse is None:
+        log.warning(
+            "bundle %s refines masks, and masks by brightness stand in for them: give a folder of those that it will "
+            "refine with `coarse`",
+            name,
         )
 
 

@@ -24,7 +24,7 @@ from fctl.runtime.evaluate.plots import check_matplotlib
 from fctl.runtime.progress import StageProgress
 
 from ..verify import Samples
-from .add import check_fp32
+from .add import check_fp32, check_masks
 from .int8_budget import LEAST, Budget, agreement_budget, fp32_miou, miou_budget, within
 from .int8_calibration import calibrate
 from .int8_graphs import file_size, write_bundle
@@ -43,6 +43,8 @@ class Int8Options:
 
     Attributes:
         calib: Images, or folders of images, like those that the network will run on.
+        coarse: For a bundle that refines masks, the folder of those of the images; None for stand-ins, which are not
+            like those that it will refine.
         count: How many patches calibrate.
         seed: The random seed of their places.
         ranges: One of `calib.ranges.METHODS`, or "auto" for the one with which most pixels keep their class.
@@ -55,6 +57,7 @@ class Int8Options:
     """
 
     calib: tuple[Path, ...]
+    coarse: Path | None = None
     count: int = 256
     seed: int = 0
     ranges: Method | Literal["auto"] = "auto"
@@ -87,10 +90,11 @@ def add_int8(bundle: Bundle, out: Path, options: Int8Options, progress: StagePro
     check_matplotlib()
     refuse_existing(out, remedy="bundles are never changed: choose another `out`, or remove it")
     check_fp32(bundle, "int8")
+    check_masks(bundle, options.coarse)
     graphs = Fp32Graphs.of(bundle)
     _check_work(graphs)
     before = fp32_miou(bundle, options.labelled) if options.labelled else 0.0
-    patches = choose(bundle, options.calib, options.count, options.seed, progress)
+    patches = choose(bundle, options.calib, options.count, options.seed, progress, options.coarse)
     log.info("calibrating with %d patches, trying layers on %d others", len(patches.calibrating), len(patches.tried))
     trials = Trials(graphs, cut_patches(bundle.manifest, patches.tried))
     found = calibrate(graphs, trials, patches.calibrating, options.ranges, progress)

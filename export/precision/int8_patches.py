@@ -39,7 +39,12 @@ class Patches:
 
 
 def choose(
-    bundle: Bundle, places: Sequence[Path], count: int, seed: int, progress: StageProgress | None = None
+    bundle: Bundle,
+    places: Sequence[Path],
+    count: int,
+    seed: int,
+    progress: StageProgress | None = None,
+    masks: Path | None = None,
 ) -> Patches:
     """Choose patches of a user's images for an int8 export.
 
@@ -49,6 +54,7 @@ def choose(
         count: How many patches calibrate; more are chosen to try layers on and for the gate.
         seed: The random seed of their places.
         progress: Called while patches are chosen.
+        masks: For a bundle that refines masks, the folder of those of the images; None for stand-ins.
 
     Returns:
         The patches, fewer than wanted where the images do not hold as many.
@@ -59,7 +65,7 @@ def choose(
     """
     wanted = count + _TRIED + _JUDGING
     with closing(open_network(bundle, "auto", "fp32", 4, False)) as network:
-        chosen = choose_patches(network, find_images(places), wanted, seed, stage(progress, "choosing patches"))
+        chosen = choose_patches(network, find_images(places), wanted, seed, stage(progress, "choosing patches"), masks)
     if len(chosen) < wanted:
         log.warning("the images hold %d different patches, fewer than the %d wanted", len(chosen), wanted)
     return _parts(chosen, count, _most_judging(bundle.manifest))

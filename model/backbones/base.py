@@ -41,6 +41,7 @@ class Backbone(nn.Module, ABC):
     Attributes:
         stages: All stages, finest first.
         lattice_scale: How many times as large as a context the windows are in which one is encoded once a raster.
+        lattice_limit: How many times as large they may be to suit rasters of a known size.
         lattice_margin: How many of their cells are dropped at each border, for they see it.
         resumes: Whether deeper stages can be computed from the features of any stage.
         channels: Channels of the stages that were built, by name.
@@ -49,6 +50,7 @@ class Backbone(nn.Module, ABC):
 
     stages: ClassVar[tuple[Stage, ...]]
     lattice_scale: ClassVar[int] = 2
+    lattice_limit: ClassVar[int] = 3
     lattice_margin: ClassVar[int] = 2
     resumes: ClassVar[bool] = True
     channels: dict[str, int]

@@ -120,7 +120,7 @@ class MixTransformer(Chain):
     """
 
     depths: ClassVar[tuple[int, int, int, int]]
-    lattice_scale = 1  # attention spans the whole window: a larger one is another picture
+    lattice_scale = lattice_limit = 1  # attention spans the whole window: a larger one is another picture
 
     @classmethod
     def level(cls, index: int, inputs: int, width: float) -> tuple[nn.Module, int]:

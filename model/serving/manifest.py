@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,17 +16,18 @@ from fctl.runtime.bundle.manifest import (
     Provenance,
     Refines,
     Scaling,
-    SharedEncoder,
 )
 from fctl.runtime.bundle.records import encode
 from fctl.runtime.errors import InputError
 from fctl.runtime.tiling.contexts import Cells
 from fctl.runtime.tiling.windows import TilePlan
 
-from ..backbones import Backbone, Stage, backbone_class, stage_of
+from ..backbones import backbone_class, stage_of
 from ..config import ContextConfig, NetworkConfig, ServingConfig
 from ..glnet import LEVELS, MAPS, maps_of
 from ..weights.checkpoints import Card
+from .cells import cells_of
+from .shared import shared_encoder
 
 PATCHES = "patches"
 """Role of the graph that computes what a context gathers."""
@@ -128,7 +128,7 @@ def served_contexts(
             scene=None if context.centred else serving.scene,
             encoder=encoders[context.name],
             cells=moving_cells(config, context.size) if context.name in config.placed else None,
-            sharing=shared_encoder(config, context, encoders[context.name]),
+            sharing=shared_encoder(config, context, encoders[context.name], serving=serving),
             maps=maps_of(config, context.name),
             gathering=_gathering(config, serving, context),
         )
@@ -154,8 +154,8 @@ def _gathering(config: NetworkConfig, serving: ServingConfig, context: ContextCo
         maps=tuple(
             GatheredMap(
                 name=name,
-                patch=_cells(kind, stages[name[1:]], config.patch),
-                scene=_cells(kind, stages[name[1:]], context.size),
+                patch=cells_of(kind, stages[name[1:]], config.patch),
+                scene=cells_of(kind, stages[name[1:]], context.size),
             )
             for name in MAPS
         ),
@@ -176,48 +176,4 @@ def moving_cells(config: NetworkConfig, size: int) -> MovingCells:
         patch, context = (Cells(stride=1, offset=0.0, count=side) for side in (config.patch, size))
         return MovingCells(patch=patch, context=context)
     stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
-    return MovingCells(patch=_cells(kind, stage, config.patch), context=_cells(kind, stage, size))
-
-
-def _cells(kind: type[Backbone], stage: Stage, size: int) -> Cells:
-    """Where the cells of a stage lie in an image of that side in pixels, along either axis."""
-    return Cells(stride=stage.stride, offset=stage.offset, count=kind.grid(size, stage))
-
-
-def shared_encoder(
-    config: NetworkConfig, context: ContextConfig, encoder: str | None, *, framed: bool = False
-) -> SharedEncoder | None:
-    """How a context is encoded once a raster.
-
-    Its windows are some times as large as the context, so that less is lost at their borders. Their side is such that
-    the cells of a mirrored window lie on those of others, as they must in test-time augmentation.
-
-    Args:
-        config: The network.
-        context: One of its contexts.
-        encoder: The role of the graph that encodes one window for each patch, or None.
-        framed: Whether windows are encoded as whole images are, with the backbone's padding around them.
-
-    Returns:
-        The windows; None for a global context, which many patches share in any case, and where windows would not start
-        at whole pixels of the raster.
-    """
-    if encoder is None or not context.centred:
-        return None
-    stage, kind = stage_of(config.backbone, config.stage), backbone_class(config.backbone)
-    side = kind.lattice_scale * context.size
-    offset = stage.offset if framed else kind.inside_grid(side, stage)[1]
-    side += round(-(side - context.size + 2 * (stage.offset - offset)) % stage.stride)
-    count = kind.grid(side, stage) if framed else kind.inside_grid(side, stage)[0]
-    margin = kind.lattice_margin * stage.stride
-    first, last = math.ceil((margin - offset) / stage.stride), (side - 1 - margin - offset) // stage.stride
-    same = (side, offset) == (context.size, stage.offset)
-    sharing = SharedEncoder(
-        encoder=encoder if same else f"{encoder}_{side}", size=side, cells=_cells(kind, stage, context.size),
-        own=Cells(stride=stage.stride, offset=offset, count=count), first=first, kept=int(last) - first + 1,
-    )  # fmt: skip
-    try:
-        sharing.lattice(config.patch, context.window(config.patch), context.size)
-    except InputError:
-        return None
-    return sharing
+    return MovingCells(patch=cells_of(kind, stage, config.patch), context=cells_of(kind, stage, size))

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.runtime.bundle.manifest import InputSpec
+from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.errors import InputError
 from fctl.runtime.evaluate.datasets import Dataset, Sample
 from fctl.runtime.evaluate.labels import MaskReader
 from fctl.runtime.evaluate.metrics import Confusion
 from fctl.runtime.evaluate.pairs import open_labels
 from fctl.runtime.progress import StageProgress
-from fctl.runtime.raster.coarse import open_coarse
+from fctl.runtime.raster.coarse import coarse_in, open_coarse
 from fctl.runtime.raster.source import RasterSource, open_raster
 from fctl.runtime.segment.outputs import asked_tags, is_finished
 from fctl.runtime.segment.results import Paths
@@ -26,7 +27,6 @@ from fctl.runtime.tiling.windows import Window
 
 from .perturb import perturbed_image
 
-_ENDINGS = ("_mask.tif", ".tif", ".png")
 _SEED = 0  # of labels that are perturbed for validation, alike in all trainings
 
 
@@ -116,28 +116,45 @@ def coarse_masks(
     """
     datasets = tuple(datasets)
     names = datasets[0].description.class_names
-    samples = list(dict.fromkeys(sample for dataset in datasets for sample in dataset.samples))
+    found = find_coarse(settings, folder, datasets)
+    if isinstance(found, Bundle):
+        found = _made(found, _all_of(datasets), bands, cache, progress, scale_range)
+    return CoarseMasks(names, found, scale_range)
+
+
+def find_coarse(settings: str | None, folder: Path, datasets: Sequence[Dataset]) -> Bundle | dict[Sample, Path]:
+    """Find the coarse masks of a training, or what makes them; arguments as of `coarse_masks`.
+
+    Returns:
+        A bundle; or the file of each image's mask, none where labels are perturbed.
+
+    Raises:
+        InputError: A mask is missing, or the bundle has other classes.
+        BundleError: The bundle is damaged.
+    """
     if settings is None:
-        return CoarseMasks(names, scale_range=scale_range)
-    place = folder / settings
-    if (place / "manifest.json").is_file():
-        return CoarseMasks(names, _made(place, names, samples, bands, cache, progress, scale_range), scale_range)
-    return CoarseMasks(names, {sample: _found(place, sample) for sample in samples}, scale_range)
+        return {}
+    place, names = folder / settings, datasets[0].description.class_names
+    if not (place / "manifest.json").is_file():
+        return {sample: coarse_in(place, Path(sample.image), "data.coarse") for sample in _all_of(datasets)}
+    bundle = read_bundle(place)
+    manifest = bundle.manifest
+    if manifest.class_names != names or manifest.refines:
+        found = ", ".join(manifest.class_names)
+        raise InputError(
+            subject=f"data.coarse: bundle {manifest.name}",
+            expected=f"one that makes masks of the data's classes: {', '.join(names)}",
+            found=f"one that refines {found}" if manifest.refines else found,
+        )
+    return bundle
 
 
-def _found(place: Path, sample: Sample) -> Path:
-    """The mask of an image in a folder."""
-    stem = Path(sample.image).stem
-    for ending in _ENDINGS:
-        if (file := place / f"{stem}{ending}").is_file():
-            return file
-    expected = f"the mask of {sample.name}: {' or '.join(f'{stem}{ending}' for ending in _ENDINGS)}"
-    raise InputError(subject=f"data.coarse: {place}", expected=expected, found="none of these")
+def _all_of(datasets: Sequence[Dataset]) -> list[Sample]:
+    return list(dict.fromkeys(sample for dataset in datasets for sample in dataset.samples))
 
 
 def _made(
-    place: Path,
-    names: tuple[str, ...],
+    bundle: Bundle,
     samples: Sequence[Sample],
     bands: Sequence[int] | None,
     cache: Path,
@@ -147,16 +164,8 @@ def _made(
     """The masks that a bundle makes of images."""
     found = dict[Sample, Path]()
     cache.mkdir(parents=True, exist_ok=True)
-    with Segmenter(place) as segmenter:
-        manifest = segmenter.manifest
-        if manifest.class_names != names or manifest.refines:
-            raise InputError(
-                subject=f"data.coarse: bundle {manifest.name}",
-                expected=f"one that makes masks of the data's classes: {', '.join(names)}",
-                found=f"one that refines {', '.join(manifest.class_names)}" if manifest.refines
-                else ", ".join(manifest.class_names),
-            )  # fmt: skip
-        asked = asked_tags(manifest, segmenter.engine.precision, 1, bands, scale_range, once=segmenter.once)
+    with Segmenter(bundle) as segmenter:
+        asked = asked_tags(segmenter.manifest, segmenter.engine.precision, 1, bands, scale_range, once=segmenter.once)
         for index, sample in enumerate(samples):
             where = hashlib.sha256(str(Path(sample.image).resolve()).encode()).hexdigest()[:12]
             paths = Paths(mask=cache / f"{Path(sample.image).stem}_{where}_mask.tif")

@@ -157,5 +157,6 @@ def _naming(field: str) -> Iterator[None]:
     except (InputError, RasterError) as error:
         split = field if "." in field else "data.training"
         fields = {"data": "data.root", "form": "data.form", "bands": "data.bands", "scale_range": "data.scale_range"}
+        fields |= {"description": "data.description"}
         text = error.worded(fields | {"split": split})
         raise type(error)(text, subject=None if text.startswith(field) else field) from None

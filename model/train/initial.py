@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from fctl.runtime.bundle.manifest import InputSpec
 from fctl.runtime.bundle.records import RecordError
 from fctl.runtime.choices import Form
@@ -20,10 +22,13 @@ from fctl.runtime.raster.source import open_any, open_raster
 from ..config import ConfigError, NetworkConfig
 from ..presets import Preset, preset
 from ..serving.manifest import input_spec
+from .checks import check_trainable
+from .coarse import find_coarse
 from .config import checked, with_changes
 from .explained import explained
-from .images import open_images
-from .networks import network_of
+from .images import Images, open_images
+from .networks import network_of, side_of
+from .recipe import recipe_of
 from .settings import PATCH, Augmentation, DataSettings, NetworkSettings, Optimisation, Stage, TrainingConfig
 from .start import IMAGENET
 
@@ -74,6 +79,9 @@ def initial_config(name: str, root: Path, description: Path | None = None, chang
     """
     try:
         dataset = open_dataset(root, description=description)
+    except InputError as error:  # which speaks of an option that there is not here
+        raise InputError(error.worded({"form": "folder of a known form"})) from None
+    try:
         model = preset(name, classes=len(dataset.description.classes))
     except ConfigError as error:
         raise InputError(str(error), subject="`init`") from None
@@ -107,7 +115,7 @@ def initial_config(name: str, root: Path, description: Path | None = None, chang
     except RecordError as error:
         raise InputError(str(error), subject="`changes`") from None
     images, names = open_images(config.data, Path()), dataset.description.class_names
-    network_of(config, len(names))
+    _check(config, images)
     log.info(
         "%d images to train on, %d to validate with; classes: %s",
         len(images.training.samples), len(images.validation.samples), ", ".join(names),
@@ -118,6 +126,18 @@ def initial_config(name: str, root: Path, description: Path | None = None, chang
             "optimisation.statistics to false and both rates to 5e-5"
         )
     return document
+
+
+def _check(config: TrainingConfig, images: Images) -> None:
+    """Check what a training checks before it opens images, on a network without memory for its weights."""
+    names = images.description.class_names
+    model, pixels = network_of(config, len(names)), (1,) * len(names)
+    stages = enumerate(config.stages)
+    recipes = [recipe_of(config, index, side_of(model, stage.network), names, pixels) for index, stage in stages]
+    with torch.device("meta"):
+        check_trainable(config, model, recipes)
+    if model.network.refines:
+        find_coarse(config.data.coarse, Path(), (images.training, images.validation))
 
 
 def _look_at(dataset: Dataset, network: NetworkConfig) -> _Seen:

@@ -22,7 +22,8 @@ class NetworkSettings:
     Attributes:
         preset: Name of a preset (docs/presets.md).
         overrides: Fields of the network, nested at will, that differ from the preset's, as {"patch": 384}.
-        serving: How the network is run, where that differs from the preset's: plan, overlap, resampling, merge, scene.
+        serving: How the network is run, where that differs from the preset's: plan, overlap, resampling, merge, scene,
+            raster.
         weights: Initial weights: "imagenet" (EfficientNet-Lite0), the path of an fctl checkpoint or of published
             weights of the backbone, or None for random ones.
     """

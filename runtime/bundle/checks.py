@@ -286,6 +286,7 @@ def _check_sharing(
     except InputError as error:
         expect(False, field, "windows on a lattice", error)
     expect(span <= _LARGEST, f"{field}.size", f"windows of at most {_LARGEST} pixels of the raster", span)
+    expect(0 <= sharing.begin <= _LARGEST, f"{field}.begin", f"0 to {_LARGEST} cells", sharing.begin)
     pieces = -(-sharing.cells.count // sharing.kept)
     expect(pieces <= _MOST, f"{field}.kept", f"the cells of a patch in at most {_MOST} windows a side", pieces)
     graphs = [g for g in manifest.graphs if g.role == sharing.encoder and g.precision in ("fp32", *_of(roles))]

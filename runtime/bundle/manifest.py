@@ -23,12 +23,12 @@ from .parity import Parity
 from .records import OPTIONAL
 from .verdicts import Bf16Verdict, EngineVerdict, SelfCheck, SharedVerdict
 
-SCHEMA = "1.4"
+SCHEMA = "1.5"
 """The format that is written.
 
 1.1 added `GraphSpec.bytes`, `Parity.class_iou`, `Manifest.engines` and `Manifest.check`; 1.2 `Context.sharing`,
 `Manifest.sharing` and `Manifest.temperature`; 1.3 `Manifest.bf16`; 1.4 plans of kind "whole", `Context.maps`,
-`Context.gathering` and `Manifest.refines`.
+`Context.gathering` and `Manifest.refines`; 1.5 `SharedEncoder.begin`.
 """
 
 SEGMENTER = "segmenter"
@@ -108,6 +108,8 @@ class SharedEncoder:
         own: The cells that `encoder` gives.
         first: The first of these that is kept; those before it saw the border of the window.
         kept: How many are kept.
+        begin: How many cells of the first tile's context lie before those that the first window keeps. The windows
+            before it are black, for that context begins outside of the raster. Bundles before 1.5 lack it.
     """
 
     encoder: str
@@ -116,6 +118,7 @@ class SharedEncoder:
     own: Cells
     first: int
     kept: int
+    begin: int = field(default=0, metadata=OPTIONAL)
 
     def lattice(self, tile: int, window: int, size: int) -> Lattice:
         """The windows of a raster in which the context is encoded.
@@ -133,7 +136,7 @@ class SharedEncoder:
         """
         return Lattice(
             tile=tile, window=window, size=size, cells=self.cells, side=self.size, own=self.own, first=self.first,
-            kept=self.kept,
+            kept=self.kept, begin=self.begin,
         )  # fmt: skip
 
 

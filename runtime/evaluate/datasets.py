@@ -171,7 +171,7 @@ def _form_of(root: Path, form: str, description: Path | None) -> str:
             subject=root,
             expected=f"a data set of a known form ({layouts})",
             found=f"several: {' and '.join(found)}" if found else "none of these",
-            remedy=f"choose a `form`, or describe it in {DESCRIPTION} (docs/evaluation.md)",
+            remedy=f"choose a `form`, or describe it in {DESCRIPTION} or with `description` (docs/evaluation.md)",
         )
     return found[0]
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RasterError
+from ..errors import InputError, RasterError
 from ..tiling.merge import NODATA
 from ..tiling.windows import Window
 from .access import Access
 from .blocks import rasterio_window
-from .classnames import CLASSES
+from .classnames import names_in
 from .files import OpenFile, open_any, place_in, reading
 from .georeference import Georeference, georeference_of
 
 _REMEDY = "give the mask that a bundle made of this very image"
+_ENDINGS = ("_mask.tif", ".tif", ".png")
 _SHIFT = 1e-3  # pixels by which two grids may differ: what writing coordinates as text loses
 
 _DEFAULT = Access()
@@ -88,8 +89,29 @@ def open_coarse(
                 found=f"{found_size[0]} x {found_size[1]}", remedy=_REMEDY,
             )  # fmt: skip
         _check_place(path, georeference_of(dataset), place)
-        _check_names(path, dataset.tags().get(CLASSES), names)
+        _check_names(path, names_in(dataset.tags()), names)
         yield CoarseFile(dataset, path, len(names))
+
+
+def coarse_in(folder: Path, image: Path, subject: str) -> Path:
+    """Find the mask of an image in a folder.
+
+    Args:
+        folder: The folder, as ``fctl-run --out`` fills it.
+        image: The image.
+        subject: What the folder was given as, for messages.
+
+    Returns:
+        The mask: NAME_mask.tif, NAME.tif or NAME.png.
+
+    Raises:
+        InputError: There is none.
+    """
+    names = [f"{image.stem}{ending}" for ending in _ENDINGS]
+    if found := next((folder / name for name in names if (folder / name).is_file()), None):
+        return found
+    expected = f"the mask of {image.stem}: {' or '.join(names)}"
+    raise InputError(subject=f"{subject}: {folder}", expected=expected, found="none of these")
 
 
 def _check_place(path: str, found: Georeference, wanted: Georeference) -> None:
@@ -107,14 +129,7 @@ def _check_place(path: str, found: Georeference, wanted: Georeference) -> None:
         )  # fmt: skip
 
 
-def _check_names(path: str, tag: str | None, names: Sequence[str]) -> None:
+def _check_names(path: str, found: Sequence[str], names: Sequence[str]) -> None:
     """Refuse a mask that says it has other classes, or the same in another order."""
-    try:
-        stated = json.loads(tag) if tag else None
-    except ValueError:
-        return  # somebody else's tag of that name
-    if not isinstance(stated, dict):
-        return
-    found = [str(stated.get(str(index))) for index in range(len(stated))]
-    if found != list(names):
+    if found and list(found) != list(names):
         raise RasterError(subject=path, expected=f"a mask of the classes {', '.join(names)}", found=", ".join(found))

@@ -43,12 +43,14 @@ class SharedWindow:
         pixels: Its pixels (1, bands, size, size), resampled; None where an earlier batch of the raster had them.
         serial: A number that no other shared window has, of whatever image.
         patches: The patches in it, where it is encoded with what they know.
+        black: Whether it is black altogether, as one that lies beyond the raster: then it looks like any other such.
     """
 
     window: Window
     pixels: Windows | None
     serial: int = field(default_factory=itertools.count().__next__)
     patches: ScenePatches | None = None
+    black: bool = False
 
 
 Scenes = Mapping[tuple[str, Window], Windows]
@@ -233,7 +235,8 @@ class BatchCutter:
                 found[numbers] = self._scenes[key]
                 continue
             inside = [window] if window.within(self._source.height, self._source.width) else []
-            found[numbers] = SharedWindow(window, self._stack(inside, size, context.resampling, 1))
+            pixels = self._stack(inside, size, context.resampling, 1)
+            found[numbers] = SharedWindow(window, pixels, black=_is_black(pixels) if inside else True)
             self._scenes[key] = replace(found[numbers], pixels=None)
         return LatticeWindows(lattice, found)
 
@@ -259,6 +262,11 @@ class BatchCutter:
             patches = cut_patches(self._source, window, context, self._manifest.tile)
             self._scenes[key] = SharedWindow(window, pixels, patches=patches)
         return self._scenes[key]
+
+
+def _is_black(pixels: Windows) -> bool:
+    """Whether windows are black; of those on a GPU nobody looks."""
+    return isinstance(pixels, np.ndarray) and not pixels.any()
 
 
 def cut_batch(

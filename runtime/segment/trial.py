@@ -174,7 +174,7 @@ def _seconds_of_encoding(network: Network, source: Source, tiles: tuple[Window, 
         started = time.monotonic()
         network.on_host(network.run(batch, cache=cache))
         seconds.append(time.monotonic() - started)
-    return max(seconds[0] - seconds[1], 0) / len(cache)
+    return max(seconds[0] - seconds[1], 0) / max(len(cache), 1)  # black windows are not among them
 
 
 def _on(source: Source, grid: Grid, network: Network) -> Grid:

@@ -23,7 +23,7 @@ class Piece:
     """The kept cells of one window of a lattice that a patch needs, along one axis.
 
     Attributes:
-        number: The window's number, from 0 at the first tile's context; windows before it are negative.
+        number: The window's number: 0 at the first tile's context, or where the lattice says; negative before that.
         first: The first of these cells, among all cells of the window.
         count: How many they are.
     """
@@ -65,6 +65,7 @@ class Lattice:
         own: The cells that the encoder gives of a window of the lattice.
         first: The first of these that is kept.
         kept: How many of them are kept.
+        begin: How many cells of the first tile's context lie before those that window 0 keeps.
 
     Raises:
         InputError: Windows of the lattice would not start at whole pixels of the raster, or their cells not lie as far
@@ -79,6 +80,7 @@ class Lattice:
     own: Cells
     first: int
     kept: int
+    begin: int = 0
 
     def __post_init__(self) -> None:
         found = (self.span, self.step, self._origin)
@@ -166,8 +168,8 @@ class Lattice:
 
     @property
     def _origin(self) -> Fraction:
-        """First pixel of window 0, whose first kept cell is the first cell of the context of a tile at 0."""
-        ahead = Fraction(self.cells.offset) - Fraction(self.own.offset) - self.own.stride * self.first
+        """First pixel of window 0, whose first kept cell is cell `begin` of the context of a tile at 0."""
+        ahead = Fraction(self.cells.offset) - Fraction(self.own.offset) + self.own.stride * (self.begin - self.first)
         return self._ratio * ahead - self._reach
 
     def _in_window_0(self, start: int, flipped: bool) -> Fraction:
@@ -177,7 +179,7 @@ class Lattice:
         other the other way round.
         """
         if not flipped:
-            return start / self._cell
+            return start / self._cell - self.begin
         context_end = start - self._reach + self.window
         window_end = self._origin + self.span
         ahead = Fraction(self.cells.offset) - Fraction(self.own.offset)

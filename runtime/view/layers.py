@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from ..bundle.manifest import ClassInfo
 from ..errors import RasterError
-from ..raster.classnames import CLASSES
+from ..raster.classnames import names_in
 from ..raster.display import Display, display_of
 from ..raster.frames import Frame, frame_of
 from ..raster.georeference import Georeference, georeference_of
@@ -104,7 +103,7 @@ def open_view(files: Mapping[str, Path], bands: Sequence[int] | None = None) -> 
     """
     with open_any(files["mask"]) as dataset:
         place, classes = georeference_of(dataset), _classes_of(dataset)
-        named = bool(_names_of(dataset))
+        named = bool(names_in(dataset.tags()))
         mask = _layer("mask", files["mask"], dataset, frame_of(dataset))
     layers = {"mask": mask}
     for role, path in files.items():
@@ -155,19 +154,9 @@ def _check_bands(layers: Mapping[str, Layer], classes: int | None) -> None:
         raise RasterError(subject=confidence.path, expected="one band of confidence", found=confidence.bands)
 
 
-def _names_of(dataset: OpenFile) -> list[str]:
-    """Names of classes as fctl keeps them in a mask; none where they are missing, or not as they should be."""
-    try:
-        found = json.loads(dataset.tags().get(CLASSES, "{}"))
-        names = [found[str(index)] for index in range(len(found))]
-    except (ValueError, KeyError, TypeError):
-        return []
-    return names if len(names) < NODATA and all(isinstance(name, str) for name in names) else []
-
-
 def _classes_of(dataset: OpenFile) -> tuple[ClassInfo, ...]:
     """Names and colours; without names, a class for every id, and without a palette, colours that differ."""
-    palette, names = palette_of(dataset, 1), _names_of(dataset)
+    palette, names = palette_of(dataset, 1), names_in(dataset.tags())[:NODATA]
     colours = [tuple(colour) for colour in palette.colours[:NODATA, :3].tolist()] if palette else list(_colours())
     names = names or [f"class {index}" for index in range(NODATA)]
     return tuple(ClassInfo(name=name, colour=colour) for name, colour in zip(names, colours, strict=False))

@@ -518,7 +518,7 @@ EXPECTED = {
             {"product of two activations": 6, "ConvTranspose": 3, "scores of a scaled skip": 2},
         ),
     },
-    "segformer-b0": {SEGMENTER: ({"Conv": 23, "MatMul": 48}, {"product of two activations": 16})},
+    "segformer-b0": {SEGMENTER: ({"Conv": 16, "MatMul": 24}, {"product of two activations": 8})},
 }
 
 

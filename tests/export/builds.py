@@ -63,13 +63,13 @@ def _export(name: str, folder: Path) -> None:
     from fctl.model.presets import preset
     from fctl.model.weights.checkpoints import save_checkpoint
 
-    from ..model.helpers import lively, small_card, small_preset
+    from ..model.helpers import lively, shallow_backbones, small_card, small_preset
 
     torch.set_num_threads(1)
-    network = lively(replace(small_preset(name), encoders="shared"))
-    serving = replace(preset(name, classes=3).serving, overlap=16, scene=None)
-    save_checkpoint(folder / "net.pt", replace(small_card(network.config), serving=serving), network.state_dict())
-    with pytest.MonkeyPatch.context() as patch:
+    with shallow_backbones(), pytest.MonkeyPatch.context() as patch:  # as in all tests of the export
+        network = lively(replace(small_preset(name), encoders="shared"))
+        serving = replace(preset(name, classes=3).serving, overlap=16, scene=None)
+        save_checkpoint(folder / "net.pt", replace(small_card(network.config), serving=serving), network.state_dict())
         patch.setattr(pipeline, "PARITY_PATCHES", 2)  # test_presets.py looks at more
         pipeline.export_bundle(folder / "net.pt", folder / "net.fctl", ExportOptions())
 

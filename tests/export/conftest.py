@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +17,10 @@ __all__ = ["one_thread"]
 
 @pytest.fixture(scope="package", autouse=True)
 def shallow() -> Iterator[None]:
-    """EfficientNet-Lite0 with one block a row, and two where the first kernel of 5 is, for a residual.
+    """Backbones of few blocks: what is exported here is traced."""
+    from ..model.helpers import shallow_backbones
 
-    Tracing takes seconds for every ten layers, however narrow they are. tests/model/train exports a network with all.
-    """
-    from fctl.model.backbones import lite0
-
-    rows = tuple(replace(row, repeats=2 if index == 2 else 1) for index, row in enumerate(lite0._TABLE))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lite0, "_TABLE", rows)
+    with shallow_backbones():
         yield
 
 

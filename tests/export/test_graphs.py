@@ -18,7 +18,7 @@ import onnx.defs
 import onnx.helper
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError, Message
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.parts.mutants import mutants
@@ -343,8 +343,12 @@ def test_every_way_to_store_a_tensor_is_known(tmp_path: Path, kind: int, sides: 
 
 @settings(deadline=None, max_examples=100)
 @given(seed=st.integers(0, 1 << 30))
+@example(839226273)  # of which the library takes nothing: it is damaged where nobody looks
 def test_the_reader_reads_what_the_library_reads(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
-    """Of graphs that are damaged at random: whatever passes, the library reads with the same inputs and outputs."""
+    """Of graphs that are damaged at random: what passes, the library reads with the same inputs, or refuses.
+
+    The reader skips what it does not ask for, and a library that reads all refuses a file that is damaged there.
+    """
     bundle = read_bundle([tiny.TINY, tiny.TINY_FUSED, tiny.TINY_FLOAT][seed % 3])
     model = onnx.load(bundle.folder / bundle.manifest.segmenter.file)
     path = tmp_path_factory.getbasetemp() / "mutant.onnx"
@@ -355,7 +359,10 @@ def test_the_reader_reads_what_the_library_reads(tmp_path_factory: pytest.TempPa
         except NoGraphError:
             continue
         if found.fault is None and found.external is None:
-            read = onnx.ModelProto.FromString(content)
+            try:
+                read = onnx.ModelProto.FromString(content)
+            except DecodeError:
+                continue
             constants = {tensor.name for tensor in read.graph.initializer}
             assert found.inputs.keys() == {value.name for value in read.graph.input} - constants
             assert found.outputs.keys() == {value.name for value in read.graph.output}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from PIL import Image
 from rasterio.transform import from_origin
 from torch.nn import functional as F
 
-from fctl.calib.sample import shipped_images
+from fctl.calib.choose import choose_patches, cut_patches
+from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.card import ExportOptions
+from fctl.export.cli.command import app
 from fctl.export.pipeline import export_bundle
 from fctl.export.precision.add import PrecisionOptions, add_precision
 from fctl.model.backbones import resnet50
@@ -29,6 +33,8 @@ from fctl.runtime.bundle.store import read_bundle
 from fctl.runtime.cli.refine import coarse_place
 from fctl.runtime.cli.run import run_app
 from fctl.runtime.errors import InputError, ParityError, RasterError
+from fctl.runtime.segment.batches import PatchBatch, on_host
+from fctl.runtime.segment.opening import open_network
 from fctl.runtime.segment.results import Paths
 from fctl.runtime.segment.segmenter import Segmenter
 from fctl.runtime.segment.shards.folder import RunFolder
@@ -233,6 +239,8 @@ def test_the_builder_of_tensorrt_rtx_takes_its_graphs(case: Case, tmp_path: Path
         layers = builds.layers_of(found, dtype)  # type: ignore[arg-type]
         assert set(layers) == {"encoder", "segmenter"}
         assert all(set(kinds) <= {{"fp32": "Float", "fp16": "Half"}[dtype]} for kinds in layers.values())
+    layers = builds.layers_of(builds.quantised(bundle, tmp_path), "int8")
+    assert all(len(kinds["Int8"]) > len(kinds["Float"]) > 0 for kinds in layers.values())  # some are faster in fp32
 
 
 def test_the_gate_of_fp16_judges_a_refiner_by_its_classes(case: Case, tmp_path: Path) -> None:
@@ -241,6 +249,48 @@ def test_the_gate_of_fp16_judges_a_refiner_by_its_classes(case: Case, tmp_path: 
         add_precision(read_bundle(case.bundle), tmp_path / "half.fctl", PrecisionOptions(precision="fp16"))
     assert "max" not in str(caught.value)
     assert not (tmp_path / "half.fctl").exists()
+
+
+class TestPatchesOfOtherPrecisions:
+    """fp16 and int8 are judged, and int8 is calibrated, on the masks of a folder: stand-ins are like no mask."""
+
+    @pytest.fixture
+    def masks(self, case: Case, tmp_path: Path) -> Path:
+        """The folder."""
+        shutil.copy(case.mask, tmp_path / "image_mask.tif")
+        return tmp_path
+
+    def is_at(self, case: Case, batch: PatchBatch) -> bool:
+        """Whether a patch has the mask of its place."""
+        tile = batch.tiles[0]
+        ids = case.ids[tile.y : tile.bottom, tile.x : tile.right]
+        return np.array_equal(on_host(batch.patch)[0, 3:].argmax(0)[ids != 255], ids[ids != 255])
+
+    def test_they_have_masks_with_borders(self, case: Case, masks: Path) -> None:
+        manifest, images = read_bundle(case.bundle).manifest, (case.image,)
+        batches = sample_patches(manifest, images, 4, 0, masks)
+        assert len(batches) == 4 and all(self.is_at(case, batch) for batch in batches)
+        assert not all(self.is_at(case, batch) for batch in sample_patches(manifest, images, 4, 0))
+        with closing(open_network(read_bundle(case.bundle), "onnxruntime", "fp32", 2, False)) as network:
+            chosen = choose_patches(network, images, 4, 0, masks=masks)
+        cut = list(cut_patches(manifest, chosen))
+        assert len(cut) == 4 and all(self.is_at(case, batch) for batch in cut)
+        assert all(on_host(batch.patch)[0, 3:].any((1, 2)).sum() > 1 for batch in cut)  # what it never sees is left out
+
+    def test_a_mask_that_is_missing_is_told(self, case: Case, in_process: InProcess, tmp_path: Path) -> None:
+        for precision, images in (("fp16", "--patches"), ("int8", "--calib")):
+            arguments = (case.bundle, "--precision", precision, images, case.image, "--out", tmp_path / "x.fctl")
+            done = in_process(app, *arguments, "--coarse", tmp_path)
+            assert done.returncode == 1 and not (tmp_path / "x.fctl").exists()
+            line = done.stderr.splitlines()[-1]
+            assert f"--coarse: {tmp_path}: expected the mask of image: image_mask.tif or image.tif or image.png" in line
+
+    def test_only_refiners_take_masks(self, case: Case, in_process: InProcess, tmp_path: Path) -> None:
+        arguments = ("--precision", "fp16", "--coarse", tmp_path, "--out", tmp_path / "x.fctl")
+        done = in_process(app, TINY, *arguments)
+        assert done.returncode == 1 and "--coarse: bundle tiny makes masks itself, and refines none" in done.stderr
+        done = in_process(app, TINY, "--fmt", "trt", "--coarse", tmp_path)
+        assert done.returncode == 2 and "--coarse is for --precision fp16 and int8" in " ".join(done.stderr.split())
 
 
 class TestAfterAnotherBundle:

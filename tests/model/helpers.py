@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fctl.model.ale import GroupDepthConv
-from fctl.model.backbones import stage_of
+from fctl.model.backbones import lite0, mit, resnet50, stage_of
 from fctl.model.build import build as build_any
 from fctl.model.config import GLOBAL, AleConfig, ContextConfig, LcfConfig, NetworkConfig, ServingConfig
 from fctl.model.geometry import cells_of_patch
@@ -49,6 +52,20 @@ def small_preset(name: str, *, classes: int = 3) -> NetworkConfig:
     """A preset's network, an eighth as wide and on 64-pixel patches."""
     network = narrow(preset(name, classes=classes).network, 1 / 8)
     return replace(network, patch=PATCH, contexts=tuple(replace(c, size=PATCH) for c in network.contexts))
+
+
+@contextmanager
+def shallow_backbones() -> Iterator[None]:
+    """Backbones with one block a stage, or two where the second one is computed otherwise than the first.
+
+    Tracing takes seconds for every ten layers, however narrow they are. tests/model/train exports a network with all.
+    """
+    rows = tuple(replace(row, repeats=2 if index == 2 else 1) for index, row in enumerate(lite0._TABLE))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lite0, "_TABLE", rows)  # the first kernel of 5 is where there are two: for a residual
+        patch.setattr(resnet50, "_BLOCKS", (1, 2, 1, 2))  # ICNet parts the second stage; dilation needs a second block
+        patch.setattr(mit.MitB0, "depths", (1, 1, 1, 1))
+        yield
 
 
 def small_lcf(**changes: object) -> LcfConfig:

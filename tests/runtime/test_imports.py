@@ -61,11 +61,23 @@ for name in names:  # each as the first of ours; libraries of others stay loaded
 """
 
 
-def test_modules_do_without_torch_and_onnx(tmp_path: Path) -> None:
+def loadable() -> list[str]:
+    """Modules that must load without torch and onnx, as far as what they need is installed."""
     names = [*modules(fctl.runtime), "fctl.calib", "fctl.calib.sample", "fctl.calib.choose"]
     assert NEEDS.keys() <= set(names)
-    here = [name for name in names if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
-    assert_import_without(tmp_path, here, EXPORT_ONLY)
+    return [name for name in names if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
+
+
+def test_all_modules_load_with_what_is_installed(tmp_path: Path) -> None:
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    command = [sys.executable, "-c", code, *loadable()]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, ""), result.stderr
+
+
+@pytest.mark.once
+def test_modules_do_without_torch_and_onnx(tmp_path: Path) -> None:
+    assert_import_without(tmp_path, loadable(), EXPORT_ONLY)
 
 
 def test_calibration_does_without_torch(tmp_path: Path) -> None:

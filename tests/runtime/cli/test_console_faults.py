@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -125,15 +127,13 @@ for name, *words in calls["then"]:
 
 
 @pytest.fixture
-def public(tmp_path: Path) -> Path:
-    """A folder that anybody may enter, unlike its parents."""
+def public() -> Iterator[Path]:
+    """A folder that anybody may enter; those of pytest any other pytest that starts closes again, all at once."""
     if os.name != "posix" or os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder.stat().st_uid == 0 and folder != Path("/"):
-            folder.chmod(folder.stat().st_mode | 0o711)
-    tmp_path.chmod(0o777)
-    return tmp_path
+    with TemporaryDirectory(prefix="fctl-public-") as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
 
 
 def test_what_may_not_be_read_is_one_line(public: Path) -> None:

@@ -81,6 +81,7 @@ def test_manifests(bundle: Path, in_process: InProcess, seed: int, name: str) ->
     assert files_under(bundle.parent) == before
 
 
+@pytest.mark.once
 @bounded
 @given(seed=SEEDS)
 def test_records_of_plans(bundle: Path, in_process: InProcess, seed: int) -> None:
@@ -130,6 +131,7 @@ def test_a_rate_is_a_number(tmp_path: Path, value: float) -> None:
         config.read_config(tmp_path / "config.json")
 
 
+@pytest.mark.once
 @bounded
 @given(seed=SEEDS)
 def test_bundles_at_work(bundle: Path, tmp_path: Path, in_process: InProcess, seed: int) -> None:
@@ -160,6 +162,7 @@ WORDS: dict[str, tuple[Callable[..., object], list[str]]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", WORDS)
 @settings(bounded, max_examples=25)
 @given(data=st.data())
@@ -175,6 +178,7 @@ def test_command_lines(
     assert files_under(tmp_path) == set()
 
 
+@pytest.mark.once
 def test_a_bundle_of_a_damaged_graph_is_one_line(bundle: Path, in_process: InProcess) -> None:
     document = json.loads((bundle / "manifest.json").read_text("utf-8"))
     content = (bundle / "segmenter.onnx").read_bytes()

@@ -163,6 +163,7 @@ def test_a_wrong_call_exits_with_two(
     assert_usage(measure(folder, *args), *told)
 
 
+@pytest.mark.once
 def test_without_matplotlib_scores_are_printed_and_reports_refused_at_once(folder: Path) -> None:
     code = "import sys; sys.modules['matplotlib'] = None; from fctl.runtime.cli.eval import eval_app; eval_app()"
     arguments = [str(tiny.TINY), "--data", "data", "--split", "1", "--backend", "onnxruntime"]

@@ -18,7 +18,7 @@ from tests.conftest import write_geotiff
 PAGE = Path(__file__).parents[3] / "docs" / "scale.md"
 PARTS = 3
 
-pytestmark = pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")
+pytestmark = [pytest.mark.once, pytest.mark.skipif(not PAGE.is_file(), reason="needs the source tree")]
 
 
 def blocks(language: str, holding: str) -> list[str]:
@@ -27,9 +27,11 @@ def blocks(language: str, holding: str) -> list[str]:
     return [block for block in found if holding in block]
 
 
-@pytest.fixture
-def image(tmp_path: Path, rng: np.random.Generator) -> Path:
-    return write_geotiff(tmp_path / "image.tif", rng.integers(0, 256, (700, 300, 3), np.uint8))
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As high as three tiles, for as many parts."""
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 200, 3), np.uint8)
+    return write_geotiff(tmp_path_factory.mktemp("scale") / "image.tif", pixels)
 
 
 def run(command: Sequence[str], more: Mapping[str, str]) -> None:
@@ -43,11 +45,12 @@ def digests(folder: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-@pytest.fixture
-def expected(image: Path, tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def expected(image: Path) -> dict[str, str]:
     """What one process makes of the image."""
-    run(["fctl-run", str(image), "--out", str(tmp_path / "whole")], {})
-    return digests(tmp_path / "whole")
+    out = image.with_name("whole")
+    run(["fctl-run", str(image), "--out", str(out)], {})
+    return digests(out)
 
 
 def test_the_array_of_slurm_in_any_order_and_twice(image: Path, tmp_path: Path, expected: dict[str, str]) -> None:

@@ -66,6 +66,7 @@ def test_without_a_provider_the_remedy_is_told() -> None:
     assert python(hidden + TOLD).splitlines() == [expected, expected]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -90,6 +91,7 @@ def test_looking_for_a_gpu_leaves_nothing_behind(simulated_gpu: SimulatedGpu, tm
     }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "end", ["device.close()", "del device, kept, graph, view", "", "1 / 0", "import sys; sys.exit()"]
 )

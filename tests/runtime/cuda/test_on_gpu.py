@@ -17,8 +17,9 @@ LONG = ("kernels", "network")  # `make test` alone runs them; the others show th
     [pytest.param(path, marks=[pytest.mark.once] * (path.stem in LONG)) for path in FILES],
     ids=[path.stem for path in FILES],
 )
-def test_on_a_simulated_gpu(simulated_gpu: SimulatedGpu, path: Path) -> None:
+def test_on_a_simulated_gpu(simulated_gpu: SimulatedGpu, path: Path, tmp_path: Path) -> None:
     if path.stem == "plans":
         pytest.importorskip("tensorrt_rtx")  # all of that file needs it
     root = Path(__file__).parents[3]
-    simulated_gpu.run("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", root, path)
+    options = ("-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--rootdir", root, "--basetemp", tmp_path / "inner")
+    simulated_gpu.run("-m", "pytest", *options, path)  # where it neither closes nor clears what is this pytest's

@@ -510,6 +510,7 @@ def test_a_png_that_ends_early_is_no_black_image(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.once
 def test_a_mask_is_the_same_however_many_threads_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.random.default_rng(0).integers(0, 5, (1, 1300, 1500), np.uint8)
     spec = RasterSpec(

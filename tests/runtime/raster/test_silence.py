@@ -34,6 +34,7 @@ assert (warnings.filters, logger.level, logger.filters) == before
 """
 
 
+@pytest.mark.once
 def test_an_application_keeps_its_filters_and_sees_no_warning_of_ours(tmp_path: Path, rng: np.random.Generator) -> None:
     image = rng.integers(1, 256, (37, 50, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "nowhere.png")

@@ -364,6 +364,7 @@ def test_a_raster_without_any_data_is_nodata(tmp_path: Path, segmenter: Segmente
     assert sum(report.pixels.values()) == 0
 
 
+@pytest.mark.once
 def test_a_resumed_run_judges_alpha_as_the_whole_run_does(tmp_path: Path, small_shards: None) -> None:
     """Opaque above, soft below: what is left to do is soft alone."""
     pixels = np.dstack([slope_of(240, 100), np.full((240, 100), 255, np.uint8)])
@@ -381,6 +382,7 @@ def test_a_resumed_run_judges_alpha_as_the_whole_run_does(tmp_path: Path, small_
 # Limits
 
 
+@pytest.mark.once
 def test_each_block_of_the_image_is_decoded_twice_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segmenter: Segmenter
 ) -> None:

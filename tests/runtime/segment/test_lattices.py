@@ -116,6 +116,38 @@ def test_each_window_is_encoded_once(network: HostNetwork, monkeypatch: pytest.M
     assert len(encoded) <= foreseen < len(encoded) + 9  # but for those beyond the raster
 
 
+def test_a_black_window_is_encoded_once_for_all_rasters(network: HostNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beyond the raster, and those inside of it that show nothing."""
+    black, encode = list[str](), network.encode_once
+
+    def noted(context: Context, window: Array) -> Array:
+        black.extend([] if window.any() else [context.name])
+        return encode(context, window)
+
+    monkeypatch.setattr(network, "encode_once", noted)
+    image = noise(160, 208)
+    image[:, 100:] = 0
+    found = [probabilities_of(network, image, (UPRIGHT,)) for _ in range(2)]
+    assert sorted(black) == ["large", "medium"]
+    np.testing.assert_array_equal(*found)
+
+
+@TURNS
+def test_where_the_lattice_begins_makes_no_difference_to_cells_that_see_no_border(
+    exact: HostNetwork, turns: tuple[Turn, ...], tmp_path: Path
+) -> None:
+    def later(manifest: Any) -> None:
+        for context, begin in zip(manifest["contexts"], (2, 1), strict=True):
+            context["sharing"]["begin"] = begin
+
+    bundle, image = read_bundle(tiny.variant(tiny.TINY_ONCE, tmp_path / "later.fctl", later)), noise(160, 208)
+    with closing(HostNetwork(bundle, choose_engine("onnxruntime", "fp32"), 4, once=True)) as network:
+        starts = [lattice.start(0) for lattice in network.lattices.values()]
+        assert starts != [lattice.start(0) for lattice in read_bundle(tiny.TINY_ONCE).manifest.lattices.values()]
+        found = probabilities_of(network, image, turns)
+    np.testing.assert_array_equal(found, probabilities_of(exact, image, turns))
+
+
 def test_black_beyond_the_raster_also_where_a_window_lies_outside(network: HostNetwork, exact: HostNetwork) -> None:
     image = noise(16, 16)
     np.testing.assert_array_equal(
@@ -270,7 +302,9 @@ def test_panels_leave_no_features_behind(network: HostNetwork) -> None:
     for columns in pairwise(range(0, len(grid.columns), 3)):
         list(pipeline.blocks(grid.region(columns=columns)))
         held.append(len(pipeline._cache))
-    assert max(held) <= held[0] + 3 and len(pipeline._cutter._scenes) == len(pipeline._cache)
+    assert max(held) <= held[0] + 3 and sum(not scene.black for scene in pipeline._cutter._scenes.values()) == len(
+        pipeline._cache
+    )
 
 
 def test_a_trial_in_all_turns_finds_its_windows(tmp_path: Path) -> None:

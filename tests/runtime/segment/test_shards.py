@@ -126,6 +126,7 @@ def test_a_damaged_file_is_an_error_and_is_made_anew_by_a_resumed_run(tmp_path: 
     assert list(tmp_path.iterdir()) == []  # so that the resumed run sees that it is missing
 
 
+@pytest.mark.once
 @settings(deadline=None, max_examples=25)
 @given(st.data())
 def test_a_mosaic_is_what_was_cut(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:

@@ -68,6 +68,7 @@ def test_a_cluster_here_ends_though_a_worker_was_stopped(
     until(lambda: not living(trouble))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("by", BY, ids=lambda by: by[0][2:])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_a_leader_that_ends_in_the_middle(

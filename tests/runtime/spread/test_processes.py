@@ -60,6 +60,7 @@ def test_every_item_is_done_once_and_few_are_taken_ahead(processes: Processes) -
     assert list(processes.each(double, [])) == []
 
 
+@pytest.mark.once
 def test_work_that_dies_with_its_process_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     crew = Processes(1)
     try:
@@ -96,6 +97,7 @@ def test_processes_share_the_cores(processes: Processes) -> None:
     assert processes.all(processor.cores) == {"": max(1, processor.cores() // 2)}
 
 
+@pytest.mark.once
 def test_processes_take_gpus_in_turn(tmp_path: Path) -> None:
     crew = Processes(3, ("4", "GPU-7"))
     try:
@@ -125,6 +127,7 @@ def test_workers_that_are_killed_change_no_byte(
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
 
 
+@pytest.mark.once
 def test_workers_that_are_killed_again_and_again_end_a_run_that_can_be_resumed(
     processes: Processes, image: Path, tmp_path: Path, trouble: Path, segmenter: Segmenter
 ) -> None:

@@ -104,6 +104,7 @@ OVER_NETWORK = ("centred contexts", "scene blocks", "floats", "percentiles", "aw
 """Cases of which other things go to workers than of the first; all are for processes, whose start is cheaper."""
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("case", "crew"),
     [(name, "processes") for name in CASES] + [(name, "cluster") for name in OVER_NETWORK],
@@ -129,6 +130,7 @@ def check_workers(case: Case, crew: Crew, tmp_path: Path, trouble: Path) -> None
         assert len(noted) == (1 if "scene_size" not in case.opening else 4 * 3)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_parts(case: Case, tmp_path: Path) -> None:
     image, asked = asked_of(case, tmp_path)

@@ -33,6 +33,7 @@ def lattices(draw: st.DrawFn) -> Lattice:
         tile=max(1, window - 2 * reach) if window > 2 * reach else window, window=window, size=size,
         cells=Cells(stride=stride, offset=offset, count=count), side=stride * (first + kept + last),
         own=Cells(stride=stride, offset=own, count=first + kept + last), first=first, kept=kept,
+        begin=draw(st.integers(0, 9)),
     )  # fmt: skip
 
 
