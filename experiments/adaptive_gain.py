@@ -80,7 +80,7 @@ def counted(preset: str, side: int) -> Parts:
 
     The large context is taken as half of what contexts add to a tile.
     """
-    work = shared_work(PRESETS[preset], side)
+    work = shared_work(PRESETS[preset], side, fitted=False)  # windows as they were when this was decided
     alone, fusion = work.patches * work.alone, work.patches * work.fusion
     total = alone + fusion + work.encoding
     return Parts(
