@@ -83,11 +83,11 @@ def tiles_of(source: Source, tile: int) -> Iterator[Window]:
     return (Window(y, x, tile, tile) for y in rows for x in columns)
 
 
-def no_data_in(images: Sequence[Path]) -> InputError:
-    """The error for images of which none has anything to show."""
+def no_data_in(images: Sequence[Path], wanted: str = "patches with data") -> InputError:
+    """The error for images of which none has anything to show. wanted: what should have been there, in words."""
     more = f" and {len(images) - _NAMED} more" if len(images) > _NAMED else ""
     named = ", ".join(map(str, images[:_NAMED]))
-    return InputError(expected="patches with data", found=f"none in {named}{more}", remedy="give other images")
+    return InputError(expected=wanted, found=f"none in {named}{more}", remedy="give other images")
 
 
 def _spread(last: int) -> list[int]:

@@ -89,13 +89,14 @@ def choose_patches(
         At least one patch, in the order of the images and within each in reading order.
 
     Raises:
-        RasterError: An image does not fit the bundle.
-        InputError: No image has anything to show.
+        RasterError: An image, or its mask, does not fit the bundle.
+        InputError: No image has anything to show, or one has no mask.
     """
     images = tuple(dict.fromkeys(images))
     drawn = _draw(network.manifest, images, count, seed, masks)
     if not drawn:
-        raise no_data_in(images)
+        borders = ("patches with data and a border in their coarse mask",) if network.manifest.refines else ()
+        raise no_data_in(images, *borders)
     return _pick(drawn, _predict(network, drawn, progress, masks))
 
 

@@ -277,6 +277,14 @@ class TestPatchesOfOtherPrecisions:
         assert len(cut) == 4 and all(self.is_at(case, batch) for batch in cut)
         assert all(on_host(batch.patch)[0, 3:].any((1, 2)).sum() > 1 for batch in cut)  # what it never sees is left out
 
+    def test_masks_without_borders_are_told(self, case: Case, masks: Path) -> None:
+        write_geotiff(masks / "image_mask.tif", np.ones_like(case.ids)[:, :, None])
+        with (
+            closing(open_network(read_bundle(case.bundle), "onnxruntime", "fp32", 2, False)) as network,
+            pytest.raises(InputError, match=r"a border in their coarse mask, found none in .*image\.tif"),
+        ):
+            choose_patches(network, [case.image], 4, 0, masks=masks)
+
     def test_a_mask_that_is_missing_is_told(self, case: Case, in_process: InProcess, tmp_path: Path) -> None:
         for precision, images in (("fp16", "--patches"), ("int8", "--calib")):
             arguments = (case.bundle, "--precision", precision, images, case.image, "--out", tmp_path / "x.fctl")
