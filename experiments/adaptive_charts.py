@@ -22,6 +22,7 @@ _TILE, _EDGE = 256, 32  # side of a tile, and half of what it shares with the ne
 _MOST = 0.4  # the share of changed pixels at which the scale ends
 _OPAQUE = 0.65
 _QUALITY = 80
+_BESIDE: dict[str, Any] = {"fontsize": 9, "edgecolor": "none", "loc": "center left", "bbox_to_anchor": (1, 0.5)}
 _NAMES = {"default": "", "dropout": ", context dropout"}
 
 
@@ -38,7 +39,7 @@ def draw_curves(looked: Mapping[str, Tiles], figures: Mapping[str, Any]) -> Char
     chart, (risk, gain) = stacked(
         "What changes, and what is saved, where the surest tiles do with less", 2, "tiles that do with less, %"
     )
-    chart.figure.set_size_inches(10, 8.4)
+    chart.figure.set_size_inches(12.4, 7.2)
     for name, tiles in looked.items():
         _risk_lines(risk, tiles.of(tiles.held >= 0.5), name)
     for shown, colour in ((NONE, VERMILION), (MEDIUM, BLUE)):
@@ -49,14 +50,14 @@ def draw_curves(looked: Mapping[str, Tiles], figures: Mapping[str, Any]) -> Char
     risk.text(1, limit + 0.08, f"at most {limit:g} %", color=GREY, fontsize=9)
     risk.set_ylim(0, 5)
     risk.set_ylabel("pixels that change, %")
-    risk.legend(fontsize=9, framealpha=0.9, edgecolor="none", loc="upper left")
+    risk.legend(**_BESIDE)
     _gain_lines(gain, figures["gains"])
     gain.axhline(10, color=GREY, linewidth=1)
     gain.text(1, 10.6, "10 %", color=GREY, fontsize=9)
     gain.axhline(0, color=GREY, linewidth=1)
     gain.set_ylim(-32, 32)
     gain.set_ylabel("time saved, %")
-    gain.legend(fontsize=9, framealpha=0.9, edgecolor="none", loc="lower right")
+    gain.legend(**_BESIDE)
     gain.set_xlim(0, 100)
     return chart
 
