@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,28 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ..model.conftest import one_thread
+from ..model.conftest import one_registry, one_thread
 
-__all__ = ["one_thread"]
+__all__ = ["one_registry", "one_thread"]
 
 
 @pytest.fixture(scope="package", autouse=True)
-def shallow() -> Iterator[None]:
+def shallow(one_registry: None) -> Iterator[None]:
     """Backbones of few blocks: what is exported here is traced."""
     from ..model.helpers import shallow_backbones
 
     with shallow_backbones():
-        yield
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_registry() -> Iterator[None]:
-    """PyTorch reads its library of ONNX operators once, rather than for every graph: half a second of each trace."""
-    from torch.onnx._internal.exporter import _registration
-
-    registry = _registration.ONNXRegistry
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "from_torchlib", staticmethod(functools.cache(registry.from_torchlib)))
         yield
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +11,7 @@ pytest.importorskip("torch")
 from fctl.model.train.cli import train_app
 from fctl.model.train.run import run_training
 from tests.conftest import InProcess
+from tests.model.helpers import shallow_backbones
 
 from .helpers import STAGES, Train, write_config, write_data
 
@@ -34,3 +36,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_data(folder / "data")
     run_training(write_config(folder, {"stages": STAGES, "epoch": 6}))
     return folder
+
+
+@pytest.fixture
+def shallow(one_registry: None) -> Iterator[None]:
+    """Backbones of few blocks, for networks that are exported: one of all blocks is the one that is trained above."""
+    with shallow_backbones():
+        yield

@@ -58,6 +58,7 @@ def test_scaled_images_train_as_the_images_that_they_become(
     assert told == [None, scale_range]
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_run_with_the_same_range_sees_what_training_saw(folder: Path, in_process: InProcess, call: Train) -> None:
     """From 16 bits to a mask of fctl-run: the pixels of the validation image, byte by byte, and so the same scores."""
     pixels = np.asarray(Image.open(folder / "data" / "images" / "2.png"))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -110,6 +109,7 @@ def test_the_best_exports_and_scores_what_validation_said(trained: Path, tmp_pat
     assert_exports_and_scores(trained, tmp_path)
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_global_context_is_trained_validated_and_exported(folder: Path, tmp_path: Path) -> None:
     """First its encoder, as in the release, then all, on blocks of images that are larger than a scene."""
     contexts = [{"name": "medium", "factor": 2.0, "size": 64}, {"name": "large", "factor": "global", "size": 64}]
@@ -139,16 +139,15 @@ def test_an_error_is_one_line(folder: Path, call: Train) -> None:
     assert line.startswith("error: ") and "expected its mask" in line and "data.training" in line
 
 
-def test_without_matplotlib_nothing_is_begun(folder: Path) -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; from fctl.model.train.cli import train_app; train_app()"
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(write_config(folder))], cwd=folder, capture_output=True, text=True, check=False
-    )
+def test_without_matplotlib_nothing_is_begun(folder: Path, call: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = call(write_config(folder))
     assert result.returncode == 1
     assert "error: charts need matplotlib, which is not installed; pip install " in result.stderr
     assert not (folder / "run").exists()
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_local_context_larger_than_the_patch_is_trained_and_exported(folder: Path, tmp_path: Path) -> None:
     """The last rows of Table 5: U has a third window in place of the patch itself, and there is no ALE."""
     sizes = {"small": 1.5, "medium": 2.0, "large": 3.0}

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreference
 
 
 @pytest.mark.parametrize("name", ["unet", "segnet-vgg16", "pspnet-r50", "deeplabv3plus-r50", "icnet-r50"])
+@pytest.mark.usefixtures("shallow")
 def test_a_system_trains_patch_by_patch_and_exports(name: str, folder: Path) -> None:
     """One patch at a time: the mean of a patch is then a single value, which batch norm cannot normalise."""
     small = small_preset(name)
