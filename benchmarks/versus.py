@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--width", type=float, default=1.0, help="what every number of channels is multiplied by")
     parser.add_argument("--batch", type=int, default=4, help="of ours; the procedures take patch after patch")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="of 1. only what has one of these in its name")
     parser.add_argument("--geodeep", type=Path, help="the program geodeep, in an environment with geodeep and scipy")
     parser.add_argument("--monai", type=Path, help="a Python with monai, torch and Pillow")
     parser.add_argument("--peers-side", type=int, default=6000, help="of the image for other tools")
@@ -94,15 +95,23 @@ def _procedures(folder: Path, arguments: argparse.Namespace) -> None:
     """The release's procedure, and ours."""
     preset = PRESETS[arguments.preset]
     config = replace(preset.network, classes=5)
-    made = make_network("network", config, folder, serving=preset.serving, width=arguments.width)
-    alone = make_network("alone", _alone(config), folder, serving=preset.serving, width=arguments.width)
+    serving = replace(preset.serving, raster=arguments.side)
+    made = make_network("network", config, folder, serving=serving, width=arguments.width)
+    alone = make_network("alone", _alone(config), folder, serving=serving, width=arguments.width)
     image, small = folder / "image.tif", folder / "small.tif"
     write_mosaic(image, arguments.side, 3, "uint8")
     write_mosaic(small, _SMALL, 3, "uint8")
-    contenders = [
-        *_in_pytorch(made.network, alone.network, made.bundle, folder, small),
+    ours = [
         *_ours(made.bundle, "fctl", ("exact", "shared"), folder, small, arguments.batch),
         *_ours(alone.bundle, "fctl without contexts", ("exact",), folder, small, arguments.batch),
+    ]
+
+    def wanted(name: str) -> bool:
+        return not arguments.only or any(text in name for text in arguments.only)
+
+    contenders = [
+        *_in_pytorch(made.network, alone.network, made.bundle, folder, small, wanted),
+        *(contender for contender in ours if wanted(contender.name)),
     ]
     for number in range(arguments.rounds):
         for contender in (*contenders[number % len(contenders) :], *contenders[: number % len(contenders)]):
@@ -121,22 +130,28 @@ def _alone(config: NetworkConfig) -> NetworkConfig:
 
 
 def _in_pytorch(
-    network: ContextNetwork, alone: ContextNetwork, bundle: Bundle, folder: Path, small: Path
+    network: ContextNetwork,
+    alone: ContextNetwork,
+    bundle: Bundle,
+    folder: Path,
+    small: Path,
+    wanted: Callable[[str], bool],
 ) -> list[Contender]:
-    """The procedures in PyTorch, each run once."""
+    """The procedures in PyTorch, each run once, as far as they are wanted by their names."""
     manifest = bundle.manifest
     steps = {
         "release's procedure, PyTorch fp32": release(network, manifest),
         "plain loop without contexts, PyTorch fp32": plain(alone, manifest),
     }
-    if shutil.which("g++") or shutil.which("clang++"):
+    compiled_name = "release's procedure, torch.compile"
+    if wanted(compiled_name) and (shutil.which("g++") or shutil.which("clang++")):
         compiled = copy.deepcopy(network)
         compile_steps(compiled)
-        steps["release's procedure, torch.compile"] = release(compiled, manifest)
-    else:
+        steps[compiled_name] = release(compiled, manifest)
+    elif wanted(compiled_name):
         print("skipped torch.compile: it needs a C++ compiler, and there is none here")
     found = []
-    for number, (name, run) in enumerate(steps.items()):
+    for number, (name, run) in enumerate((name, run) for name, run in steps.items() if wanted(name)):
         run(small, folder / "warm.png")
         found.append(Contender(name=name, run=partial(timed, run), mask=folder / f"torch{number}.png"))
     return found
