@@ -112,6 +112,7 @@ def config_of(system: System, data: Path, seed: int, steps: int) -> Fields:
         },
         "augmentation": {"colour": 0.2, "scale": 1.25, "balance": 0.25} | ({"perturb": 0.5} if coarse else {}),
         "stages": [{"name": "all", "epochs": EPOCHS}],
+        "finish": {"recalibrate": True},  # short trainings leave running averages far behind
     }  # fmt: skip
 
 

@@ -25,9 +25,9 @@ _STEPS = (0.4, 0.2, 0.1)  # of the search for offsets, in logits
 
 
 def recalibrate(
-    network: ContextNetwork, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int = 100
+    network: ContextNetwork, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int | None = None
 ) -> None:
-    """Measure the decoder's batch statistics anew.
+    """Measure batch statistics anew: the decoder's, and those of backbones where the training trained them.
 
     Averaged weights have statistics of their own, and those of balanced patches are not those of a raster.
 
@@ -36,14 +36,16 @@ def recalibrate(
         scenes: The scenes.
         windows: By name, how the contexts are cut.
         recipe: The recipe of the last stage; its jitter and balance are left out.
-        batches: How many batches are measured.
+        batches: How many batches are measured; None for a tenth of the steps and 10 more, but no more than 100.
     """
+    batches = min(100, 10 + recipe.steps // 10) if batches is None else batches
     sampler = Sampler(scenes, network.config, windows, _as_served(recipe))
-    norms = [m for m in network.decoder.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
+    measured = network if recipe.statistics else network.decoder
+    norms = [m for m in measured.modules() if isinstance(m, nn.BatchNorm2d) and m.weight.requires_grad]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
-    train_mode(network)
+    train_mode(network, recipe.statistics)
     with torch.no_grad():
         for index in range(batches):
             predict(network, sampler.batch(recipe.steps + index), colour=0.0)

@@ -164,7 +164,7 @@ class Finish:
     """What is set after the last stage, on training patches as serving sees them: without jitter and balance.
 
     Attributes:
-        recalibrate: Whether the decoder's batch statistics are measured anew.
+        recalibrate: Whether batch statistics are measured anew: the decoder's, and with `statistics` those of backbones.
         class_offsets: Whether the score of each class is shifted for the highest mIoU.
     """
 

@@ -30,6 +30,18 @@ def test_recalibration_sees_plain_patches_whatever_the_recipe() -> None:
     assert torch.equal(mean_after(replace(RECIPE, balance=1.0, scale=2.0, colour=0.9)), plain)
 
 
+def test_backbones_are_recalibrated_where_their_statistics_are_trained() -> None:
+    network = build(small_config(stage="s8", contexts=(MEDIUM,), ale=None))
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    encoders = {name for name in norms if not name.startswith("decoder.")}
+    assert encoders and encoders < norms.keys()
+    for recipe, measured in ((RECIPE, norms.keys() - encoders), (replace(RECIPE, statistics=True), norms.keys())):
+        for norm in norms.values():
+            norm.running_mean.fill_(7)
+        recalibrate(network, [patterned()], windows(MEDIUM), recipe, batches=1)
+        assert {name for name, norm in norms.items() if not (norm.running_mean == 7).all()} == set(measured)
+
+
 def test_class_offsets_raise_the_miou_of_training_patches() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 5000)
