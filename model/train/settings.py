@@ -164,7 +164,7 @@ class Finish:
     """What is set after the last stage, on training patches as serving sees them: without jitter and balance.
 
     Attributes:
-        recalibrate: Whether batch statistics are measured anew: the decoder's, and with `statistics` those of backbones.
+        recalibrate: Whether batch statistics are measured anew: the decoder's, with `statistics` all.
         class_offsets: Whether the score of each class is shifted for the highest mIoU.
     """
 
