@@ -78,7 +78,7 @@ def test_a_training_is_finished_once_however_often_it_is_resumed(folder: Path) -
     changed_keys = {key for key in plain if not torch.equal(plain[key], first[key])}
     assert "decoder.score.bias" in changed_keys
     assert all(key == "decoder.score.bias" or ".bn." in key for key in changed_keys)
-    assert all(key.startswith("decoder.") for key in changed_keys)
+    assert any(not key.startswith("decoder.") for key in changed_keys)  # `statistics` trains those of backbones
     assert [row[1] for row in rows(folder / "run" / "validation.csv")[1:]] == ["all", "all", "finish"]
     before = rows(folder / "run" / "validation.csv")
     run_training(config, resume=True)
