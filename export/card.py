@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fctl.model.config import ConfigError, NetworkConfig
 from fctl.model.presets import Preset, preset
+from fctl.model.serving.shared import shared_encoder
 from fctl.model.weights.checkpoints import Card, Checkpoint, ClassLabel, differences
 from fctl.model.weights.published import RELEASES, is_published_segformer, release_classes, segformer_classes
 from fctl.runtime.errors import CheckpointError, InputError
@@ -69,7 +70,7 @@ def completed_card(read: Checkpoint, path: Path, options: ExportOptions) -> Card
     if options.scene is not None:
         card = replace(card, serving=replace(card.serving, scene=_scene(card.network, options.scene)))
     if options.raster is not None:
-        card = replace(card, serving=replace(card.serving, raster=_raster(card.network, options.raster)))
+        card = replace(card, serving=replace(card.serving, raster=_raster(card.network, options)))
     distance = card.ground_sample_distance
     if options.ground_sample_distance is not None:
         distance = options.ground_sample_distance
@@ -177,11 +178,15 @@ def _scene(network: NetworkConfig, side: int) -> int:
     return side
 
 
-def _raster(network: NetworkConfig, side: int) -> int:
+def _raster(network: NetworkConfig, options: ExportOptions) -> int:
     """The side of the rasters that will mostly be segmented, checked."""
-    subject = "`raster_size`"
-    if not any(context.centred for context in network.contexts):
-        raise InputError("this network has no context around its patches", subject=subject, remedy="leave it out")
+    subject, side = "`raster_size`", options.raster
+    assert side is not None
+    if options.graph == "fused" or not any(shared_encoder(network, one, "encoder") for one in network.contexts):
+        raise InputError(
+            "no context is encoded once a raster: that takes staged graphs, and a context around the patch",
+            subject=subject, remedy="leave it out",
+        )  # fmt: skip
     if side < network.patch:
         expected = f"at least the {network.patch} pixels of a patch"
         raise InputError(subject=subject, expected=expected, found=side)

@@ -120,6 +120,8 @@ def _with_graphs(job: Job, out: Path | None, scratch: Path) -> Bundle:
         if out is None and wanted in bundle.manifest.precisions:
             if job.int8.calib:
                 raise InputError(f"{job.network} holds int8 graphs already: leave --calib out")
+            if job.wanted.coarse:
+                raise InputError(f"{job.network} holds {wanted} graphs already: leave --coarse out")
             return bundle
         if job.wanted.validate_bf16 is not None:
             assert out is not None  # _check saw to it

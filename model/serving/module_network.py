@@ -89,6 +89,7 @@ class ModuleNetwork(Network):
     def close(self) -> None:
         """Release the module and the GPU's memory that it held."""
         vars(self).pop("_network", None)
+        self._black.clear()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

@@ -75,9 +75,8 @@ def pixels_to_encode(
     """
     lattice = _lattice(config, context, windows)
     assert lattice is not None, "windows that lie on no lattice are not chosen"
-    starts = [lattice.start(number) for number in lattice.numbers(tiles, flipped=False)]
-    touching = sum(start < raster and start + int(lattice.span) > 0 for start in starts)
-    return (touching * windows.size) ** 2
+    touching = lattice.touching(lattice.numbers(tiles, flipped=False), raster)
+    return (len(touching) * windows.size) ** 2
 
 
 def _choices(

@@ -27,7 +27,7 @@ _STEPS = (0.4, 0.2, 0.1)  # of the search for offsets, in logits
 def recalibrate(
     network: ContextNetwork, scenes: Sequence[Scene], windows: Windows, recipe: Recipe, batches: int | None = None
 ) -> None:
-    """Measure batch statistics anew: the decoder's, and those of backbones where the training trained them.
+    """Measure batch statistics anew: the decoder's, and those of backbones where the last stage trained them.
 
     Averaged weights have statistics of their own, and those of balanced patches are not those of a raster.
 

@@ -137,7 +137,9 @@ def _check(config: TrainingConfig, images: Images) -> None:
     with torch.device("meta"):
         check_trainable(config, model, recipes)
     if model.network.refines:
-        find_coarse(config.data.coarse, Path(), (images.training, images.validation))
+        coarse = config.data.coarse
+        if coarse is None or Path(coarse).is_absolute():  # others are found from the folder of the config
+            find_coarse(coarse, Path(), (images.training, images.validation))
 
 
 def _look_at(dataset: Dataset, network: NetworkConfig) -> _Seen:
@@ -200,9 +202,17 @@ def _overrides(network: NetworkConfig, seen: _Seen) -> dict[str, object]:
 
 
 def _serving(model: Preset, seen: _Seen) -> dict[str, object]:
-    """How large the images are that a global context shows, where they are smaller than the preset's."""
-    scene = model.serving.scene
-    return {"scene": seen.side} if scene is not None and model.network.patch < seen.side < scene else {}
+    """How large the images are, where they differ from those of the preset's data set.
+
+    A global context shows them whole, and those of the preset may be larger.
+    """
+    found: dict[str, object] = {}
+    scene, raster = model.serving.scene, model.serving.raster
+    if scene is not None and model.network.patch < seen.side < scene:
+        found["scene"] = seen.side
+    if raster is not None and seen.side != raster:
+        found["raster"] = seen.side if model.network.patch <= seen.side else None
+    return found
 
 
 def _splits(dataset: Dataset) -> tuple[str | None, str]:

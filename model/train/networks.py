@@ -46,6 +46,9 @@ def network_of(config: TrainingConfig, classes: int) -> Preset:
     except ConfigError as error:
         raise InputError(str(error), subject="network") from None
     _check_scene(config, network, serving)
+    if serving.raster is not None and serving.raster < network.patch:
+        expected = f"null, or a side of rasters, at least the {network.patch} pixels of a patch"
+        raise InputError(subject="network.serving.raster", expected=expected, found=serving.raster)
     if not 0 <= serving.overlap < network.patch:
         raise InputError(subject="network.serving.overlap", expected=f"0 to {network.patch - 1}", found=serving.overlap)
     if serving.overlap and not network.sees_patch:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, RasterError
+from ..errors import InputError, RasterError, printable
 from ..tiling.merge import NODATA
 from ..tiling.windows import Window
 from .access import Access
 from .blocks import rasterio_window
-from .classnames import names_in
+from .classnames import CLASSES, names_in
 from .files import OpenFile, open_any, place_in, reading
 from .georeference import Georeference, georeference_of
 
@@ -89,7 +89,7 @@ def open_coarse(
                 found=f"{found_size[0]} x {found_size[1]}", remedy=_REMEDY,
             )  # fmt: skip
         _check_place(path, georeference_of(dataset), place)
-        _check_names(path, names_in(dataset.tags()), names)
+        _check_names(path, dataset.tags(), names)
         yield CoarseFile(dataset, path, len(names))
 
 
@@ -129,7 +129,11 @@ def _check_place(path: str, found: Georeference, wanted: Georeference) -> None:
         )  # fmt: skip
 
 
-def _check_names(path: str, found: Sequence[str], names: Sequence[str]) -> None:
+def _check_names(path: str, tags: Mapping[str, str], names: Sequence[str]) -> None:
     """Refuse a mask that says it has other classes, or the same in another order."""
-    if found and list(found) != list(names):
-        raise RasterError(subject=path, expected=f"a mask of the classes {', '.join(names)}", found=", ".join(found))
+    found = names_in(tags)
+    if CLASSES in tags and found != list(names):
+        raise RasterError(
+            subject=path, expected=f"a mask of the classes {', '.join(names)}",
+            found=", ".join(found) or f"{CLASSES}={printable(tags[CLASSES])}",
+        )  # fmt: skip

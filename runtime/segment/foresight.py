@@ -54,7 +54,7 @@ def estimate_file(worker: Worker, job: FileJob, *, trial: bool) -> Estimate:
             def try_it(network: Network) -> None:
                 extent, regions = Window(0, 0, frame.rescale.rows, frame.rescale.columns), foreseen.plan.whole
                 scenes = scenes_of(network.manifest, extent, regions, worker.turns)
-                windows.append(windows_of(network.lattices, regions, worker.turns) + scenes)
+                windows.append(windows_of(network.lattices, extent, regions, worker.turns) + scenes)
                 tried.append(try_part(network, source, worker.turns, job, grid, _TRIED))
 
             worker.retried(try_it)

@@ -56,9 +56,6 @@ class FeatureKey(NamedTuple):
 FeatureCache = dict[FeatureKey, Features]
 """Features (1, C, H, W) of shared contexts."""
 
-_BLACK = (Window(0, 0, 1, 1), -1)
-"""What stands for the window of a black one, and for its number, wherever it lies."""
-
 
 class Cut(NamedTuple):
     """Where the cells lie that one patch needs of a context which is encoded once a raster.
@@ -124,7 +121,7 @@ class Network(ABC):
     def __init__(self, manifest: Manifest, batch: int, lattices: Mapping[str, Lattice] | None = None) -> None:
         self.manifest, self.batch, self.lattices = manifest, batch, lattices or {}
         self.warned: set[str] = set()  # what was said already of the rasters that were run
-        self._black = FeatureCache()  # of black windows, which many rasters have
+        self._black: dict[str, Features] = {}  # of black windows, which many rasters have, and which no turn changes
 
     @abstractmethod
     def encode(self, context: Context, windows: Windows) -> Features:
@@ -281,13 +278,16 @@ class Network(ABC):
         """Features (N, C, H, W) of one context, whose shared windows are encoded unless the cache has them."""
 
         def of(scene: SharedWindow, encode: Callable[[Context, Windows], Features]) -> Features:
-            kept, (window, serial) = (self._black, _BLACK) if scene.black else (cache, (scene.window, scene.serial))
-            key = FeatureKey(context.name, window, serial, turn)
-            if key not in kept:
+            if scene.black and context.name in self._black:
+                return self._black[context.name]
+            key = FeatureKey(context.name, scene.window, scene.serial, turn)
+            if key not in cache:
                 assert scene.pixels is not None, "the batch that first needs a window brings its pixels"
                 with stopwatch.stage("encode"):
-                    kept[key] = encode(context, turn.windows(scene.pixels))
-            return kept[key]
+                    cache[key] = encode(context, turn.windows(scene.pixels))
+            if scene.black:
+                self._black[context.name] = cache[key]
+            return cache[key]
 
         if context.name in batch.lattices:
             windows = batch.lattices[context.name]

@@ -110,7 +110,9 @@ def try_part(
     blocks = list(pipeline.blocks(region))
     segmenting = time.monotonic() - started
     encoding = _seconds_of_encoding(network, source, tuple(region)[: network.batch])
-    windows = windows_of(network.lattices, [region], turns) + scenes_of(network.manifest, source, [region], turns)
+    windows = windows_of(network.lattices, source, [region], turns) + scenes_of(
+        network.manifest, source, [region], turns
+    )
     segmenting = max(segmenting - encoding * windows, 0)
     memory = max(memory, resident())
     once, often = (_seconds_of_writing(blocks[0], times, network, job.sinks) for times in (1, _TIMES))
@@ -120,11 +122,14 @@ def try_part(
     )  # fmt: skip
 
 
-def windows_of(lattices: Mapping[str, Lattice], regions: Sequence[Region], turns: tuple[Turn, ...]) -> int:
+def windows_of(
+    lattices: Mapping[str, Lattice], raster: Extent, regions: Sequence[Region], turns: tuple[Turn, ...]
+) -> int:
     """How many windows of contexts that are encoded once a raster some regions encode, each by itself.
 
     Args:
         lattices: The windows, by the name of the context.
+        raster: The raster, as the network sees it. Windows beyond it are black, and encoded once for all rasters.
         regions: The regions.
         turns: The ways in which each patch is segmented; in each of them windows are encoded anew.
 
@@ -134,8 +139,9 @@ def windows_of(lattices: Mapping[str, Lattice], regions: Sequence[Region], turns
     flipped, found = turns != (UPRIGHT,), 0
     for lattice in lattices.values():
         for region in regions:
-            rows = lattice.numbers(region.tile_rows, flipped=flipped)
-            found += len(rows) * len(lattice.numbers(region.tile_columns, flipped=flipped))
+            rows = lattice.touching(lattice.numbers(region.tile_rows, flipped=flipped), raster.height)
+            columns = lattice.touching(lattice.numbers(region.tile_columns, flipped=flipped), raster.width)
+            found += len(rows) * len(columns)
     return len(turns) * found
 
 

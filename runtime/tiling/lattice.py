@@ -151,6 +151,10 @@ class Lattice:
         places = [self.place(start, flipped=way) for start in starts for way in ways]
         return tuple(sorted({piece.number for place in places for piece in place.pieces}))
 
+    def touching(self, numbers: Sequence[int], length: int) -> tuple[int, ...]:
+        """Those of some windows that show anything of a raster, which is so long in pixels; the others are black."""
+        return tuple(one for one in numbers if self.start(one) < length and self.start(one) + self.span > 0)
+
     @property
     def _ratio(self) -> Fraction:
         """Pixels of the raster in a pixel of what is encoded."""

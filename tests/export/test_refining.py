@@ -446,6 +446,10 @@ class TestBadInput:
             dataset.update_tags(FCTL_CLASSES=json.dumps(dict(enumerate(("red", "blue", "green")))))
         line = self.refused(in_process, tmp_path / "out", case.image, "--bundle", case.bundle, "--coarse", mask)
         assert "expected a mask of the classes red, green, blue, found red, blue, green" in line
+        with rasterio.open(mask, "r+") as dataset:
+            dataset.update_tags(FCTL_CLASSES='{"1": "red", "2": "green", "3": "blue"}')
+        line = self.refused(in_process, tmp_path / "out", case.image, "--bundle", case.bundle, "--coarse", mask)
+        assert 'found FCTL_CLASSES={"1": "red"' in line
 
     def test_what_means_nothing_to_a_refiner(self, case: Case, in_process: InProcess, tmp_path: Path) -> None:
         arguments = (case.image, "--bundle", case.bundle, "--coarse", case.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_an_export_can_share_its_contexts_and_does_not_say_that_it_may(exported:
     assert set(exported.manifest.lattices) == {"medium", "large"}
     assert exported.manifest.shared_roles == {"encoder_medium_128", "encoder_large_128"}
     assert exported.manifest.sharing is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (ExportOptions(raster=63), "`raster_size`: expected at least the 64 pixels of a patch, found 63"),
+        (ExportOptions(raster=500, graph="fused"), "`raster_size`: no context is encoded once a raster"),
+    ],
+)
+def test_a_size_of_rasters_that_means_nothing_is_refused(options: ExportOptions, message: str, tmp_path: Path) -> None:
+    checkpoint = save_small(tmp_path / "checkpoint.pt", lively(small_config()))
+    with pytest.raises(InputError, match=re.escape(message)):
+        export_bundle(checkpoint, tmp_path / "out.fctl", options)
 
 
 def test_graphs_of_larger_windows_are_compared_with_the_network(exported: Bundle, tmp_path: Path) -> None:

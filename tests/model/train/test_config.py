@@ -61,6 +61,7 @@ DATA_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
         {"stages": [stage(frozen=["encoder", "context_encoders", "lcf", "decoder"])]},
         r"stages\[0\]: expected something to train",
     ),
+    "raster": ({"network": {"serving": {"raster": 0}}}, r"network\.serving\.raster: expected null, or .*, found 0"),
     "device": ({"device": "tpu"}, "device: expected auto, cpu, cuda or cuda:N, found 'tpu'"),
     "fp16": ({"precision": "fp16"}, "precision: fp16 needs a GPU"),
     "mosaic": ({"data": {"mosaic": {"columns": 2, "first": 1}}}, r"data\.mosaic: .*a number from 1 on, found 0"),
