@@ -1,8 +1,8 @@
 """How near a network comes to what an engine can do at all: python -m benchmarks.limit [PRESET ...] [--width 0.5].
 
 The yardstick is a large matrix product, 2048 x 2048 by 2048 x 2048, in the same engine and precision; convolutions of
-many channels can be a little faster. Multiplications a second of the network's graphs, on random patches with exact contexts, are
-divided by those of the product. Steps take turns, and medians are printed. `default` is the bundle that comes with
+many channels can be a little faster. Multiplications a second of the network's graphs, on patches with exact contexts,
+are divided by those of the product. Steps take turns, and medians are printed. `default` is the bundle that comes with
 fctl; presets have random weights.
 """
 

@@ -76,6 +76,7 @@ def initial_config(name: str, root: Path, description: Path | None = None, chang
     Raises:
         InputError: There is no such preset or data set, or a change does not fit.
         RasterError: An image cannot be read.
+        BundleError: The bundle whose masks are refined is damaged.
     """
     try:
         dataset = open_dataset(root, description=description)
@@ -109,7 +110,7 @@ def initial_config(name: str, root: Path, description: Path | None = None, chang
         stages=_stages(network, "s4" if pretrained else None),
         ground_sample_distance=seen.distance,
     )
-    document = with_changes(explained(config), changes)
+    document = _with_place(with_changes(explained(config), changes))
     try:
         config = checked(document)
     except RecordError as error:
@@ -137,9 +138,15 @@ def _check(config: TrainingConfig, images: Images) -> None:
     with torch.device("meta"):
         check_trainable(config, model, recipes)
     if model.network.refines:
-        coarse = config.data.coarse
-        if coarse is None or Path(coarse).is_absolute():  # others are found from the folder of the config
-            find_coarse(coarse, Path(), (images.training, images.validation))
+        find_coarse(config.data.coarse, Path(), (images.training, images.validation))
+
+
+def _with_place(document: object) -> object:
+    """A config whose coarse masks are where the caller says: a config may lie elsewhere, and means its own folder."""
+    data = document.get("data") if isinstance(document, dict) else None
+    if isinstance(data, dict) and isinstance(data.get("coarse"), str):
+        data["coarse"] = str(Path(data["coarse"]).resolve())
+    return document
 
 
 def _look_at(dataset: Dataset, network: NetworkConfig) -> _Seen:

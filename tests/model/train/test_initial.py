@@ -151,7 +151,7 @@ def test_inria_is_validated_on_the_first_five_of_each_city(tmp_path: Path, call:
         ),
         (
             ("--init", "cascadepsp-r50", "--data", "data", "--set", "data.coarse=no"),
-            "data.coarse: no: expected the mask",
+            "/no: expected the mask",
         ),
     ],
 )
