@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from fctl.calib.macs import macs
-from fctl.calib.plain import plain
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.runtime.bundle.manifest import GraphSpec, TensorSpec
 from fctl.runtime.bundle.store import Bundle, read_bundle, sha256
@@ -28,6 +26,7 @@ from fctl.runtime.errors import EngineError
 from fctl.runtime.segment.batches import joined
 
 from .engines import RUNS
+from .parts.graph_work import giga_macs
 from .parts.networks import load_engine, runs
 from .parts.random_weights import make_preset
 from .parts.timing import in_turn
@@ -73,12 +72,9 @@ def _measure(
 
 def _work(bundle: Bundle) -> float:
     """The multiplications of a patch with exact contexts, in 10^9: each encoder once for each context that it has."""
-    manifest, total = bundle.manifest, 0
+    manifest = bundle.manifest
     roles = [context.encoder for context in manifest.contexts if context.encoder] + [manifest.segmenter.role]
-    for role in roles:
-        path, _ = bundle.graph(role, "fp32")
-        total += sum(macs(plain(onnx.load(path), path.name, "fp32")).values())
-    return total / 1e9
+    return sum(giga_macs(bundle.graph(role, "fp32")[0]) for role in roles)
 
 
 def _product(backend: str, precision: RunPrecision, path: Path) -> Callable[[], object]:

@@ -17,13 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fctl.calib.macs import macs
-from fctl.calib.plain import plain
 from fctl.calib.sample import sample_patches, shipped_images
 from fctl.export.graphs import frozen
 from fctl.model.interface import ContextNetwork, SharingNetwork
@@ -34,6 +31,7 @@ from fctl.runtime.errors import EngineError
 from fctl.runtime.segment.batches import PatchBatch, on_host
 
 from .engines import RUNS
+from .parts.graph_work import giga_macs
 from .parts.networks import load_engine, runs
 from .parts.pytorch import channels_last
 from .parts.random_weights import make_preset, segmenting
@@ -162,13 +160,9 @@ def count(network: ContextNetwork, batch: PatchBatch) -> Work:
 
 def count_graphs(bundle: Bundle) -> Work:
     """Count the work of graphs that hand maps to each other: of the segmenter, and of those before it, once each."""
-    found = {graph.role: _giga(bundle.folder / graph.file) for graph in bundle.manifest.graphs}
+    found = {graph.role: giga_macs(bundle.folder / graph.file) for graph in bundle.manifest.graphs}
     segmenter = found.pop(SEGMENTER)
     return Work(segmenter, sum(found.values()), 0.0, 0.0)
-
-
-def _giga(path: Path) -> float:
-    return sum(macs(plain(onnx.load(path), path.name, "fp32")).values()) / 1e9
 
 
 def speeds_of(bundle: Bundle, network: ContextNetwork, batch: PatchBatch, rounds: int) -> dict[str, float]:

@@ -21,8 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fctl.calib.sample import shipped_images
-from fctl.model.config import NetworkConfig
-from fctl.model.presets import PRESETS
+from fctl.model.presets import PRESETS, without_contexts
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
 from fctl.runtime.segment.opening import load_network
@@ -78,7 +77,9 @@ def _measure(name: str, folder: Path, arguments: argparse.Namespace) -> None:
     """Time one preset, and print its rows."""
     preset = "fctl-lite0" if name == "default" else name
     made = read_bundle(name) if name == "default" else _made(preset, folder, arguments)
-    alone = make_network("alone", _alone(preset), folder, serving=PRESETS[preset].serving, width=arguments.width).bundle
+    found = PRESETS[preset]
+    fewer = without_contexts(replace(found.network, classes=5))
+    alone = make_network("alone", fewer, folder, serving=found.serving, width=arguments.width).bundle
     image = mosaic(made.manifest, shipped_images(), arguments.side, arguments.side)
     with ExitStack() as stack:
 
@@ -100,12 +101,6 @@ def _made(preset: str, folder: Path, arguments: argparse.Namespace) -> Bundle:
     serving = replace(found.serving, raster=arguments.side if arguments.fitted else None)
     network = replace(found.network, classes=5)
     return make_network(preset, network, folder, serving=serving, width=arguments.width).bundle
-
-
-def _alone(preset: str) -> NetworkConfig:
-    """The network of a preset without its contexts."""
-    network = replace(PRESETS[preset].network, classes=5)
-    return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
 
 
 def _print(name: str, ways: dict[str, Timed], agreement: float) -> None:

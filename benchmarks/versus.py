@@ -25,9 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fctl.model.config import NetworkConfig
 from fctl.model.interface import ContextNetwork
-from fctl.model.presets import PRESETS
+from fctl.model.presets import PRESETS, without_contexts
 from fctl.runtime.bench.cases import Case
 from fctl.runtime.bench.machine import cores, load
 from fctl.runtime.bench.pixels import write_mosaic
@@ -97,7 +96,7 @@ def _procedures(folder: Path, arguments: argparse.Namespace) -> None:
     config = replace(preset.network, classes=5)
     serving = replace(preset.serving, raster=arguments.side)
     made = make_network("network", config, folder, serving=serving, width=arguments.width)
-    alone = make_network("alone", _alone(config), folder, serving=serving, width=arguments.width)
+    alone = make_network("alone", without_contexts(config), folder, serving=serving, width=arguments.width)
     image, small = folder / "image.tif", folder / "small.tif"
     write_mosaic(image, arguments.side, 3, "uint8")
     write_mosaic(small, _SMALL, 3, "uint8")
@@ -122,11 +121,6 @@ def _procedures(folder: Path, arguments: argparse.Namespace) -> None:
         contenders = [contender for contender in contenders if contender.took]
     title = f"{arguments.preset}, width {arguments.width:g}, {arguments.side} x {arguments.side} pixels"
     _print(f"{title}, medians of {arguments.rounds} rounds", contenders)
-
-
-def _alone(config: NetworkConfig) -> NetworkConfig:
-    """A network without its contexts."""
-    return replace(config, contexts=(), encoders="shared", lcf=None, ale=None)
 
 
 def _in_pytorch(

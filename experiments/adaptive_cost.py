@@ -19,7 +19,7 @@ from benchmarks.parts.networks import mosaic
 from benchmarks.parts.random_weights import make_network, make_preset
 from benchmarks.parts.shared_work import shared_work
 from fctl.calib.sample import shipped_images
-from fctl.model.presets import PRESETS
+from fctl.model.presets import PRESETS, without_contexts
 from fctl.runtime.bench.machine import load
 from fctl.runtime.bundle.store import Bundle, read_bundle
 from fctl.runtime.engines.choose import choose_engine
@@ -96,7 +96,7 @@ def _ways(arguments: argparse.Namespace, folder: Path) -> dict[str, tuple[Bundle
     chosen = PRESETS[_preset(arguments.preset)]
     config = replace(chosen.network, classes=5)
     fewer = {
-        NONE: replace(config, contexts=(), encoders="shared", lcf=None, ale=None),
+        NONE: without_contexts(config),
         FIRST: replace(config, contexts=config.contexts[:1]),
     }
     full = (

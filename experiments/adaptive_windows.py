@@ -82,15 +82,11 @@ def asked_for(
                 rows, columns = (lattice.numbers((start,), flipped=False) for start in tile)
                 found[own] |= set(itertools.product(rows, columns))
 
-    def touching(lattice: Lattice, window: Start) -> bool:
-        return all(
-            lattice.start(number) < end and lattice.start(number) + int(lattice.span) > 0
-            for number, end in zip(window, (bottom, right), strict=True)
-        )
-
     counts = dict[str, int]()
     for own, windows in found.items():
-        inside = sum(touching(lattices[own], window) for window in windows)
+        across = set(lattices[own].touching([row for row, _ in windows], bottom))
+        along = set(lattices[own].touching([column for _, column in windows], right))
+        inside = sum(row in across and column in along for row, column in windows)
         counts[own] = inside + (inside < len(windows))
     return counts
 

@@ -89,15 +89,15 @@ def _mit(name: str) -> NetworkConfig:
     )
 
 
-def _alone(network: NetworkConfig) -> NetworkConfig:
-    """The patch alone, without contexts."""
+def without_contexts(network: NetworkConfig) -> NetworkConfig:
+    """The same network with the patch alone: no contexts, and nothing that fuses them."""
     return replace(network, contexts=(), encoders="shared", lcf=None, ale=None)
 
 
 def _single(backbone: str, stage: str, channels: int, decoder: str, width: int) -> NetworkConfig:
     """A system of Table 1 that sees one window, with the pixels of ImageNet's weights."""
     return replace(
-        _alone(_mit("mit_b0")),
+        without_contexts(_mit("mit_b0")),
         backbone=backbone,
         stage=stage,
         channels=channels,
@@ -144,8 +144,8 @@ _SCENE = 2448  # the side of DeepGlobe's images
 _SIZES = ("b0", "b1", "b2", "b3", "b4", "b5")
 
 _ALONE: dict[str, Preset] = {
-    "fcn8s-vgg16": Preset(network=_alone(_VGG16), serving=_PAPER),
-    **{f"segformer-{size}": Preset(network=_alone(_mit(f"mit_{size}")), serving=_PAPER) for size in _SIZES},
+    "fcn8s-vgg16": Preset(network=without_contexts(_VGG16), serving=_PAPER),
+    **{f"segformer-{size}": Preset(network=without_contexts(_mit(f"mit_{size}")), serving=_PAPER) for size in _SIZES},
     "unet": Preset(network=_single("unet", "s16", 1024, "unet", 64), serving=_PAPER),
     "segnet-vgg16": Preset(network=_single("vgg16_bn", "conv5", 512, "segnet", 64), serving=_PAPER),
     "pspnet-r50": Preset(network=_single("resnet50_os8", "layer4", 2048, "psp", 512), serving=_PAPER),

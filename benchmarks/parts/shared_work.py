@@ -13,7 +13,7 @@ from fctl.model.backbones import backbone_class, stage_of
 from fctl.model.build import build
 from fctl.model.config import NetworkConfig
 from fctl.model.interface import ContextNetwork
-from fctl.model.presets import Preset
+from fctl.model.presets import Preset, without_contexts
 from fctl.model.serving.shared import pixels_to_encode, shared_encoder
 from fctl.runtime.tiling.windows import TilePlan
 
@@ -72,7 +72,7 @@ def shared_work(preset: Preset, side: int, *, fitted: bool) -> Work:
         count = pixels_to_encode(config, context, sharing, starts, side) // sharing.size**2
         windows, encoding = windows + count, encoding + one * count
         needed += one * (side * context.size / context.window(config.patch) / sharing.size) ** 2
-    alone = build(replace(config, contexts=(), encoders="shared", lcf=None, ale=None)).eval().to("meta")
+    alone = build(without_contexts(config)).eval().to("meta")
     whole, part = _segmenting(network, config), _segmenting(alone, alone.config)
     first = config.contexts[0].name  # its encoder is that of the patch
     saved = (1 - _frame(config)) * _multiplications(network.encode, first, _pixels(config, config.patch))

@@ -51,7 +51,7 @@ def shared_encoder(
     raster = max(serving.raster, config.patch)
     tiles = TilePlan(kind=serving.plan, overlap=serving.overlap).starts(raster, config.patch)
     return min(
-        _choices(config, context, usual, framed),
+        _choices(config, context, encoder, usual, framed),
         key=lambda windows: pixels_to_encode(config, context, windows, tiles, raster),
     )
 
@@ -80,15 +80,14 @@ def pixels_to_encode(
 
 
 def _choices(
-    config: NetworkConfig, context: ContextConfig, usual: SharedEncoder, framed: bool
+    config: NetworkConfig, context: ContextConfig, encoder: str, usual: SharedEncoder, framed: bool
 ) -> Iterator[SharedEncoder]:
     """Windows to choose from, those first that are to be preferred where others take as much work."""
     stage = stage_of(config.backbone, config.stage)
     largest = backbone_class(config.backbone).lattice_limit * context.size
-    role = usual.encoder.removesuffix(f"_{usual.size}")
     yield usual
     for side in range(context.size, largest + 1, stage.stride):
-        windows = _windows(config, context, role, side, framed)
+        windows = _windows(config, context, encoder, side, framed)
         lattice = _lattice(config, context, windows) if windows.kept > 0 else None
         if lattice is not None:
             yield windows

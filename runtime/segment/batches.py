@@ -236,7 +236,7 @@ class BatchCutter:
                 continue
             inside = [window] if window.within(self._source.height, self._source.width) else []
             pixels = self._stack(inside, size, context.resampling, 1)
-            found[numbers] = SharedWindow(window, pixels, black=_is_black(pixels) if inside else True)
+            found[numbers] = SharedWindow(window, pixels, black=not inside or _is_black(pixels))
             self._scenes[key] = replace(found[numbers], pixels=None)
         return LatticeWindows(lattice, found)
 

@@ -9,6 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 
+from fctl.model.presets import without_contexts
 from fctl.model.train.config import read_config
 from fctl.model.train.networks import network_of, part_of
 from fctl.model.train.start import merged_weights, network_of_stage, start_network
@@ -49,7 +50,7 @@ def test_a_checkpoint_of_ours_is_a_start(folder: Path) -> None:
     assert {key for key in found if not torch.equal(found[key], theirs[key])} == {
         "decoder.score.weight", "decoder.score.bias",
     }  # fmt: skip
-    alone = build(replace(wanted, contexts=(), encoders="shared", lcf=None, ale=None), seed=8)
+    alone = build(without_contexts(wanted), seed=8)
     save_small(folder / "alone.pt", alone)
     found, theirs = start_network(wanted, "alone.pt", folder, 0).state_dict(), alone.state_dict()
     assert all(torch.equal(found[key], value) for key, value in theirs.items())
