@@ -13,7 +13,7 @@ from fctl.runtime.errors import InputError
 from ..backbones import backbone_class, stage_of
 from ..config import ConfigError, NetworkConfig, ServingConfig
 from ..glnet import branch_of
-from ..presets import Preset, preset, without_contexts
+from ..presets import Preset, preset
 from .config import stage_settings
 from .lattices import LatticeWindows, context_windows
 from .settings import PATCH, WHOLE, TrainingConfig
@@ -77,7 +77,7 @@ def part_of(network: NetworkConfig, part: str) -> NetworkConfig:
     if network.kind == "glnet":
         return branch_of(network, "local" if part == PATCH else "global")
     if part == PATCH:
-        return replace(without_contexts(network), kind="fctl")
+        return replace(network, kind="fctl", contexts=(), encoders="shared", lcf=None, ale=None)  # all at once
     contexts = tuple(context for context in network.contexts if context.name == part)
     return replace(network, contexts=contexts, encoders="shared", ale=None if network.lcf else network.ale)
 
