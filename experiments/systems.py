@@ -15,6 +15,7 @@ from fctl.runtime.bundle.records import encode
 
 from .scenes import HELD_OUT, PARTS, SCENES
 
+PRECISIONS = ("fp32", "bf16")  # a system trains in that which is the faster for it on the machine at hand
 EPOCHS = 6  # after each of which a training can be gone on with
 TESTED = f"*/{HELD_OUT:03d}"
 TRAINED = "training.txt"
@@ -74,7 +75,7 @@ SYSTEMS = (
 )
 
 
-def config_of(system: System, data: Path, seed: int, steps: int) -> Fields:
+def config_of(system: System, data: Path, seed: int, steps: int, precision: str) -> Fields:
     """The training of a system.
 
     Args:
@@ -82,6 +83,7 @@ def config_of(system: System, data: Path, seed: int, steps: int) -> Fields:
         data: The folder of the data set.
         seed: Its seed.
         steps: Steps of each of its six epochs.
+        precision: One of `PRECISIONS`.
 
     Returns:
         The config, as JSON has it.
@@ -97,7 +99,7 @@ def config_of(system: System, data: Path, seed: int, steps: int) -> Fields:
     serving: Fields = {"overlap": _OVERLAP if preset.serving.overlap else 0}
     coarse = {"coarse": f"../../{system.refines}/{FIRST}/{BUNDLE}"} if system.refines else {}
     return {
-        "out": "run", "seed": seed, "device": "cpu", "epoch": steps,
+        "out": "run", "seed": seed, "device": "cpu", "precision": precision, "epoch": steps,
         "network": {
             "preset": system.preset, "overrides": overrides,
             "serving": serving | ({} if preset.serving.scene is None else {"scene": _SCENE}),

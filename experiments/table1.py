@@ -4,7 +4,8 @@ DATA is the folder of the Dubai scenes. RUNS keeps everything, so that it can be
 is done is not trained again, and one that was killed goes on from its last epoch.
 
 Every system of the paper gets the same budget of processor time for its training steps, `--minutes` on two cores, from
-random weights, with patches of 256 pixels, the same images, the same optimiser and the schedule fitted to the budget.
+random weights, with patches of 256 pixels, the same images, the same optimiser and the schedule fitted to the budget,
+in fp32 or bf16, whichever is the faster for it on the machine at hand.
 Networks are narrower than the paper's, or of a smaller backbone, for the budget to mean something: the width stands in
 the table. Each image is one of the parts of the scenes, and part 7 of each is for testing. What is scored is the last
 checkpoint, exported, through the runtime: no checkpoint is chosen by its score. All systems have one seed, the best two
@@ -51,6 +52,7 @@ from .systems import (
     DESCRIPTION,
     EPOCHS,
     FIRST,
+    PRECISIONS,
     RESULT,
     SYSTEMS,
     TESTED,
@@ -62,7 +64,7 @@ from .systems import (
 )  # fmt: skip
 
 MEASURED = "tile7/images/image_part_007.jpg"  # on which costs are measured
-_TRIAL, _WARM = 10, 3  # steps of a trial, and of these the first that do not count
+_TRIAL, _WARM = 8, 2  # steps of a trial, and of these the first that do not count
 _CORES = 2
 _MORE_SEEDS = (1, 2)
 
@@ -127,11 +129,12 @@ def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -
         "minutes": minutes,
     }
     try:
-        steps = max(1, _steps(system, data, runs, minutes) // EPOCHS)  # of each epoch
+        budget = _budget(system, data, runs, minutes)
+        steps = max(1, budget["steps"] // EPOCHS)  # of each epoch
         if not (folder / "config.json").exists():
-            _write_config(folder, config_of(system, data, seed, steps))
+            _write_config(folder, config_of(system, data, seed, steps, budget["precision"]))
         run_training(folder / "config.json", resume=True)
-        told |= {"steps": EPOCHS * steps} | _measured(system, folder, data)
+        told |= {"steps": EPOCHS * steps, "precision": budget["precision"]} | _measured(system, folder, data)
     except FctlError as error:  # one system that fails does not cost the others
         told |= {"error": str(error)}
     _write(path, told)
@@ -156,29 +159,35 @@ class _EnoughError(Exception):
     """A trial has made its steps."""
 
 
-def _steps(system: System, data: Path, runs: Path, minutes: float) -> int:
-    """How many steps the budget allows, by the processor time of a few; the same for all seeds of a system."""
+def _budget(system: System, data: Path, runs: Path, minutes: float) -> Fields:
+    """How many steps the budget allows, and in which precision: the same for all seeds of a system."""
     kept = runs / system.preset / "steps.json"
     if not kept.exists():
-        trial, times = kept.parent / "trial", list[float]()
-        shutil.rmtree(trial, ignore_errors=True)
-        trial.mkdir(parents=True)
-        _write_config(trial, config_of(system, data, 0, 10 * _TRIAL))
+        seconds = {precision: _second(system, data, kept.with_name("trial"), precision) for precision in PRECISIONS}
+        precision, second = min(seconds.items(), key=lambda item: item[1])
+        steps = max(EPOCHS, round(60 * _CORES * minutes / second))
+        _write(kept, {"steps": steps, "precision": precision, "processor seconds a step": seconds})
+    return _read(kept)
 
-        def progress(what: str, done: int, _: int) -> None:
-            if what.startswith("stage "):
-                times.append(time.process_time())
-                if done == _TRIAL:
-                    raise _EnoughError
 
-        try:
-            run_training(trial / "config.json", progress=progress)
-        except _EnoughError:
-            shutil.rmtree(trial)
-        second = statistics.median(after - before for before, after in itertools.pairwise(times[_WARM:]))
-        _write(kept, {"steps": max(EPOCHS, round(60 * _CORES * minutes / second)), "processor seconds a step": second})
-    steps: int = _read(kept)["steps"]
-    return steps
+def _second(system: System, data: Path, folder: Path, precision: str) -> float:
+    """Processor seconds that a step takes, by a few in a folder that is deleted again."""
+    times = list[float]()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    _write_config(folder, config_of(system, data, 0, 10 * _TRIAL, precision))
+
+    def progress(what: str, done: int, _: int) -> None:
+        if what.startswith("stage "):
+            times.append(time.process_time())
+            if done == _TRIAL:
+                raise _EnoughError
+
+    try:
+        run_training(folder / "config.json", progress=progress)
+    except _EnoughError:
+        shutil.rmtree(folder)
+    return statistics.median(after - before for before, after in itertools.pairwise(times[_WARM:]))
 
 
 def _measured(system: System, folder: Path, data: Path) -> Fields:
