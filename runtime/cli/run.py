@@ -2,207 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..choices import Backend, ContextEncoding, OnBadBlock, PrecisionChoice
 from .area import AreaOptions
 from .console import command
 from .destinations import out_of
-from .groups import OptionGroup
 from .images import images_of
 from .interrupts import ending_at_once
-from .live import LivePage, check_live, live_page
-from .options import Bands, BatchOrAuto, BuildEngines, How, Resolution, ScaleRange, band_numbers, batch_size, one_of
+from .live import check_live
+from .options import How, band_numbers, batch_size
+from .outcomes import Asked, outcomes_of
 from .outputs import SPELLINGS, Outputs
-from .refine import check_alone, refine
-from .reports import Results, name_of
+from .refine import check_alone
+from .reports import Results
+from .run_options import EngineOptions, Limits, ManyImages, Segmentation
 from .spellings import Spellings
-from .spread import SpreadOptions, leading, made_by
-from .tables import progress_bars
+from .spread import SpreadOptions
 from .targets import scene_of, targets_of
 
 if TYPE_CHECKING:
-    from ..raster.access import Access
     from ..raster.places import Place
-    from ..segment.jobs import FileJob
-    from ..segment.maker import Maker
-    from ..segment.results import Estimate, Paths, Report
-    from ..segment.segmenter import Segmenter
+    from ..segment.results import Paths
     from ..storage.destination import Destination
-
-_Action = Callable[["Place", "Paths"], "Report | Estimate"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineOptions(OptionGroup):
-    """What runs the network."""
-
-    panel = "Engine"
-
-    backend: Annotated[
-        Backend,
-        typer.Option(metavar="ENGINE", help=f"{one_of(Backend)}. auto: the fastest that is installed and ready."),
-    ] = "auto"
-    precision: Annotated[
-        PrecisionChoice,
-        typer.Option(
-            metavar="PRECISION",
-            help=f"{one_of(PrecisionChoice)}. bf16 needs OpenVINO and a processor that can; fp16 and int8 a bundle "
-            "that has them. auto: the fastest here of those that the bundle was validated for.",
-        ),
-    ] = "fp32"
-    batch: BatchOrAuto = "4"
-    build_engines: BuildEngines = False
-    isolate: Annotated[
-        bool,
-        typer.Option("--isolate", help="Run the engine in a child process, which a graph of a stranger may crash."),
-    ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class ManyImages(OptionGroup):
-    """How many images are found, passed over and reported."""
-
-    panel = "Many images"
-
-    mosaic: Annotated[
-        bool,
-        typer.Option("--mosaic", help="Take all images, tiles of one grid, as one: contexts see across their borders."),
-    ] = False
-    recursive: Annotated[bool, typer.Option("--recursive", help="Take the images of folders within folders too.")] = (
-        False
-    )
-    skip_existing: Annotated[
-        bool, typer.Option("--skip-existing", help="Pass over images whose outputs are there, made in the same way.")
-    ] = False
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a line of JSON for each image on standard output, and no tables.")
-    ] = False
-    live: Annotated[
-        bool,
-        typer.Option("--live", help="Serve a page that fills while the run goes on, with progress (docs/view.md)."),
-    ] = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits(OptionGroup):
-    """What an image may be, and what a run may take."""
-
-    panel = "Limits"
-
-    memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Most memory of the whole process, as 600M or 2G: kept to, or refused."),
-    ] = None
-    on_bad_block: Annotated[
-        OnBadBlock,
-        typer.Option(help="A block of an image that cannot be read: fail, or nodata to leave it out and go on."),
-    ] = "fail"
-    allow_remote: Annotated[
-        bool,
-        typer.Option("--allow-remote", help="Open whatever GDAL opens, also what names other files: trust the images."),
-    ] = False
-    max_pixels: Annotated[int, typer.Option(min=1, help="Most pixels of an image.")] = 40_000_000_000
-    max_bands: Annotated[int, typer.Option(min=1, help="Most bands of an image.")] = 1000
-    max_block: Annotated[
-        str, typer.Option(metavar="SIZE", help="Most memory of one block of an image, as GDAL decodes it.")
-    ] = "2G"
-
-    def memory_size(self) -> int | None:
-        """Most bytes of memory, or None."""
-        from ..segment.memory import parsed_size
-
-        return None if self.memory is None else parsed_size("`memory`", self.memory)
-
-    def access(self) -> Access:
-        """Which images may be opened."""
-        from ..raster.access import Access
-        from ..segment.memory import parsed_size
-
-        return Access(
-            sources="any" if self.allow_remote else "local", max_pixels=self.max_pixels, max_bands=self.max_bands,
-            max_block=parsed_size("`max_block`", self.max_block),
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segmentation(OptionGroup):
-    """How images are segmented."""
-
-    panel = "Segmentation"
-
-    bundle: Annotated[str, typer.Option(help="A bundle folder, or 'default' for the one shipped with fctl.")] = (
-        "default"
-    )
-    tta: Annotated[
-        bool, typer.Option("--tta", help="Segment every patch in all 8 turns and average: better, 8 times the work.")
-    ] = False
-    contexts: Annotated[
-        ContextEncoding,
-        typer.Option(
-            metavar="auto|exact|shared",
-            help="Encode contexts once a patch (exact) or once a raster (shared: much faster, few pixels differ); "
-            "auto: shared where the bundle was validated for it.",
-        ),
-    ] = "auto"
-    scene_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Side in pixels of the blocks that a global context shows of large rasters."),
-    ] = None
-    refine: Annotated[
-        str | None,
-        typer.Option(metavar="BUNDLE", help="A bundle that refines the masks that --bundle makes (docs/refining.md)."),
-    ] = None
-    coarse: Annotated[
-        Path | None,
-        typer.Option(metavar="MASK", help="For a --bundle that refines masks: the mask of the one image."),
-    ] = None
-    bands: Bands = None
-    scale_range: ScaleRange = None
-    resolution: Resolution = "auto"
-
-    @property
-    def last(self) -> Segmentation:
-        """How the bundle is opened that makes the outputs: the one that refines masks, where there is one."""
-        if self.refine is None:
-            return self
-        return replace(self, bundle=self.refine, refine=None, contexts="auto", resolution="auto")
-
-    @property
-    def first(self) -> Segmentation:
-        """How the bundle is opened whose masks are refined."""
-        return replace(self, refine=None, scene_size=None)
-
-    def check(self, images: int) -> None:
-        """Refuse what cannot be refined, before any image is opened.
-
-        Raises:
-            InputError: The bundles do not go together, or one mask is given for several images.
-            BundleError: A bundle is missing or damaged.
-        """
-        from ..bundle.store import read_bundle
-        from ..errors import InputError
-        from ..segment.refining import check_pair, check_refiner
-
-        if self.coarse is not None and images > 1:
-            raise InputError(
-                subject="`coarse`", expected="one image, whose mask it is", found=f"{images} images",
-                remedy="name the bundle that makes masks, and the one that refines them with `refine`",
-            )  # fmt: skip
-        if self.coarse is not None and self.refine is not None:
-            raise InputError(
-                "`coarse` is a mask that is there, `refine` is for one that `bundle` makes", remedy="give one of them"
-            )
-        if self.refine is not None:
-            check_pair(read_bundle(self.bundle).manifest, read_bundle(self.refine).manifest)
-        elif self.coarse is not None:
-            check_refiner(read_bundle(self.bundle).manifest, self.coarse)
 
 
 def run(
@@ -251,10 +76,10 @@ def run(
             _left_to_do(targets, segmentation, how, engine, outputs, limits, many, results, out.destination, spread)
         )
         if left:
-            asked = _Asked(
+            asked = Asked(
                 how=how, outputs=out.here(outputs), limits=limits, destination=out.destination, live=many.live
             )
-            for image, paths, outcome in _outcomes(left, segmentation, engine, spread, asked):
+            for image, paths, outcome in outcomes_of(left, segmentation, engine, spread, asked):
                 with results.of(image):
                     found, maker = outcome()
                     if not outputs.dry_run and not spread.part:
@@ -262,134 +87,6 @@ def run(
                     results.add(found, maker)
     if code := results.finish():
         raise typer.Exit(code)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Asked:
-    """What is asked of each image.
-
-    Attributes:
-        how: What is read of it.
-        outputs: What is written.
-        limits: What a run may take.
-        destination: Where outputs go when they are complete.
-        live: Whether a page shows the runs.
-    """
-
-    how: How
-    outputs: Outputs
-    limits: Limits
-    destination: Destination
-    live: bool = False
-
-    def job(self, image: Place, paths: Paths) -> FileJob:
-        """What is asked of one image."""
-        from ..segment.jobs import FileJob
-
-        how, outputs, limits = self.how, self.outputs, self.limits
-        return FileJob(
-            image=image, paths=paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
-            memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
-            resolution=how.resolution, where=how.where, coarse=how.coarse, access=limits.access(),
-        )  # fmt: skip
-
-    def parts(self, paths: Paths) -> str | None:
-        """Where parts go that other jobs make; None for beside the mask."""
-        from ..segment.parts import parts_folder_of
-
-        return self.destination.named(parts_folder_of(paths.mask)) if self.destination.staged else None
-
-    def shared(self, job: FileJob) -> str | None:
-        """Where workers on other machines put the shards of an image; None for beside the mask."""
-        from ..segment.shards.folder import folder_of
-
-        return self.destination.named(folder_of(job.paths.mask)) if self.destination.staged else None
-
-
-_Outcome = tuple["Place", "Paths", Callable[[], "tuple[Report | Estimate, Maker]"]]
-
-
-def _outcomes(
-    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, spread: SpreadOptions, asked: _Asked
-) -> Iterator[_Outcome]:
-    """For each image, what gives its report or raises what went wrong; whoever does the work is held meanwhile."""
-    if segmentation.refine:
-        yield from _refined(left, segmentation, engine, asked)
-    elif asked.outputs.dry_run or not (spread.led or spread.assemble):
-        yield from _here(left, segmentation, engine, spread, asked)
-    elif spread.assemble:
-        yield from _assembled(left, segmentation, asked)
-    else:
-        yield from _by_others(left, segmentation, engine, spread, asked)
-
-
-def _here(
-    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, spread: SpreadOptions, asked: _Asked
-) -> Iterator[_Outcome]:
-    """Images that this process segments, or makes a part of."""
-    from ..segment.jobs import maker_of
-    from ..segment.refining import check_refiner
-
-    with _segmenter(segmentation, engine, asked.limits) as segmenter, live_page(asked.live) as page:
-        check_refiner(segmenter.manifest, asked.how.coarse)
-        action = _estimator(segmenter, asked) if asked.outputs.dry_run else _runner(segmenter, asked, spread.part, page)
-
-        def outcome(image: Place, paths: Paths) -> tuple[Report | Estimate, Maker]:
-            return action(image, paths), maker_of(segmenter)
-
-        for image, paths in left.items():
-            yield image, paths, partial(outcome, image, paths)
-
-
-def _refined(
-    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, asked: _Asked
-) -> Iterator[_Outcome]:
-    """Images that one bundle segments, and another one refines."""
-    from ..segment.jobs import maker_of
-
-    with (
-        _segmenter(segmentation.first, engine, asked.limits) as segmenter,
-        _segmenter(segmentation.last, engine, asked.limits) as refiner,
-    ):
-
-        def outcome(image: Place, paths: Paths) -> tuple[Report | Estimate, Maker]:
-            return refine(segmenter, refiner, asked.job(image, paths)), maker_of(refiner)
-
-        for image, paths in left.items():
-            yield image, paths, partial(outcome, image, paths)
-
-
-def _assembled(left: dict[Place, Paths], segmentation: Segmentation, asked: _Asked) -> Iterator[_Outcome]:
-    """Images of which other jobs made all parts."""
-    from ..segment.opening import bundle_of
-    from ..segment.parts import assemble_parts
-
-    bundle = bundle_of(segmentation.bundle, segmentation.scene_size)
-    for image, paths in left.items():
-        yield image, paths, partial(assemble_parts, bundle, replace(asked.job(image, paths), parts=asked.parts(paths)))
-
-
-def _by_others(
-    left: dict[Place, Paths], segmentation: Segmentation, engine: EngineOptions, spread: SpreadOptions, asked: _Asked
-) -> Iterator[_Outcome]:
-    """Images that other processes segment."""
-    from ..spread.orders import Setup
-
-    setup = Setup(
-        bundle=segmentation.bundle, backend=engine.backend, precision=engine.precision, batch=batch_size(engine.batch),
-        tta=segmentation.tta, scene_size=segmentation.scene_size, build_engines=engine.build_engines,
-        contexts=segmentation.contexts, isolate=engine.isolate, access=asked.limits.access(),
-    )  # fmt: skip
-    images = list(left.items())
-    jobs = {number: asked.job(image, paths) for number, (image, paths) in enumerate(images)}
-    with leading(spread, setup) as lead:
-        shared = asked.shared if spread.dask else lambda job: None
-
-        def outcome(report: Callable[[], Report]) -> tuple[Report, Maker]:
-            return report(), lead.introduction.maker
-
-        for number, report in made_by(lead, jobs, shared):
-            yield *images[number], partial(outcome, report)
 
 
 def _left_to_do(
@@ -460,61 +157,6 @@ def _deliver(paths: Paths, destination: Destination, spread: SpreadOptions) -> N
     if destination.staged and (spread.assemble or spread.dask):
         folder = parts_folder_of(paths.mask) if spread.assemble else folder_of(paths.mask)
         storage_of(destination.named(folder)).clear()
-
-
-def _segmenter(segmentation: Segmentation, engine: EngineOptions, limits: Limits) -> Segmenter:
-    from ..segment.segmenter import Segmenter
-
-    return Segmenter(
-        segmentation.bundle,
-        backend=engine.backend,
-        precision=engine.precision,
-        batch=batch_size(engine.batch),
-        build_engines=engine.build_engines,
-        tta=segmentation.tta,
-        scene_size=segmentation.scene_size,
-        contexts=segmentation.contexts,
-        isolate=engine.isolate,
-        sources=limits.access(),
-    )
-
-
-def _runner(segmenter: Segmenter, asked: _Asked, part: str | None, page: LivePage) -> _Action:
-    """What segments one image, or makes a part of it."""
-    how, outputs, limits = asked.how, asked.outputs, asked.limits
-
-    def action(image: Place, paths: Paths) -> Report:
-        page.begin(image, paths, paths.options.classes(segmenter.manifest.classes), how.bands)
-        with progress_bars("patches") as advance:
-
-            def progress(done: int, total: int) -> None:
-                advance(name_of(image), done, total)
-                page.advance(done, total)
-
-            report = segmenter.segment_file(
-                image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
-                memory=limits.memory_size(), on_bad_block=limits.on_bad_block, scale_range=how.scale_range,
-                resolution=how.resolution, where=how.where, coarse=how.coarse, part=part,
-                parts=asked.parts(paths) if part else None, progress=progress,
-            )  # fmt: skip
-        page.end(paths)
-        return report
-
-    return action
-
-
-def _estimator(segmenter: Segmenter, asked: _Asked) -> _Action:
-    """What tells how much one image would take."""
-    how, outputs = asked.how, asked.outputs
-
-    def action(image: Place, paths: Paths) -> Estimate:
-        return segmenter.estimate(
-            image, paths, bands=how.bands, overwrite=outputs.overwrite, resume=outputs.resume,
-            memory=asked.limits.memory_size(), scale_range=how.scale_range, resolution=how.resolution, where=how.where,
-            coarse=how.coarse, trial=True,
-        )  # fmt: skip
-
-    return action
 
 
 run_app = command(
