@@ -12,7 +12,7 @@ from fctl.runtime import Paths
 from fctl.runtime.segment.jobs import FileJob
 from fctl.runtime.segment.shards.journal import Done
 from fctl.runtime.spread import tasks
-from fctl.runtime.spread.crew import checked
+from fctl.runtime.spread.crew import Outcomes
 from fctl.runtime.spread.lead import Lead
 from fctl.runtime.spread.orders import Computed, Orders, Setup
 
@@ -35,7 +35,7 @@ class _Listener:
 
     def any(self, task: Callable[..., _Result], *arguments: object) -> _Result:
         """Do a task here."""
-        return checked(tasks.guarded("", None, task, *arguments))
+        return Outcomes().result(tasks.guarded("", None, task, *arguments))
 
     def all(self, task: Callable[..., _Result], *arguments: object) -> dict[str, _Result]:
         """Do a task here."""

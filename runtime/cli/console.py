@@ -19,6 +19,7 @@ from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from ..choices import LogLevel
 from ..errors import FctlError, printable, worded
+from ..warned import PROGRAM
 from .faults import ordinary, printable_usage, shortened
 from .groups import OptionGroup, flattened, packed
 from .spellings import Spellings
@@ -28,7 +29,6 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 _OF_TYPER = (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError)  # what typer ends a command with
 _GENERAL = "General"
-_PROGRAM = "fctl"
 _LEVELS = ", ".join(get_args(LogLevel))
 
 
@@ -61,7 +61,7 @@ _NONE = _Call()  # where a function is called without a command line
 def _print_version(wanted: bool) -> None:
     """Print the version and exit, where the option was given."""
     if wanted:
-        typer.echo(f"{_PROGRAM} {version(_PROGRAM)}")
+        typer.echo(f"{PROGRAM} {version(PROGRAM)}")
         raise typer.Exit
 
 
@@ -231,7 +231,7 @@ def _shown_log(quiet: bool, wanted: str, options: Mapping[str, str]) -> Iterator
     """Send our log records to standard error; quiet, nowhere."""
     handler = logging.NullHandler() if quiet else logging.StreamHandler()
     handler.setFormatter(_Lines(options))
-    logger = logging.getLogger(_PROGRAM)
+    logger = logging.getLogger(PROGRAM)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(wanted.upper())
@@ -242,24 +242,9 @@ def _shown_log(quiet: bool, wanted: str, options: Mapping[str, str]) -> Iterator
         logger.setLevel(level)
 
 
-@contextmanager
-def collected_warnings() -> Iterator[list[str]]:
-    """Collect the warnings that are logged while the block runs, in the words of the command."""
-    found: list[str] = []
-
-    class Collector(logging.Handler):
-        """Takes what is logged."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            """Keep one record."""
-            found.append(printable(spoken(record.getMessage(), _CALL.get(_NONE).options)))
-
-    handler, logger = Collector(logging.WARNING), logging.getLogger(_PROGRAM)
-    logger.addHandler(handler)
-    try:
-        yield found
-    finally:
-        logger.removeHandler(handler)
+def as_options(text: str) -> str:
+    """A message in the words of the command that runs, fit to be printed."""
+    return printable(spoken(text, _CALL.get(_NONE).options))
 
 
 def spoken(text: str, options: Mapping[str, str]) -> str:
@@ -311,7 +296,7 @@ def fail(error: Exception, subject: object = None) -> str:
 
 def _bug(error: Exception) -> str:
     """A bug in words."""
-    text = f"this is a bug in {_PROGRAM}: {type(error).__name__}: {error}"
+    text = f"this is a bug in {PROGRAM}: {type(error).__name__}: {error}"
     return text + ("" if _CALL.get(_NONE).debug else "; run it again with --debug for the traceback, and report it")
 
 

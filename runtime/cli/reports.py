@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .console import collected_warnings, echo, fail
+from ..warned import kept_warnings
+from .console import as_options, echo, fail
 from .tables import print_table
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Results:
     def of(self, image: Place) -> Iterator[None]:
         """Deal with one image: a failure of whatever kind is its own line, and does not stop the others."""
         try:
-            with collected_warnings() as self._warnings:
+            with kept_warnings() as self._warnings:
                 yield
         except Exception as error:
             self._failed += 1
@@ -154,7 +155,7 @@ class Results:
 
         self._done.append(found)
         if self._json:
-            self._line(_fields(found, maker, self._named) | {"warnings": self._warnings})
+            self._line(_fields(found, maker, self._named) | {"warnings": list(map(as_options, self._warnings))})
         elif isinstance(found, Report):
             print_report(found, self._named)
         else:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Protocol, TypeVar
 
 from .. import errors
 from ..errors import EngineError, FctlError
-from .orders import Failure
+from ..warned import kept_warnings
+from .orders import Failure, Outcome, relative
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
@@ -60,18 +65,33 @@ class Crew(Protocol):
         ...
 
 
-def checked(outcome: _Result | Failure) -> _Result:
-    """What a task gave.
+class Outcomes:
+    """What came of the tasks of a crew. What several workers warn of, or whoever leads them did, is logged once."""
 
-    Args:
-        outcome: What came of it.
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._told = self._stack.enter_context(kept_warnings())
 
-    Raises:
-        FctlError: It failed.
-    """
-    if isinstance(outcome, Failure):
-        raise as_error(outcome)
-    return outcome
+    def result(self, outcome: Outcome[_Result]) -> _Result:
+        """What a task gave.
+
+        Args:
+            outcome: What came of it.
+
+        Raises:
+            FctlError: It failed.
+        """
+        for warning in outcome.warnings:
+            as_named = relative(warning)
+            if not {warning, as_named} & set(self._told):
+                log.warning("%s", as_named)
+        if isinstance(outcome.result, Failure):
+            raise as_error(outcome.result)
+        return outcome.result
+
+    def close(self) -> None:
+        """Take no more."""
+        self._stack.close()
 
 
 def as_error(failure: Failure) -> FctlError:

@@ -24,8 +24,8 @@ from ..engines.processor import cores
 from ..errors import EngineError, FctlError, InputError
 from .bundles import keep_bundle
 from .children import starting_children
-from .crew import checked
-from .orders import Failure
+from .crew import Outcomes
+from .orders import Outcome
 from .tasks import forget_soon, guarded
 
 log = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ class Dask:
             raise
         gpus = any(_GPU in state["resources"] for state in self._workers().values())
         self._needs = {_GPU: 1.0} if gpus else None
+        self._outcomes = Outcomes()
 
     @property
     def size(self) -> int:
@@ -119,8 +120,8 @@ class Dask:
 
     def each(self, task: Callable[..., _Result], items: Iterable[_Item]) -> Iterator[_Result]:
         """Do a task with each item's arguments. Near the end, workers without any do what others have not done yet."""
-        waiting, numbers, finished = iter(items), count(), queue.SimpleQueue["Future[object]"]()
-        left, running = dict[int, _Item](), dict["Future[object]", int]()
+        waiting, numbers, finished = iter(items), count(), queue.SimpleQueue["Future[Outcome[object]]"]()
+        left, running = dict[int, _Item](), dict["Future[Outcome[object]]", int]()
         seen = counted = time.monotonic()
         most = self._most()
 
@@ -171,6 +172,7 @@ class Dask:
         if self._cluster:
             with contextlib.suppress(Exception):
                 self._cluster.close(timeout=10)
+        self._outcomes.close()
         self._silence.close()
 
     def _wake(self) -> None:
@@ -200,15 +202,17 @@ class Dask:
         busy = {address for address, keys in self._client.processing().items() if keys}
         return [address for address in self._workers() if address not in busy]
 
-    def _submit(self, task: Callable[..., _Result], item: _Item, workers: list[str] | None = None) -> Future[object]:
+    def _submit(
+        self, task: Callable[..., _Result], item: _Item, workers: list[str] | None = None
+    ) -> Future[Outcome[object]]:
         return self._client.submit(
             in_worker, task, *item, pure=False, workers=workers, resources=self._needs, retries=0
         )
 
-    def _result(self, future: Future[object]) -> object:
+    def _result(self, future: Future[Outcome[object]]) -> object:
         """What came of a task that has ended."""
         if future.status == "finished":
-            return checked(future.result())
+            return self._outcomes.result(future.result())
         if future.status == "error":
             raise _told(future.exception())
         self._check_scheduler()
@@ -257,7 +261,7 @@ class _BundleKeeper(WorkerPlugin):
         keep_bundle(self._digest, self._data)
 
 
-def in_worker(task: Callable[..., _Result], *arguments: object) -> _Result | Failure:
+def in_worker(task: Callable[..., _Result], *arguments: object) -> Outcome[_Result]:
     """Do a task in a worker of Dask, with as many cores as the worker has threads."""
     worker = get_worker()
     return guarded(

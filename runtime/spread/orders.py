@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from ..choices import BatchChoice, ContextEncoding, PrecisionChoice
 from ..raster.access import Access
@@ -12,6 +13,8 @@ from ..raster.source import Measured
 from ..segment.jobs import FileJob
 from ..segment.maker import Maker
 from ..segment.shards.journal import Done
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +124,24 @@ class Failure:
     worker: str
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[_Result]):
+    """What came of a task.
+
+    Attributes:
+        result: What the task returned, or why it did not.
+        warnings: What the worker warned of meanwhile, with arguments in backticks.
+    """
+
+    result: _Result | Failure
+    warnings: tuple[str, ...]
+
+
 def absolute(path: Path) -> Path:
     """A path as any process of this machine, or of another with the same folders, understands it."""
     return path if path.is_absolute() else Path.cwd() / path
+
+
+def relative(message: str) -> str:
+    """A message of a worker, with paths as they were before `absolute`."""
+    return message.replace(f"{Path.cwd()}/", "")

@@ -16,8 +16,8 @@ from typing import TypeVar
 from ..engines.processor import cores
 from ..errors import EngineError
 from .children import starting_children
-from .crew import checked
-from .orders import Failure
+from .crew import Outcomes
+from .orders import Outcome
 from .tasks import guarded
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Processes:
 
     def __init__(self, count: int, devices: tuple[str, ...] = ()) -> None:
         self.size, self._devices = count, devices
-        self._cores = max(1, cores() // count)
+        self._cores, self._outcomes = max(1, cores() // count), Outcomes()
         self._pool = self._started()
 
     def any(self, task: Callable[..., _Result], *arguments: object) -> _Result:
@@ -55,7 +55,7 @@ class Processes:
 
     def each(self, task: Callable[..., _Result], items: Iterable[tuple[object, ...]]) -> Iterator[_Result]:
         """Do a task with each item's arguments; where a process ends, what is lost begins anew in new ones."""
-        waiting, running = iter(items), dict[Future[_Result | Failure], _Begun]()
+        waiting, running = iter(items), dict[Future[Outcome[_Result]], _Begun]()
         while True:
             while len(running) < _AHEAD * self.size and (item := next(waiting, None)) is not None:
                 running[self._submit(task, item)] = (item, 1)
@@ -67,13 +67,17 @@ class Processes:
                 continue
             for future in done:
                 del running[future]
-                yield checked(future.result())
+                yield self._outcomes.result(future.result())
 
     def send(self, digest: str, data: bytes) -> None:
         """Nothing: the processes see the files of this machine."""
 
     def close(self) -> None:
         """End the processes at once."""
+        self._outcomes.close()
+        self._end()
+
+    def _end(self) -> None:
         processes = list((self._pool._processes or {}).values())  # no public way to end them while they work
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:
@@ -81,20 +85,20 @@ class Processes:
         for process in processes:
             process.join()
 
-    def _submit(self, task: Callable[..., _Result], item: tuple[object, ...]) -> Future[_Result | Failure]:
+    def _submit(self, task: Callable[..., _Result], item: tuple[object, ...]) -> Future[Outcome[_Result]]:
         try:
             with starting_children():
                 return self._pool.submit(guarded, "", self._cores, task, *item)
         except BrokenProcessPool as error:  # a process ended this very moment: the item is as lost as the others
-            lost = Future[_Result | Failure]()
+            lost = Future[Outcome[_Result]]()
             lost.set_exception(error)
             return lost
 
     def _again(
-        self, task: Callable[..., _Result], running: dict[Future[_Result | Failure], _Begun]
-    ) -> dict[Future[_Result | Failure], _Begun]:
+        self, task: Callable[..., _Result], running: dict[Future[Outcome[_Result]], _Begun]
+    ) -> dict[Future[Outcome[_Result]], _Begun]:
         """Begin anew with what was lost when a process ended."""
-        self.close()
+        self._end()
         wait(running)
         tries = max(count for future, (_, count) in running.items() if _is_lost(future))
         if tries >= _TRIES:
@@ -119,7 +123,7 @@ class Processes:
             return ProcessPoolExecutor(self.size, context, _begin, (devices,))
 
 
-def _is_lost(future: Future[_Result | Failure]) -> bool:
+def _is_lost(future: Future[Outcome[_Result]]) -> bool:
     """Whether a task that has ended was never done, since a process ended."""
     return future.cancelled() or future.exception() is not None
 

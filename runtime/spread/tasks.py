@@ -45,8 +45,9 @@ from ..segment.shardwork import FileSource, segment_shards, source_of
 from ..stopwatch import Stopwatch
 from ..storage.places import is_remote_place, storage_of
 from ..tiling.windows import Window
+from ..warned import kept_warnings
 from .bundles import bundle_here
-from .orders import Computed, Failure, Introduction, Orders, Setup
+from .orders import Computed, Failure, Introduction, Orders, Outcome, Setup
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ _ALIKE = "install the same version of fctl for all workers"
 _SAME = "let all workers have the same engine, version and kind of processor, or name those that have"
 
 
-def guarded(worker: str, cores: int | None, task: Callable[..., _Result], *arguments: object) -> _Result | Failure:
+def guarded(worker: str, cores: int | None, task: Callable[..., _Result], *arguments: object) -> Outcome[_Result]:
     """Do a task in the worker's thread.
 
     Args:
@@ -69,10 +70,16 @@ def guarded(worker: str, cores: int | None, task: Callable[..., _Result], *argum
         arguments: Its arguments.
 
     Returns:
-        What the task returns, or one line about what went wrong.
+        What the task returns, or one line about what went wrong; with what was warned of meanwhile.
     """
     if cores:
         limit_cores(cores)
+    with kept_warnings() as warnings:  # the leader tells them
+        result = _tried(worker, task, *arguments)
+    return Outcome(result, tuple(warnings))
+
+
+def _tried(worker: str, task: Callable[..., _Result], *arguments: object) -> _Result | Failure:
     try:
         return _THREAD.submit(task, *arguments).result()
     except FctlError as error:

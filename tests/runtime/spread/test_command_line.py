@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -74,6 +75,32 @@ def test_many_images(by: tuple[str, str], run: Run, trouble: Path, monkeypatch: 
     mended = run("scenes", "-o", "spread", "--skip-existing", "--overwrite", *by)
     assert mended.returncode == 0, mended.stderr
     assert files("spread") == files("whole")
+
+
+_VRT = """<VRTDataset rasterXSize="{side}" rasterYSize="{side}">
+  <VRTRasterBand dataType="Byte" band="1"><NoDataValue>0.5</NoDataValue>
+    <SimpleSource><SourceFilename relativeToVRT="1">{name}.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>
+  </VRTRasterBand>
+</VRTDataset>"""
+
+
+@pytest.mark.parametrize("by", BY, ids=lambda by: by[0][2:])
+def test_warnings(by: tuple[str, str], tmp_path: Path) -> None:
+    """What workers warn of is told by the command, once: of a large image, which it opens too, and of a small one."""
+    for name, side in (("large", 700), ("small", 60)):
+        write_geotiff(tmp_path / f"{name}.tif", slope_of(side, side))
+        (tmp_path / f"{name}.vrt").write_text(_VRT.format(name=name, side=side), "utf-8")
+    code = "from fctl.runtime.cli.run import run_app; run_app(prog_name='fctl-run')"
+
+    def run(*options: str) -> list[str]:
+        words = [sys.executable, "-c", code, "large.vrt", "small.vrt", "--bands", "1,1,1", *map(str, ON_TINY)]
+        done = subprocess.run([*words, *by, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stderr.splitlines() if "patches/s" not in line]
+
+    told = "warning: {}.vrt: its nodata value 0.5 is none that uint8 can hold: all pixels have data"
+    assert sorted(run()) == [told.format("large"), told.format("small")]
+    assert run("--quiet", "--overwrite") == []
 
 
 # Stores
