@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fctl.model.config import NetworkConfig
 from fctl.model.presets import PRESETS, narrow
 from fctl.runtime.bundle.records import encode
 
@@ -113,9 +114,22 @@ def config_of(system: System, data: Path, seed: int, steps: int, precision: str)
             "average": 0.99, "gamma": 1, "statistics": True,
         },
         "augmentation": {"colour": 0.2, "scale": 1.25, "balance": 0.25} | ({"perturb": 0.5} if coarse else {}),
-        "stages": [{"name": "all", "epochs": EPOCHS}],
+        "stages": _stages(network),
         "finish": {"recalibrate": True},  # short trainings leave running averages far behind
     }  # fmt: skip
+
+
+def _stages(network: NetworkConfig) -> list[Fields]:
+    """Six epochs in all. GLNet has its three trainings; with sharing, the last one needs patches of whole images."""
+    if network.kind != "glnet":
+        return [{"name": "all", "epochs": EPOCHS}]
+    gathers = any(context.gathers for context in network.contexts)
+    fewer = {"changes": {"batch": 2}} if gathers else {}
+    return [
+        {"name": "scene", "network": "scene", "epochs": EPOCHS // 3},
+        {"name": "patch", "network": "patch", "epochs": EPOCHS // 3},
+        {"name": "all", "epochs": EPOCHS // 3} | fewer,
+    ]
 
 
 def names_to_train() -> list[str]:

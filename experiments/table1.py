@@ -171,23 +171,30 @@ def _budget(system: System, data: Path, runs: Path, minutes: float) -> Fields:
 
 
 def _second(system: System, data: Path, folder: Path, precision: str) -> float:
-    """Processor seconds that a step takes, by a few in a folder that is deleted again."""
-    times = list[float]()
+    """Processor seconds that a step takes, by a few of each stage in a folder that is deleted again."""
+    config = config_of(system, data, 0, _TRIAL, precision)
+    config["stages"] = [stage | {"epochs": 1} for stage in config["stages"]]
+    times: dict[str, list[float]] = {f"stage {stage['name']}": [] for stage in config["stages"]}
+    last = list(times)[-1]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    _write_config(folder, config_of(system, data, 0, 10 * _TRIAL, precision))
+    _write_config(folder, config)
 
     def progress(what: str, done: int, _: int) -> None:
-        if what.startswith("stage "):
-            times.append(time.process_time())
-            if done == _TRIAL:
+        if what in times:
+            times[what].append(time.process_time())
+            if what == last and done == _TRIAL:
                 raise _EnoughError
 
     try:
         run_training(folder / "config.json", progress=progress)
     except _EnoughError:
         shutil.rmtree(folder)
-    return statistics.median(after - before for before, after in itertools.pairwise(times[_WARM:]))
+    return statistics.mean(_median_step(ends[_WARM:]) for ends in times.values())
+
+
+def _median_step(ends: Sequence[float]) -> float:
+    return statistics.median(after - before for before, after in itertools.pairwise(ends))
 
 
 def _measured(system: System, folder: Path, data: Path) -> Fields:
