@@ -6,9 +6,22 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from fctl.runtime.evaluate.plots import BLUE, GREY, VERMILION, stacked
+import numpy as np
+from numpy.typing import NDArray
+
+from fctl.runtime.evaluate.plots import BLUE, GREY, VERMILION, Panel, stacked
 
 from .systems import Fields, System
+
+Box = NDArray[np.float64]
+"""Left, bottom, right and top, in pixels."""
+
+_POINT, _OUTSIDE = 5, 1e6  # pixels from the middle of a point to its edge; what it costs to leave the panel
+_TICKS = [first * 10.0**power for power in range(-3, 3) for first in (1, 2, 5)]
+_BESIDE = (
+    (7, 0, "left"), (-7, 0, "right"), (0, 10, "center"), (0, -10, "center"), (6, 8, "left"), (6, -8, "left"),
+    (-6, 8, "right"), (-6, -8, "right"), (14, 16, "left"), (14, -16, "left"), (-14, 16, "right"), (-14, -16, "right"),
+)  # fmt: skip  # across, up, in points, and the side of the name that is there
 
 
 def tables(found: Mapping[System, Sequence[Fields]]) -> str:
@@ -25,7 +38,7 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
         return "nothing is done yet"
     names = list(next(iter(scored.values()))[0]["iou"])
     heads = (
-        ("system", "preset", "width", "steps", "mIoU", "F1", "accuracy", "seeds"),
+        ("system", "preset", "width", "steps", "in", "mIoU", "F1", "accuracy", "seeds"),
         ("system", "preset", *names, "mean"),
         (
             "system", "preset", "parameters, M", "GMAC per megapixel", "seconds per megapixel", "MB per megapixel",
@@ -36,7 +49,7 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
     for system, results in scored.items():
         first, who = results[0], (system.name, f"`{system.preset}`")
         scores = [_spread([one[key] for one in results]) for key in ("miou", "f1", "accuracy")]
-        rows[0].append((*who, f"{system.width:g}", str(first["steps"]), *scores, str(len(results))))
+        rows[0].append((*who, f"{system.width:g}", str(first["steps"]), first["precision"], *scores, str(len(results))))
         classes = [f"{100 * first['iou'][name]:.1f}" for name in names]
         rows[1].append((*who, *classes, f"{100 * first['miou']:.1f}"))
         sizes = [f"{first['parameters'] / 1e6:.1f}", f"{first['gmac']:.0f}", f"{first['seconds']:.2f}"]
@@ -72,14 +85,53 @@ def draw(found: Mapping[System, Sequence[Fields]], path: Path) -> None:
     """
     chart, (panel,) = stacked("Small trainings of equal budget: accuracy against cost", 1, "seconds per megapixel")
     panel.set_xscale("log")
-    for axis in (panel.xaxis.set_major_formatter, panel.xaxis.set_minor_formatter):
-        axis("{x:g}")
     panel.set_ylabel("mIoU, %")
+    points: list[tuple[str, float, float, str]] = []
     for system, results in found.items():
         if "error" in results[0]:
             continue
         x, y = results[0]["seconds"], 100 * statistics.mean(one["miou"] for one in results)
         colour = VERMILION if system.ours else GREY if system.preset.endswith("-whole") else BLUE
         panel.plot([x], [y], "o", color=colour, markersize=7)
-        panel.annotate(system.preset, (x, y), xytext=(6, 3), textcoords="offset points", fontsize=9, color=colour)
+        points.append((system.preset, x, y, colour))
+    panel.margins(0.12, 0.08)
+    left, right = panel.get_xlim()
+    panel.set_xticks([tick for tick in _TICKS if left < tick < right])
+    panel.minorticks_off()
+    panel.xaxis.set_major_formatter("{x:g}")
+    chart.figure.draw_without_rendering()  # now all has its place
+    _label(panel, points)
     chart.save(path)
+
+
+def _label(panel: Panel, points: Sequence[tuple[str, float, float, str]]) -> None:
+    """Write a name beside each point, where it covers the least of points and other names."""
+    taken = [_square(*panel.transData.transform((x, y))) for _, x, y, _ in points]
+    whole = np.array(panel.get_window_extent().extents)
+    for name, x, y, colour in points:
+        tried = []
+        for across, up, side in _BESIDE:
+            text = panel.annotate(
+                name, (x, y), xytext=(across, up), textcoords="offset points", ha=side, va="center", fontsize=8,
+                color=colour,
+            )  # fmt: skip
+            box = np.array(text.get_window_extent().extents)
+            inside = (box[:2] >= whole[:2]).all() and (box[2:] <= whole[2:]).all()
+            tried.append((_covered(box, taken) + (0 if inside else _OUTSIDE), text, box))
+        best = min(tried, key=lambda one: one[0])
+        taken.append(best[2])
+        for one in tried:
+            if one is not best:
+                one[1].remove()
+
+
+def _square(x: float, y: float) -> Box:
+    """What a point covers, in pixels."""
+    return np.array([x - _POINT, y - _POINT, x + _POINT, y + _POINT])
+
+
+def _covered(box: Box, others: Sequence[Box]) -> float:
+    """How many pixels of others a box covers."""
+    all_of = np.stack(others)
+    sides = np.minimum(box[2:], all_of[:, 2:]) - np.maximum(box[:2], all_of[:, :2])
+    return float(sides.clip(0).prod(axis=1).sum())

@@ -14,7 +14,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from experiments.systems import SYSTEMS, System, config_of
+from experiments.systems import EPOCHS, SYSTEMS, System, config_of
 from fctl.model.build import build
 from fctl.model.config import NetworkConfig
 from fctl.model.presets import PRESETS
@@ -98,7 +98,10 @@ def test_every_row_of_the_papers_tables_has_a_network() -> None:
 
 @pytest.mark.parametrize("system", [one for one in SYSTEMS if one.preset in PRESETS], ids=lambda one: one.preset)
 def test_every_system_of_the_small_table_is_a_network_of_small_patches(system: System) -> None:
-    network = network_of(checked(config_of(system, Path("data"), 0, 5)), classes=5).network
+    config = checked(config_of(system, Path("data"), 0, 5, "fp32"))
+    network = network_of(config, classes=5).network
+    assert sum(stage.epochs for stage in config.stages) == EPOCHS and len(config.stages) in (1, 3)
+    assert all(built(part_of(network, stage.network)) for stage in config.stages)
     assert (network.patch, network.width) == (256, system.width)
     assert {context.size for context in network.contexts} <= {256}
     assert built(network) < 30e6
