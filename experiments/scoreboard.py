@@ -52,8 +52,9 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
         rows[0].append((*who, f"{system.width:g}", str(first["steps"]), first["precision"], *scores, str(len(results))))
         classes = [f"{100 * first['iou'][name]:.1f}" for name in names]
         rows[1].append((*who, *classes, f"{100 * first['miou']:.1f}"))
-        sizes = [f"{first['parameters'] / 1e6:.1f}", f"{first['gmac']:.0f}", f"{first['seconds']:.2f}"]
-        rows[2].append((*who, *sizes, *(f"{first[key]:.0f}" for key in ("megabytes", "peak", "bundle"))))
+        size, work, bundle = f"{first['parameters'] / 1e6:.1f}", f"{first['gmac']:.0f}", f"{first['bundle']:.0f}"
+        took = [_figure(first, key) for key in ("seconds", "megabytes", "peak")]
+        rows[2].append((*who, size, work, *took, bundle))
     failed = [f"- {system.preset}: {results[0]['error']}" for system, results in found.items() if system not in scored]
     pairs = [
         f"- `{system.preset}` refines the masks of `{system.refines}`: scores and costs are those of both, width and "
@@ -63,6 +64,11 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
     ]
     made = [_markdown(head, lines) for head, lines in zip(heads, rows, strict=True)]
     return "\n\n".join([*made, *("\n".join(lines) for lines in (pairs, failed) if lines)])
+
+
+def _figure(result: Fields, name: str) -> str:
+    """A figure that is measured last of all; a dash where it is not there yet."""
+    return f"{result[name]:.3g}" if name in result else "-"
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -80,7 +86,7 @@ def draw(found: Mapping[System, Sequence[Fields]], path: Path) -> None:
     """Draw accuracy against cost: mIoU by seconds for a megapixel.
 
     Args:
-        found: By system, its results.
+        found: By system, its results; what was not measured is left out.
         path: The picture, .png or .svg.
     """
     chart, (panel,) = stacked("Small trainings of equal budget: accuracy against cost", 1, "seconds per megapixel")
@@ -88,7 +94,7 @@ def draw(found: Mapping[System, Sequence[Fields]], path: Path) -> None:
     panel.set_ylabel("mIoU, %")
     points: list[tuple[str, float, float, str]] = []
     for system, results in found.items():
-        if "error" in results[0]:
+        if "seconds" not in results[0]:
             continue
         x, y = results[0]["seconds"], 100 * statistics.mean(one["miou"] for one in results)
         colour = VERMILION if system.ours else GREY if system.preset.endswith("-whole") else BLUE

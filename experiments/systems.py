@@ -98,6 +98,7 @@ def config_of(system: System, data: Path, seed: int, steps: int, precision: str)
     if network.backbone == "vgg16":  # random weights need centred pixels
         overrides |= {"mean": [127.5] * network.bands, "std": [127.5] * network.bands}
     serving: Fields = {"overlap": _OVERLAP if preset.serving.overlap else 0}
+    stages = _stages(network)
     coarse = {"coarse": f"../../{system.refines}/{FIRST}/{BUNDLE}"} if system.refines else {}
     return {
         "out": "run", "seed": seed, "device": "cpu", "precision": precision, "epoch": steps,
@@ -111,10 +112,10 @@ def config_of(system: System, data: Path, seed: int, steps: int, precision: str)
         },
         "optimisation": {
             "optimiser": "adamw", "rate": 5e-4, "encoder_rate": 5e-4, "weight_decay": 1e-4, "batch": 8,
-            "average": 0.99, "gamma": 1, "statistics": True,
+            "average": _decay(steps * min(stage["epochs"] for stage in stages)), "gamma": 1, "statistics": True,
         },
         "augmentation": {"colour": 0.2, "scale": 1.25, "balance": 0.25} | ({"perturb": 0.5} if coarse else {}),
-        "stages": _stages(network),
+        "stages": stages,
         "finish": {"recalibrate": True},  # short trainings leave running averages far behind
     }  # fmt: skip
 
@@ -130,6 +131,11 @@ def _stages(network: NetworkConfig) -> list[Fields]:
         {"name": "patch", "network": "patch", "epochs": EPOCHS // 3},
         {"name": "all", "epochs": EPOCHS // 3} | fewer,
     ]
+
+
+def _decay(steps: int) -> float:
+    """The decay of the running average of a stage: it spans a twentieth of the steps, and so forgets the first ones."""
+    return round(max(0.0, 1 - 20 / steps), 4)
 
 
 def names_to_train() -> list[str]:

@@ -9,7 +9,8 @@ in fp32 or bf16, whichever is the faster for it on the machine at hand.
 Networks are narrower than the paper's, or of a smaller backbone, for the budget to mean something: the width stands in
 the table. Each image is one of the parts of the scenes, and part 7 of each is for testing. What is scored is the last
 checkpoint, exported, through the runtime: no checkpoint is chosen by its score. All systems have one seed, the best two
-three. This compares small trainings, not the systems as their papers trained them.
+three. This compares small trainings, not the systems as their papers trained them. When all are trained, what the
+bundles take is measured one by one: nothing else should run then.
 
 CascadePSP refines the masks of another system, which is trained first where it is not there yet. Its budget comes on
 top of that system's; its scores and costs are those of both, one after the other. It has one seed, and is not one of
@@ -44,6 +45,7 @@ from fctl.runtime.evaluate.datasets import open_dataset
 from fctl.runtime.evaluate.evaluation import evaluate
 from fctl.runtime.evaluate.runs import plan_runs
 from fctl.runtime.evaluate.selection import select
+from fctl.runtime.spread.processes import Processes
 
 from . import costs, refined
 from .scoreboard import draw, tables
@@ -75,22 +77,19 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--minutes", type=float, default=30.0, help="of training for each system, on two cores")
+    parser.add_argument("--processes", type=int, default=_CORES, help="that train at once, one core each")
     parser.add_argument("--only", nargs="*", help="presets; default: all that there are")
     parser.add_argument("--tables", action="store_true", help="train nothing")
-    parser.add_argument("--measure", action="store_true", help="train nothing, and time all anew: on a quiet machine")
+    parser.add_argument("--measure", action="store_true", help="train nothing, and time all anew")
     parser.add_argument("--json", type=Path, help="where all figures are written")
     parser.add_argument("--chart", type=Path, help="the picture, .png or .svg")
     arguments = parser.parse_args()
     chosen = [system for system in SYSTEMS if system.preset in PRESETS and system.preset in (arguments.only or PRESETS)]
-    if arguments.measure:
+    if not (arguments.tables or arguments.measure):
+        _train(chosen, arguments.data, arguments.runs, arguments.minutes, arguments.processes)
+    if not arguments.tables:
         for path in sorted(arguments.runs.glob(f"*/{FIRST}/{RESULT}")):
-            _measure_anew(path, arguments.data)
-    elif not arguments.tables:
-        for system in chosen:
-            for one in (*(maker for maker in SYSTEMS if maker.preset == system.refines), system):
-                _result(one, 0, arguments.data, arguments.runs, arguments.minutes)
-        for system, seed in itertools.product(_best(chosen, arguments.runs), _MORE_SEEDS):
-            _result(system, seed, arguments.data, arguments.runs, arguments.minutes)
+            _measure(path, arguments.data, anew=arguments.measure)
     found = {system: done for system in chosen if (done := _done(system, arguments.runs))}
     print(tables(found))
     if arguments.json:
@@ -100,6 +99,23 @@ def main() -> None:
         draw(found, arguments.chart)
 
 
+def _train(systems: Sequence[System], data: Path, runs: Path, minutes: float, count: int) -> None:
+    """Train what is missing, in processes of one thread each: two do more together than one that has two threads."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes
+    refiners = [system for system in systems if system.refines]
+    coarse = [system for system in SYSTEMS if system.preset in {refiner.refines for refiner in refiners}]
+    makers = [system for system in systems if not system.refines]
+    crew = Processes(count)
+    try:
+        for _ in crew.each(_result, [(system, 0, data, runs, minutes) for system in dict.fromkeys([*coarse, *makers])]):
+            pass
+        left = [*itertools.product(refiners, [0]), *itertools.product(_best(makers, runs), _MORE_SEEDS)]
+        for _ in crew.each(_result, [(*one, data, runs, minutes) for one in left]):
+            pass
+    finally:
+        crew.close()
+
+
 def _done(system: System, runs: Path) -> list[Fields]:
     """The results of a system, that of the first seed first."""
     paths = sorted((runs / system.preset).glob(f"seed*/{RESULT}"))
@@ -107,14 +123,13 @@ def _done(system: System, runs: Path) -> list[Fields]:
 
 
 def _best(systems: Sequence[System], runs: Path) -> list[System]:
-    """The two systems with the highest mIoU of those that make masks; none where there are no more than two."""
-    makers = [system for system in systems if not system.refines]
-    scored = {system: done[0] for system in makers if (done := _done(system, runs)) and "error" not in done[0]}
+    """The two systems with the highest mIoU; none where there are no more than two."""
+    scored = {system: done[0] for system in systems if (done := _done(system, runs)) and "error" not in done[0]}
     return sorted(scored, key=lambda system: -scored[system]["miou"])[:2] if len(scored) > 2 else []
 
 
 def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -> None:
-    """Train, export and measure a system, unless that is done."""
+    """Train, export and score a system, unless that is done."""
     folder = runs / system.preset / f"seed{seed}"
     path = folder / RESULT
     if path.exists():
@@ -134,7 +149,7 @@ def _result(system: System, seed: int, data: Path, runs: Path, minutes: float) -
         if not (folder / "config.json").exists():
             _write_config(folder, config_of(system, data, seed, steps, budget["precision"]))
         run_training(folder / "config.json", resume=True)
-        told |= {"steps": EPOCHS * steps, "precision": budget["precision"]} | _measured(system, folder, data)
+        told |= {"steps": EPOCHS * steps, "precision": budget["precision"]} | _scored(system, folder, data)
     except FctlError as error:  # one system that fails does not cost the others
         told |= {"error": str(error)}
     _write(path, told)
@@ -197,8 +212,8 @@ def _median_step(ends: Sequence[float]) -> float:
     return statistics.median(after - before for before, after in itertools.pairwise(ends))
 
 
-def _measured(system: System, folder: Path, data: Path) -> Fields:
-    """Scores and costs of the last checkpoint; with what makes the masks that it refines, those of both."""
+def _scored(system: System, folder: Path, data: Path) -> Fields:
+    """Scores, size and work of the last checkpoint; with what makes the masks that it refines, those of both."""
     maker = _maker(system, folder)
     added = _read(maker.with_name(RESULT)) if maker else {}
     if "error" in added:
@@ -223,7 +238,7 @@ def _measured(system: System, folder: Path, data: Path) -> Fields:
     return {
         "miou": confusion.miou(), "f1": confusion.mean_f1(), "accuracy": confusion.accuracy(),
         "iou": dict(zip(dataset.description.class_names, map(float, confusion.iou()), strict=True)),
-    } | {name: figure + added.get(name, 0) for name, figure in own.items()} | _took(maker, bundle, image)  # fmt: skip
+    } | {name: figure + added.get(name, 0) for name, figure in own.items()}  # fmt: skip
 
 
 def _maker(system: System, folder: Path) -> Path | None:
@@ -231,19 +246,16 @@ def _maker(system: System, folder: Path) -> Path | None:
     return folder.parents[1] / system.refines / FIRST / BUNDLE if system.refines else None
 
 
-def _measure_anew(path: Path, data: Path) -> None:
-    """Time the bundle of a result again."""
+def _measure(path: Path, data: Path, *, anew: bool) -> None:
+    """Add to a result what a run of its bundle takes for a megapixel; anew: also where that is there."""
     result = _read(path)
-    if "error" not in result:
-        (system,) = (one for one in SYSTEMS if one.preset == result["preset"])
-        took = _took(_maker(system, path.parent), path.with_name(BUNDLE), data / MEASURED)
-        _write(path, result | took)
-
-
-def _took(maker: Path | None, bundle: Path, image: Path) -> Fields:
-    """What a run over an image takes for a megapixel."""
-    took, megapixels = costs.run([maker, bundle] if maker else [bundle], image), _megapixels(image)
-    return {"seconds": took.seconds / megapixels, "megabytes": took.megabytes / megapixels, "peak": took.megabytes}
+    if "error" in result or ("seconds" in result and not anew):
+        return
+    (system,) = (one for one in SYSTEMS if one.preset == result["preset"])
+    maker, bundle = _maker(system, path.parent), path.with_name(BUNDLE)
+    took, megapixels = costs.run([maker, bundle] if maker else [bundle], data / MEASURED), _megapixels(data / MEASURED)
+    own = {"seconds": took.seconds / megapixels, "megabytes": took.megabytes / megapixels, "peak": took.megabytes}
+    _write(path, result | own)
 
 
 def _megapixels(image: Path) -> float:

@@ -31,7 +31,7 @@ def test_tables_have_means_of_seeds_and_tell_what_failed() -> None:
     lines = scoreboard.tables(found).splitlines()
     assert "| U-Net | `unet` | 0.25 | 120 | bf16 | 55.0 ± 4.5 | 75.0 ± 0.0 | 90.0 ± 0.0 | 3 |" in lines
     assert "| U-Net | `unet` | 25.0 | 50.0 | 50.0 |" in lines  # classes are those of the first seed
-    assert "| U-Net | `unet` | 1.9 | 91 | 2.00 | 121 | 453 | 8 |" in lines
+    assert "| U-Net | `unet` | 1.9 | 91 | 2 | 121 | 453 | 8 |" in lines
     assert "| CascadePSP | `cascadepsp-r50` | 0.25 | 120 | bf16 | 40.0 | 75.0 | 90.0 | 1 |" in lines
     assert any(line.startswith("- `cascadepsp-r50` refines the masks of `fcn8s-vgg16`") for line in lines)
     assert lines[-1] == "- icnet-r50: it is too large"
