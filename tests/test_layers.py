@@ -31,7 +31,7 @@ ROOMS = {
     "cli": {"tiling", "bundle", "raster", "cuda", "engines", "segment", "storage", "evaluate", "bench", "spread"}
     | {"view"},
 }
-GROUND = {"atomic", "choices", "errors", "progress", "remedies", "stopwatch"}
+GROUND = {"atomic", "choices", "errors", "progress", "remedies", "stopwatch", "warned"}
 FORMER = {"contexts", "datasets", "evaluation", "merge", "pipeline"}  # documented once; nobody here imports them
 COMMAND_LINES = ("runtime/cli/", "export/cli/", "model/train/cli.py", "runtime/remedies.py")
 
