@@ -70,10 +70,10 @@ def trained() -> Trained:
         with torch.no_grad():
             return F.cross_entropy(candidate(held.patch, held.contexts), held.labels, ignore_index=IGNORE).item()
 
-    recipe = replace(RECIPE, steps=12, batch=2)
+    recipe = replace(RECIPE, steps=24, batch=2)
     training, scenes = Training(network, recipe), [coloured()]
     losses = list(training.steps(Sampler(scenes, network.config, windows(MEDIUM), recipe)))
-    assert len(losses) == training.done == 12
+    assert len(losses) == training.done == 24
     recalibrate(training.averaged, scenes, windows(MEDIUM), recipe, batches=20)
     return Trained(start, training.averaged.eval(), loss)
 
