@@ -53,7 +53,7 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
         classes = [f"{100 * first['iou'][name]:.1f}" for name in names]
         rows[1].append((*who, *classes, f"{100 * first['miou']:.1f}"))
         size, work, bundle = f"{first['parameters'] / 1e6:.1f}", f"{first['gmac']:.0f}", f"{first['bundle']:.0f}"
-        took = [_figure(first, key) for key in ("seconds", "megabytes", "peak")]
+        took = [_figure(first, key, form) for key, form in (("seconds", ".3g"), ("megabytes", ".0f"), ("peak", ".0f"))]
         rows[2].append((*who, size, work, *took, bundle))
     failed = [f"- {system.preset}: {results[0]['error']}" for system, results in found.items() if system not in scored]
     pairs = [
@@ -66,9 +66,9 @@ def tables(found: Mapping[System, Sequence[Fields]]) -> str:
     return "\n\n".join([*made, *("\n".join(lines) for lines in (pairs, failed) if lines)])
 
 
-def _figure(result: Fields, name: str) -> str:
+def _figure(result: Fields, name: str, form: str) -> str:
     """A figure that is measured last of all; a dash where it is not there yet."""
-    return f"{result[name]:.3g}" if name in result else "-"
+    return format(result[name], form) if name in result else "-"
 
 
 def _spread(values: Sequence[float]) -> str:

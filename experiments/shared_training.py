@@ -56,6 +56,7 @@ def _trained(system: System, way: str, seed: int, steps: int, data: Path, folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TRAINED).write_text("\n".join(names_to_train()) + "\n", encoding="utf-8")
         config = config_of(system, data, seed, steps // EPOCHS, "fp32") | {"contexts": way}
+        config["optimisation"]["average"] = 0.99  # as for the figures of docs/training.md
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         run_training(folder / "config.json", resume=True)
         export_bundle(folder / "run" / "last.pt", out, ExportOptions())

@@ -27,7 +27,9 @@ import shutil
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: waiting threads must not spin
 
@@ -101,19 +103,14 @@ def main() -> None:
 
 def _train(systems: Sequence[System], data: Path, runs: Path, minutes: float, count: int) -> None:
     """Train what is missing, in processes of one thread each: two do more together than one that has two threads."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes
     refiners = [system for system in systems if system.refines]
     coarse = [system for system in SYSTEMS if system.preset in {refiner.refines for refiner in refiners}]
     makers = [system for system in systems if not system.refines]
-    crew = Processes(count)
-    try:
-        for _ in crew.each(_result, [(system, 0, data, runs, minutes) for system in dict.fromkeys([*coarse, *makers])]):
-            pass
+    with patch.dict(os.environ, OMP_NUM_THREADS="1"), closing(Processes(count)) as crew:
+        first = [(system, 0) for system in dict.fromkeys([*coarse, *makers])]
+        list(crew.each(_result, [(*one, data, runs, minutes) for one in first]))
         left = [*itertools.product(refiners, [0]), *itertools.product(_best(makers, runs), _MORE_SEEDS)]
-        for _ in crew.each(_result, [(*one, data, runs, minutes) for one in left]):
-            pass
-    finally:
-        crew.close()
+        list(crew.each(_result, [(*one, data, runs, minutes) for one in left]))
 
 
 def _done(system: System, runs: Path) -> list[Fields]:

@@ -36,6 +36,8 @@ def test_tables_have_means_of_seeds_and_tell_what_failed() -> None:
     assert any(line.startswith("- `cascadepsp-r50` refines the masks of `fcn8s-vgg16`") for line in lines)
     assert lines[-1] == "- icnet-r50: it is too large"
     assert not any("ICNet" in line for line in lines)
+    large = scoreboard.tables({UNET: [result(0.5) | {"peak": 1452.7}]})
+    assert "| U-Net | `unet` | 1.9 | 91 | 2 | 121 | 1453 | 8 |" in large.splitlines()
     assert scoreboard.tables({ICNET: found[ICNET]}) == "nothing is done yet"
 
 

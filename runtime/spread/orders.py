@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,4 +145,5 @@ def absolute(path: Path) -> Path:
 
 def relative(message: str) -> str:
     """A message of a worker, with paths as they were before `absolute`."""
-    return message.replace(f"{Path.cwd()}/", "")
+    here = re.escape(f"{str(Path.cwd()).rstrip('/')}/")
+    return re.sub(rf"(?<!\S){here}(?!vsi)", "", message)  # where a word begins, and not in URLs and names of GDAL

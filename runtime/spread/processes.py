@@ -42,8 +42,8 @@ class Processes:
 
     def __init__(self, count: int, devices: tuple[str, ...] = ()) -> None:
         self.size, self._devices = count, devices
-        self._cores, self._outcomes = max(1, cores() // count), Outcomes()
-        self._pool = self._started()
+        self._cores = max(1, cores() // count)
+        self._pool, self._outcomes = self._started(), Outcomes()
 
     def any(self, task: Callable[..., _Result], *arguments: object) -> _Result:
         """Let one worker do a task."""

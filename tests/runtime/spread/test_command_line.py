@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fctl.runtime.cli.run import run_app
+from fctl.runtime.spread.orders import absolute, relative
 from fctl.runtime.storage.base import Storage
 from fctl.runtime.storage.places import storage_of
 from tests.conftest import InProcess, write_geotiff
@@ -101,6 +102,15 @@ def test_warnings(by: tuple[str, str], tmp_path: Path) -> None:
     told = "warning: {}.vrt: its nodata value 0.5 is none that uint8 can hold: all pixels have data"
     assert sorted(run()) == [told.format("large"), told.format("small")]
     assert run("--quiet", "--overwrite") == []
+
+
+@pytest.mark.parametrize("folder", ["/", None], ids=["root", "folder"])
+def test_paths_are_told_as_they_were_given(folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what only holds the folder's name, as URLs and names of GDAL may, is left as it is."""
+    monkeypatch.chdir(folder or tmp_path)
+    image = absolute(Path("scenes/a.tif"))
+    told = f"{image}: as s3://bucket//a.tif and /vsitar/{image}, near {image}"
+    assert relative(told) == f"scenes/a.tif: as s3://bucket//a.tif and /vsitar/{image}, near scenes/a.tif"
 
 
 # Stores
