@@ -22,7 +22,7 @@ from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.opening import load_network
 from fctl.runtime.segment.selfcheck import check_batch, square_of, write_check
 
-from .verify import AT_ONCE, Reference, Samples, Scores, relative, verify
+from .verify import AT_ONCE, Reference, Samples, Scores, relative, tolerance_of, verify
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def _verdict(bundle: Bundle, engine: Engine, reference: Reference, samples: Samp
     except EngineError as error:
         return replace(failed, refusal=str(error).replace(f"{bundle.folder}/", ""))
     expected = np.concatenate([reference.scores(batch) for batch in samples.batches])
-    limits, tie = reference.tolerance, _HALF_TIE if _rounds_to_half(bundle) else _TIE
+    limits, tie = tolerance_of(bundle, "fp32"), _HALF_TIE if _rounds_to_half(bundle) else _TIE
     close = float((np.abs(found - expected).max(1) <= limits.error * np.abs(expected).max()).mean())
     same, largest = _agreement(found, expected, tie), relative(found - expected, expected)
     passed = min(same, close) >= limits.agreement

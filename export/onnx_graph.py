@@ -9,13 +9,17 @@ import numpy as np
 import onnx
 import onnx.helper
 import onnx.numpy_helper
+import onnx.shape_inference
 
 from fctl.calib.plain import drop_unread, made_by
+from fctl.calib.watch import types_of
 from fctl.runtime.bundle.manifest import BATCH, TensorSpec
 
 OPSET = 20
 IR_VERSION = 10  # newer ones are refused by ONNX Runtime before 1.20 and TensorRT 10.3
 _FEW = 1024  # elements; smaller tensors stay fp32
+_COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"}
+_FLOATS = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16}
 
 
 def save_model(model: onnx.ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -119,6 +123,16 @@ def store_half(model: onnx.ModelProto) -> None:
         )
     for index, node in enumerate(casts):
         graph.node.insert(index, node)
+
+
+def compares_features(model: onnx.ModelProto) -> bool:
+    """Whether a graph compares computed floats with each other, so that rounding may decide which way it goes."""
+    if not (found := [node for node in model.graph.node if node.op_type in _COMPARISONS]):
+        return False
+    types = types_of(onnx.shape_inference.infer_shapes(model))
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {name for node in model.graph.node if node.op_type == "Constant" for name in node.output}
+    return any(not constants & set(node.input) and types.get(node.input[0]) in _FLOATS for node in found)
 
 
 def _is_zero_pad(pad: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:

@@ -15,7 +15,6 @@ from torch import Tensor
 from fctl.calib.sample import sample_patches
 from fctl.model.build import build
 from fctl.model.interface import ContextNetwork, SharingNetwork
-from fctl.model.mirrored import SegNetDecoder
 from fctl.model.serving.manifest import draft_manifest, moving_cells
 from fctl.model.serving.module_network import ModuleNetwork
 from fctl.model.weights.checkpoints import Card, load_network, read_checkpoint
@@ -138,14 +137,12 @@ def _reference(
 ) -> Reference:
     """What the graphs must compute: what the network does, with its weights rounded where they were rounded."""
     name = f"PyTorch {torch.__version__} fp32"
-    jumps = isinstance(network.decoder, SegNetDecoder)
     if not options.half_weights:
-        return Reference(name=name, scores=in_torch(manifest, network), original=None, jumps=jumps)
+        return Reference(name=name, scores=in_torch(manifest, network), original=None)
     return Reference(
         name=f"{name}, weights rounded to fp16",
         scores=in_torch(manifest, rounded),
         original=in_torch(manifest, network),
-        jumps=jumps,
     )
 
 

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from fctl.calib.classes import class_ious
@@ -20,6 +21,8 @@ from fctl.runtime.errors import ParityError
 from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.network import EngineNetwork, Features, Network, parts_of
 from fctl.runtime.segment.opening import load_network
+
+from .onnx_graph import compares_features
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +61,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
 }
 """What the gate lets pass, by precision; see docs/precision.md."""
 
-JUMPING = Tolerance(error=0.25, agreement=0.995)
-"""What the gate lets pass of fp32 graphs whose scores jump (`Reference.jumps`), and of a refiner's in fp16."""
+_JUMPING = Tolerance(error=0.25, agreement=0.995)  # where the last bit of a feature can change scores by much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,19 +85,30 @@ class Reference:
         name: What computes it.
         scores: A function from a batch of N patches to its scores (N, classes, P, P) float32.
         original: The same before weights were rounded; None where they were not.
-        jumps: Whether the last bit of a feature can change scores by much: SegNet moves a value by a whole cell where
-            rounding decides which of four is the largest, and every engine rounds in its own way.
     """
 
     name: str
     scores: Callable[[PatchBatch], Scores]
     original: Callable[[PatchBatch], Scores] | None
-    jumps: bool = False
 
-    @property
-    def tolerance(self) -> Tolerance:
-        """What fp32 graphs may differ by."""
-        return JUMPING if self.jumps else TOLERANCES["fp32"]
+
+def tolerance_of(bundle: Bundle, precision: Precision) -> Tolerance:
+    """What the gate lets pass of a bundle.
+
+    Scores jump where a graph compares features with each other: SegNet moves a value by a whole cell where rounding
+    decides which of four is the largest, and every engine rounds in its own way. In fp16, those of a refiner do too:
+    its probabilities are steep across borders.
+
+    Args:
+        bundle: The bundle, with its fp32 graphs or with those that stand for others.
+        precision: What they stand for.
+
+    Returns:
+        That of the precision, or a wide one where scores jump.
+    """
+    graphs = (bundle.folder / graph.file for graph in bundle.manifest.graphs if graph.precision == "fp32")
+    steep = precision == "fp16" and bundle.manifest.refines
+    return _JUMPING if steep or any(compares_features(onnx.load(path)) for path in graphs) else TOLERANCES[precision]
 
 
 def verify(
@@ -112,7 +125,7 @@ def verify(
         reference: What its graphs must compute.
         samples: The patches to compare on.
         precision: What the graphs stand for, where they simulate others (`rounding.rounding_bundle`).
-        tolerance: What is let pass; None for that of the precision in `TOLERANCES`, or of the reference for fp32.
+        tolerance: What is let pass; None for that of the bundle and the precision, as `tolerance_of` says.
 
     Returns:
         The figures.
@@ -123,7 +136,7 @@ def verify(
         EngineError: ONNX Runtime is missing, or refuses a graph.
     """
     parity = compare(bundle, reference, samples, precision)
-    _judge(parity, tolerance or (reference.tolerance if precision == "fp32" else TOLERANCES[precision]))
+    _judge(parity, tolerance or tolerance_of(bundle, precision))
     return parity
 
 

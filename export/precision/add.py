@@ -23,7 +23,7 @@ from fctl.runtime.errors import BundleError, InputError, ParityError
 from ..copies import copy_files
 from ..onnx_graph import save_model
 from ..patches import PARITY_PATCHES, parity_images
-from ..verify import JUMPING, Samples, fp32_reference, verify
+from ..verify import Samples, fp32_reference, verify
 from .half import to_half
 from .half_exceptions import EXCEPTIONS
 from .rounding import overflows, rounding_bundle
@@ -172,8 +172,7 @@ def _verify(bundle: Bundle, samples: Samples, precision: Precision) -> Parity:
     with tempfile.TemporaryDirectory() as folder:
         simulated = rounding_bundle(bundle, precision, Path(folder))
         try:
-            steep = JUMPING if bundle.manifest.refines else None  # across borders, their probabilities are
-            return verify(simulated, fp32_reference(bundle), samples, precision, steep)
+            return verify(simulated, fp32_reference(bundle), samples, precision)
         except ParityError as error:
             nodes = overflows(simulated, samples.batches)
             if not nodes:
