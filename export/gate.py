@@ -22,7 +22,7 @@ from fctl.runtime.segment.batches import PatchBatch, joined
 from fctl.runtime.segment.opening import load_network
 from fctl.runtime.segment.selfcheck import check_batch, square_of, write_check
 
-from .verify import AT_ONCE, Reference, Samples, Scores, relative, tolerance_of, verify
+from .verify import AT_ONCE, Reference, Samples, Scores, Tolerance, relative, tolerance_of, verify
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,13 @@ def gated(bundle: Bundle, reference: Reference, samples: Samples) -> Manifest:
         EngineError: ONNX Runtime is missing, or refuses a graph.
     """
     kept = replace(reference, scores=_remembered(reference.scores))
-    parity = verify(bundle, kept, samples)
+    limits = tolerance_of(bundle, "fp32")
+    parity = verify(bundle, kept, samples, tolerance=limits)
     verdicts = [_of_gate(parity)]
     for engine in installed_engines("fp32", bundle, AT_ONCE):
         if engine.name == _GATE:
             continue
-        verdict = _verdict(bundle, engine, kept, samples)
+        verdict = _verdict(bundle, engine, kept, samples, limits)
         if verdict.refusal and isinstance(engine, GpuEngine):  # memory or libraries of this machine, not the graph
             log.warning("%s was not at the parity gate: %s", engine.name, verdict.refusal)
             continue
@@ -77,7 +78,9 @@ def _of_gate(parity: Parity) -> EngineVerdict:
     )  # fmt: skip
 
 
-def _verdict(bundle: Bundle, engine: Engine, reference: Reference, samples: Samples) -> EngineVerdict:
+def _verdict(
+    bundle: Bundle, engine: Engine, reference: Reference, samples: Samples, limits: Tolerance
+) -> EngineVerdict:
     """How an engine does; it is closed."""
     failed = EngineVerdict(
         engine=engine.name, version=engine_version(engine.name), precision="fp32", passed=False, agreement=None,
@@ -88,7 +91,7 @@ def _verdict(bundle: Bundle, engine: Engine, reference: Reference, samples: Samp
     except EngineError as error:
         return replace(failed, refusal=str(error).replace(f"{bundle.folder}/", ""))
     expected = np.concatenate([reference.scores(batch) for batch in samples.batches])
-    limits, tie = tolerance_of(bundle, "fp32"), _HALF_TIE if _rounds_to_half(bundle) else _TIE
+    tie = _HALF_TIE if _rounds_to_half(bundle) else _TIE
     close = float((np.abs(found - expected).max(1) <= limits.error * np.abs(expected).max()).mean())
     same, largest = _agreement(found, expected, tie), relative(found - expected, expected)
     passed = min(same, close) >= limits.agreement
