@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from ..foreign import ForeignOptions
 
 _ARCHITECTURES = (
-    "fctl-lite0, fctl-vgg16, fctl-mit-b0 to -b5, lcc-vgg16, fcn8s-vgg16, segformer-b0 to -b5, unet, segnet-vgg16, "
-    "pspnet-r50, deeplabv3plus-r50, icnet-r50, release-inria, release-deepglobe"
+    "fctl-lite0, fctl-vgg16, fctl-mit-b0 to -b5, lcc-vgg16; fcn8s-vgg16, segformer-b0 to -b5, unet, segnet-vgg16, "
+    "pspnet-r50, deeplabv3plus-r50, icnet-r50, each of these also as NAME-whole; glnet-r50, glnet-r50-noshare, "
+    "cascadepsp-r50, release-inria, release-deepglobe"
 )
 
 
